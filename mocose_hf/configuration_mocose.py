@@ -1,0 +1,204 @@
+"""What a saved MoCoSE model needs to be rebuilt."""
+
+import copy
+import difflib
+from dataclasses import MISSING, field, fields
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+POOLING_MODES = ("cls", "mean", "max")
+
+_DROPOUT_FIELDS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+"""The names under which the encoder families keep the dropout of their layers."""
+
+_KEPT_BY_TRANSFORMERS = {
+    "_commit_hash",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+"""Names that transformers itself writes into a configuration or reads from one."""
+
+
+def _option(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+def _of_encoder(name: str, doc: str, default=None) -> property:
+    """Make a property that answers, and is set, for the encoder's own field."""
+
+    def get(config):
+        return getattr(config.encoder_config, name, default)
+
+    def set_(config, value):
+        setattr(config.encoder_config, name, value)
+
+    return property(get, set_, doc=doc)
+
+
+class MoCoSEConfig(PreTrainedConfig):
+    """Configure a `MoCoSEModel` or `MoCoSEForPreTraining`.
+
+    Defaults are those of the paper (https://arxiv.org/abs/2202.13093), section 4. Each field's range stands in its
+    help text, which `MoCoSEConfig.help(name)` returns and `run_mocose.py --help` prints. `hidden_size`,
+    `initializer_range` and the ids of special tokens are the encoder's.
+
+    Args:
+        encoder_config: The configuration of the encoder, as an object or as a dict with `model_type`; BERT-base where
+            None.
+
+    Raises:
+        ValueError: Where a value is outside its range or a name is no field of this class.
+    """
+
+    model_type = "mocose"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
+
+    encoder_config: PreTrainedConfig | dict | None = None
+    pooling_mode: str = _option(
+        "cls",
+        "How tokens become the sentence embedding: cls, mean or max; the model's own by default, else cls (paper).",
+    )
+    projection_dim: int | None = _option(
+        None, "Width D of queries and keys; the encoder's hidden size where not given (paper: 768, which is that)."
+    )
+    num_projection_layers: int = _option(1, "Layers of the projection head, 0 for none (paper: 1).")
+    num_predictor_layers: int = _option(2, "Layers of the predictor of the online branch, 0 for none (paper: 2).")
+    head_dropout_prob: float = _option(0.1, "Dropout of projection head and predictor, in [0, 1) (paper: 0.1).")
+    encoder_dropout_prob: float | None = _option(
+        None, "Dropout of all encoder layers, in [0, 1); the encoder's own where not given (paper: 0.1, BERT's own)."
+    )
+    temperature: float = _option(0.05, "Temperature τ of the contrastive loss, above 0 (paper: 0.05).")
+    in_batch_negatives: bool = _option(
+        True, "Whether the other keys of the batch are negatives beside the queue (paper: true)."
+    )
+    queue_size: int = _option(512, "Number K of keys the queue holds, 0 for no queue (paper: 512).")
+    queue_init_size: int = _option(
+        128, "Number of random unit rows the queue starts with, at most queue_size (paper: 128)."
+    )
+    share_embeddings: bool = _option(
+        True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
+    )
+
+    hidden_size = _of_encoder("hidden_size", "H, the width of the sentence embedding.")
+    initializer_range = _of_encoder("initializer_range", "Standard deviation of new weights.", default=0.02)
+    pad_token_id = _of_encoder("pad_token_id", "Id of the padding token.")
+    bos_token_id = _of_encoder("bos_token_id", "Id of the token that starts a sentence.")
+    eos_token_id = _of_encoder("eos_token_id", "Id of the token that ends a sentence.")
+
+    def __post_init__(self, **kwargs):
+        own = self.option_names()
+        for name in kwargs:
+            if name not in _KEPT_BY_TRANSFORMERS and not name.startswith("_"):
+                close = difflib.get_close_matches(name, own, n=1)
+                hint = f"did you mean `{close[0]}`?" if close else f"the fields are {', '.join(own)}."
+                raise ValueError(f"`{name}` is no field of MoCoSEConfig; {hint}")
+        kwargs.pop("transformers_version", None)
+        if not isinstance(self.encoder_config, (PreTrainedConfig, dict, type(None))):
+            raise ValueError(
+                f"`encoder_config` is a configuration, or a dict with its `model_type`, not {self.encoder_config!r}."
+            )
+        self.encoder_config = copy.deepcopy(self.encoder_config)
+        super().__post_init__(**kwargs)
+        self.prepare()
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the names of the fields that carry a help text, in the order they are declared."""
+        return [f.name for f in fields(cls) if "help" in f.metadata]
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """Return the help text of one field."""
+        return next(f.metadata["help"] for f in fields(cls) if f.name == name)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of queries and keys."""
+        return self.hidden_size if self.projection_dim is None else self.projection_dim
+
+    @property
+    def encoder_dropouts(self) -> dict[str, float]:
+        """The dropout probabilities that the encoder is built with, by field name."""
+        own = {n: getattr(self.encoder_config, n) for n in _DROPOUT_FIELDS if hasattr(self.encoder_config, n)}
+        return own if self.encoder_dropout_prob is None else dict.fromkeys(own, self.encoder_dropout_prob)
+
+    def prepare(self) -> None:
+        """Check all values and give the encoder the dropout that is asked for; models call it before they are built.
+
+        Loading sets options after the configuration is made, so this is not done once and for all.
+
+        Raises:
+            ValueError: With the name of the first field whose value cannot be used.
+        """
+        self._check_values()
+        if self.encoder_dropout_prob is not None:
+            if not self.encoder_dropouts:
+                raise ValueError(
+                    f"`encoder_dropout_prob` is {self.encoder_dropout_prob}, but the configuration of "
+                    f"{self.encoder_config.model_type} has no dropout under a known name; set it there."
+                )
+            for name, probability in self.encoder_dropouts.items():
+                setattr(self.encoder_config, name, probability)
+
+    def _check_values(self) -> None:
+        for f in fields(type(self)):
+            if "help" in f.metadata and f.default is not MISSING:
+                self._check_type(f.name, getattr(self, f.name), f.default)
+        if self.pooling_mode not in POOLING_MODES:
+            raise ValueError(f"`pooling_mode` is one of {', '.join(POOLING_MODES)}, not {self.pooling_mode!r}.")
+        for name in ("head_dropout_prob", "encoder_dropout_prob"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"`{name}` lies in [0, 1), but is {value}.")
+        if not 0.0 < self.temperature < float("inf"):
+            raise ValueError(f"`temperature` is a number above 0, but is {self.temperature}.")
+        for name in ("num_projection_layers", "num_predictor_layers", "queue_size", "queue_init_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is at least 0, but is {getattr(self, name)}.")
+        if self.queue_init_size > self.queue_size:
+            raise ValueError(
+                f"`queue_init_size` is {self.queue_init_size} but `queue_size` is {self.queue_size}; lower the first "
+                "or raise the second."
+            )
+        if self.queue_size == 0 and not self.in_batch_negatives:
+            raise ValueError("There are no negatives with `queue_size` 0 and `in_batch_negatives` false; allow one.")
+        if self.projection_dim is not None and self.projection_dim < 1:
+            raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
+        if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
+            raise ValueError(
+                f"`projection_dim` {self.projection_dim} needs a projection head, but `num_projection_layers` is 0; "
+                f"raise it or leave `projection_dim` at the hidden size {self.hidden_size}."
+            )
+
+    @staticmethod
+    def _check_type(name: str, value, default) -> None:
+        """Refuse a value that is not of its field's kind: a str, a bool, a whole number or a number."""
+        optional = {"projection_dim": int, "encoder_dropout_prob": float}
+        kind = optional.get(name, type(default))
+        if value is None and name in optional:
+            return
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+            words = {str: "a word", bool: "true or false", int: "a whole number", float: "a number"}
+            raise ValueError(f"`{name}` is {words[kind]}, not {value!r}.")

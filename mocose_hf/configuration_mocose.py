@@ -60,7 +60,7 @@ class MoCoSEConfig(PreTrainedConfig):
     """Configure a `MoCoSEModel` or `MoCoSEForPreTraining`.
 
     Defaults are those of the paper (https://arxiv.org/abs/2202.13093), section 4. Each field's range stands in its
-    help text, which `MoCoSEConfig.help(name)` returns and `run_mocose.py --help` prints. `hidden_size`,
+    help text, which `run_mocose.py --help` prints. `hidden_size`,
     `initializer_range` and the ids of special tokens are the encoder's.
 
     Args:
@@ -101,6 +101,7 @@ class MoCoSEConfig(PreTrainedConfig):
     )
 
     hidden_size = _of_encoder("hidden_size", "H, the width of the sentence embedding.")
+    vocab_size = _of_encoder("vocab_size", "Number of tokens the embedding layer knows.")
     initializer_range = _of_encoder("initializer_range", "Standard deviation of new weights.", default=0.02)
     pad_token_id = _of_encoder("pad_token_id", "Id of the padding token.")
     bos_token_id = _of_encoder("bos_token_id", "Id of the token that starts a sentence.")
@@ -126,11 +127,6 @@ class MoCoSEConfig(PreTrainedConfig):
     def option_names(cls) -> list[str]:
         """Return the names of the fields that carry a help text, in the order they are declared."""
         return [f.name for f in fields(cls) if "help" in f.metadata]
-
-    @classmethod
-    def help(cls, name: str) -> str:
-        """Return the help text of one field."""
-        return next(f.metadata["help"] for f in fields(cls) if f.name == name)
 
     @property
     def embedding_dim(self) -> int:

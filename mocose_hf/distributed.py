@@ -1,0 +1,31 @@
+"""The little that the model needs to know of other processes."""
+
+import torch
+from torch import Tensor, distributed
+
+
+def process_index() -> int:
+    """Return this process's rank, 0 where there is one process."""
+    return 0 if _alone() else distributed.get_rank()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows (B, …) of all W processes as (W·B, …) in the order of their ranks, without gradient.
+
+    Every process must give the same number of rows.
+    """
+    if _alone():
+        return rows.detach()
+    gathered = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, rows.detach().contiguous())
+    return torch.cat(gathered)
+
+
+def broadcast(tensor: Tensor) -> None:
+    """Overwrite the tensor in place with that of the first process."""
+    if not _alone():
+        distributed.broadcast(tensor, src=0)
+
+
+def _alone() -> bool:
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1

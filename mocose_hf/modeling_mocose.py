@@ -1,0 +1,361 @@
+"""MoCoSE: an encoder trained by momentum contrast (https://arxiv.org/abs/2202.13093), top to bottom."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, logging
+
+from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
+from mocose_hf.distributed import gather_rows, process_index
+from mocose_hf.encoding import encode
+from mocose_hf.heads import build_predictor, build_projection_head
+from mocose_hf.losses import contrastive_logits
+from mocose_hf.momentum import update_ema
+from mocose_hf.negative_queue import NegativeQueue
+from mocose_hf.pooling import pool
+from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class MoCoSEOutput(ModelOutput):
+    """What one contrastive batch gives.
+
+    Args:
+        loss: Scalar float32, the mean InfoNCE loss of the batch.
+        logits: (B, C + N) float32, cosines over the temperature: the C keys of the batch (of all processes, in their
+            order), then the N rows of the queue, newest first.
+        labels: (B,) int64, the column of each query's own key.
+        query_embeddings: (B, D) float32, L2-normalised, with gradient.
+        key_embeddings: (B, D) float32, L2-normalised, without gradient.
+        sentence_ids: (B,) int64, as given; they enter the queue together with the keys.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    query_embeddings: Tensor | None = None
+    key_embeddings: Tensor | None = None
+    sentence_ids: Tensor | None = None
+
+
+class MoCoSEPreTrainedModel(PreTrainedModel):
+    """Tie the MoCoSE models to the loading and saving of transformers."""
+
+    config_class = MoCoSEConfig
+    base_model_prefix = "mocose"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, NegativeQueue):
+            for name, value in module.initial_state().items():
+                init.copy_(getattr(module, name), value)
+
+
+class MoCoSEModel(MoCoSEPreTrainedModel):
+    """The trained encoder: token embeddings and, as `pooler_output`, the sentence embedding.
+
+    This is the online encoder of `MoCoSEForPreTraining` without the heads, which serve training alone: the embedding
+    is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue)\."]
+
+    def __init__(self, config: MoCoSEConfig):
+        super().__init__(config)
+        config.prepare()
+        self.encoder = _build_encoder(config)
+        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:  # noqa: D102
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:  # noqa: D102
+        self.encoder.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **encoder_options,
+    ) -> BaseModelOutputWithPooling:
+        """Encode a padded batch.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all tokens where None.
+            token_type_ids: (B, L) int64; left out for encoders that have none.
+            encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`.
+
+        Returns:
+            `last_hidden_state` (B, L, H) and `pooler_output` (B, H), pooled by `config.pooling_mode`; a tuple of the
+            two where `return_dict` is false.
+        """
+        return_dict = encoder_options.pop("return_dict", None)
+        output = _run_encoder(
+            self.encoder, input_ids, attention_mask, token_type_ids, self._takes_token_types, **encoder_options
+        )
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,  # (B, L, H)
+            pooler_output=pool(output.last_hidden_state, attention_mask, self.config.pooling_mode),  # (B, H)
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
+        """Embed sentences as (len(sentences), H) float32 on the CPU; see `mocose_hf.encoding.encode`."""
+        return encode(self, sentences, tokenizer, **options)
+
+
+class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
+    """Both branches, the heads and the queue: everything that one training step needs.
+
+    `forward` changes no state. After each optimizer step the trainer moves the target with `update_target` and puts
+    the keys into `queue`. All weights stay in float32 whatever dtype is asked for; train with `bf16=True` for speed.
+
+    Modules:
+        mocose: `MoCoSEModel`, the online encoder.
+        pooler: Linear (H, H) on the pooled embedding, without activation.
+        projection_head: `num_projection_layers` of Linear, LayerNorm, Dropout; H to D.
+        predictor: `num_predictor_layers` of the same on D, the last one Linear and tanh; online branch only.
+        target: `encoder`, `pooler` and `projection_head` as an EMA of the above, frozen. The embedding layer is the
+            online one where `config.share_embeddings`.
+        queue: `NegativeQueue`.
+    """
+
+    accepts_loss_kwargs = False
+    _tied_weights_keys = {r"target\.encoder\.embeddings\.": r"mocose\.encoder\.embeddings\."}
+
+    def __init__(self, config: MoCoSEConfig):
+        super().__init__(config)
+        self.mocose = MoCoSEModel(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.projection_head = build_projection_head(config)
+        self.predictor = build_predictor(config)
+        self.target = nn.ModuleDict(
+            {
+                "encoder": _build_encoder(config),
+                "pooler": nn.Linear(config.hidden_size, config.hidden_size),
+                "projection_head": build_projection_head(config),
+            }
+        )
+        self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size)
+        if config.share_embeddings:
+            self._share_embeddings()
+        else:
+            self._tied_weights_keys = None
+        self.post_init()
+        self.update_target(0.0)
+        self.freeze_target()
+        self._warn_where_views_are_equal()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as any `PreTrainedModel`, in float32, with the target frozen and, where it was not saved, a copy.
+
+        Loading makes new parameters, which would all be trainable (transformers 5.23).
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs.pop("torch_dtype", None)
+        kwargs["dtype"] = torch.float32
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if any(name.startswith("target.") for name in info["missing_keys"]):
+            model.update_target(0.0)
+        model.freeze_target()
+        return (model, info) if with_info else model
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        revision: str | None = None,
+        cache_dir: str | None = None,
+        attn_implementation: str | None = None,
+        **config,
+    ) -> "MoCoSEForPreTraining":
+        """Start a new training from any encoder that `AutoModel` loads.
+
+        The pooler is the encoder's own dense layer where it has one; the heads, the queue and a missing pooler are
+        drawn from torch's global generator, so seed it for a repeatable start.
+
+        Args:
+            name_or_path: A directory or hub id of a plain encoder, of a sentence-transformers model, whose pooling is
+                kept unless `pooling_mode` is given, or of a MoCoSE model, whose encoder, pooler and pooling are taken.
+            revision, cache_dir, attn_implementation: As `AutoModel.from_pretrained` takes them.
+            config: Fields of `MoCoSEConfig`.
+
+        Raises:
+            ValueError: Where a field of the configuration cannot be used.
+            OSError: Where nothing loadable is found under `name_or_path`.
+        """
+        source = load_encoder(
+            name_or_path, revision=revision, cache_dir=cache_dir, attn_implementation=attn_implementation
+        )
+        return cls.from_encoder(source, **config)
+
+    @classmethod
+    def from_encoder(cls, source: PretrainedEncoder, **config) -> "MoCoSEForPreTraining":
+        """Start a new training from an encoder in memory; otherwise as `from_encoder_pretrained`."""
+        if config.get("pooling_mode") is None:
+            if source.pooling_mode not in POOLING_MODES:
+                raise ValueError(
+                    f"{source.encoder.config.name_or_path} pools by `{source.pooling_mode}`, which is none of "
+                    f"{', '.join(POOLING_MODES)}; set `pooling_mode`."
+                )
+            config["pooling_mode"] = source.pooling_mode
+        attention = source.encoder.config._attn_implementation
+        model = cls(MoCoSEConfig(encoder_config=source.encoder.config, attn_implementation=attention, **config))
+        model.mocose.encoder.load_state_dict(_without_pooler(source.encoder.state_dict()))
+        if source.pooler is not None:
+            model.pooler.load_state_dict(source.pooler.state_dict())
+        model.update_target(0.0)
+        model.config.name_or_path = source.encoder.config.name_or_path
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:  # noqa: D102
+        return self.mocose.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:  # noqa: D102
+        self.mocose.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        key_input_ids: Tensor | None = None,
+        key_attention_mask: Tensor | None = None,
+        key_token_type_ids: Tensor | None = None,
+        sentence_ids: Tensor | None = None,
+    ) -> MoCoSEOutput:
+        """Contrast the two views of a batch with each other and with the queue (eq. 4 of the paper).
+
+        Args:
+            input_ids, attention_mask, token_type_ids: (B, L), the view of the online branch.
+            key_input_ids, key_attention_mask, key_token_type_ids: (B, L'), the view of the target; the same tokens
+                under another dropout mask where None.
+            sentence_ids: (B,) int64, handed through to the output.
+        """
+        if key_input_ids is None:
+            key_input_ids, key_attention_mask, key_token_type_ids = input_ids, attention_mask, token_type_ids
+
+        queries = self.encode_queries(input_ids, attention_mask, token_type_ids)  # (B, D)
+        keys = self.encode_keys(key_input_ids, key_attention_mask, key_token_type_ids)  # (B, D)
+
+        all_keys = gather_rows(keys)  # (W·B, D)
+        labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
+        logits = contrastive_logits(
+            queries,
+            all_keys,
+            self.queue.negatives(),  # (N, D)
+            self.config.temperature,
+            labels,
+            self.config.in_batch_negatives,
+        )  # (B, W·B + N)
+        return MoCoSEOutput(
+            loss=F.cross_entropy(logits, labels),
+            logits=logits,
+            labels=labels,
+            query_embeddings=queries,
+            key_embeddings=keys,
+            sentence_ids=sentence_ids,
+        )
+
+    def encode_queries(self, input_ids, attention_mask=None, token_type_ids=None) -> Tensor:
+        """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32."""
+        pooled = self.mocose(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
+        queries = self.predictor(self.projection_head(self.pooler(pooled)))  # (B, D)
+        return F.normalize(queries.float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_keys(self, input_ids, attention_mask=None, token_type_ids=None) -> Tensor:
+        """Run the target branch: encoder, pooler, projection head, L2 norm. (B, D), float32, without gradient."""
+        output = _run_encoder(
+            self.target["encoder"], input_ids, attention_mask, token_type_ids, self.mocose._takes_token_types
+        )
+        pooled = pool(output.last_hidden_state, attention_mask, self.config.pooling_mode)  # (B, H)
+        keys = self.target["projection_head"](self.target["pooler"](pooled))  # (B, D)
+        return F.normalize(keys.float(), dim=-1)
+
+    @torch.no_grad()
+    def update_target(self, decay: float) -> None:
+        """Move the target in place to decay · target + (1 − decay) · online; 0 copies the online branch."""
+        target, online = zip(*self.momentum_pairs(), strict=True)
+        update_ema(target, online, decay)
+
+    def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each parameter that the target owns with the online one it follows."""
+        online = (self.mocose.encoder, self.pooler, self.projection_head)
+        target = (self.target["encoder"], self.target["pooler"], self.target["projection_head"])
+        return [
+            (t, o)
+            for target_module, online_module in zip(target, online, strict=True)
+            for t, o in zip(target_module.parameters(), online_module.parameters(), strict=True)
+            if t is not o
+        ]
+
+    def freeze_target(self) -> None:
+        """Take the target's own parameters out of training."""
+        for parameter, _ in self.momentum_pairs():
+            parameter.requires_grad_(False)
+
+    def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
+        """Embed sentences with the online encoder; see `MoCoSEModel.encode`."""
+        return self.mocose.encode(sentences, tokenizer, **options)
+
+    def _share_embeddings(self) -> None:
+        if not isinstance(getattr(self.mocose.encoder, "embeddings", None), nn.Module):
+            raise ValueError(
+                f"{type(self.mocose.encoder).__name__} has no module `embeddings` to share between the branches; set "
+                "`share_embeddings` to false."
+            )
+        self.target["encoder"].embeddings = self.mocose.encoder.embeddings
+        self._keys_to_ignore_on_save = {
+            f"target.encoder.embeddings.{name}" for name in self.mocose.encoder.embeddings.state_dict()
+        }
+
+    def _warn_where_views_are_equal(self) -> None:
+        dropouts = self.config.encoder_dropouts
+        if self.config.encoder_dropout_prob is None and dropouts and not any(dropouts.values()):
+            logger.warning_once(
+                f"The dropout of this {self.config.encoder_config.model_type} encoder is 0, so both views of a "
+                "sentence are nearly equal; set `encoder_dropout_prob`, for example to 0.1."
+            )
+
+
+def _build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
+    """Build the encoder without its own pooler, which MoCoSE replaces."""
+    if config.encoder_config.is_encoder_decoder:
+        raise ValueError(f"`{config.encoder_config.model_type}` is an encoder-decoder; MoCoSE needs an encoder.")
+    encoder = AutoModel.from_config(config.encoder_config)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def _run_encoder(encoder, input_ids, attention_mask, token_type_ids, takes_token_types: bool, **options):
+    if takes_token_types:
+        options["token_type_ids"] = token_type_ids
+    return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **options)
+
+
+def _without_pooler(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state_dict.items() if not name.startswith("pooler.")}

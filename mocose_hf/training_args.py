@@ -1,0 +1,116 @@
+"""The settings that exist only while training."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+METRICS = ("stsb_spearman", "alignment", "uniformity")
+"""What `MoCoSETrainer.evaluate` scores."""
+
+LESS_IS_BETTER = ("alignment", "uniformity")
+
+
+@dataclass
+class MoCoSETrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the fields of momentum contrast and the paper's recipe as defaults.
+
+    Each field's meaning, range and value in the paper (https://arxiv.org/abs/2202.13093, section 4) stands in its help
+    text, which `run_mocose.py --help` prints; all other fields are those of transformers
+    (https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments).
+
+    Raises:
+        ValueError: Where a value is outside its range.
+    """
+
+    ema_decay: float = field(
+        default=0.85, metadata={"help": "EMA decay η of the target at the first step, in [0, 1] (paper: 0.85)."}
+    )
+    ema_decay_end: float = field(
+        default=1.0, metadata={"help": "EMA decay at the end of its cosine schedule, in [0, 1] (paper: 1.0)."}
+    )
+    ema_schedule_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Optimizer steps of the decay schedule; the run's length where not given (released: 15000)."
+        },
+    )
+    max_seq_length: int = field(
+        default=32,
+        metadata={
+            "help": "Longest training input in tokens; evaluation and export keep the encoder's own limit (paper: 32)."
+        },
+    )
+
+    learning_rate: float = field(
+        default=3e-5,
+        metadata={"help": "Peak learning rate of AdamW (paper: 3e-5 for BERT-base, 1e-5 for BERT-large)."},
+    )
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Sentences per device and forward (paper: 64 for BERT-base, 32 for BERT-large)."}
+    )
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the sentences (paper: 1)."})
+    weight_decay: float = field(default=1e-6, metadata={"help": "Weight decay of AdamW (paper: 1e-6)."})
+    per_device_eval_batch_size: int = field(
+        default=128, metadata={"help": "Sentences per device and forward in evaluation."}
+    )
+    dataloader_drop_last: bool = field(
+        default=True,
+        metadata={"help": "Whether to leave out the last, smaller batch, as the contrast wants equal ones."},
+    )
+    eval_steps: float | None = field(
+        default=50, metadata={"help": "Optimizer steps between evaluations on the development pairs (paper: 100)."}
+    )
+    save_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Optimizer steps between checkpoints; eval_steps where there are development pairs, else 500."
+        },
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints that are kept: the newest and the best."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Optimizer steps between two lines of the training log."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to hide a loss that is not finite from the log."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Kept false: the collator needs the text columns."}
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Kept false: all processes fill their queues alike."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Kept false: every trainable parameter takes part in every step."}
+    )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Kept at end: the finished model is pushed once, without checkpoints."}
+    )
+
+    def __post_init__(self):
+        for name in ("ema_decay", "ema_decay_end"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` lies in [0, 1], but is {getattr(self, name)}.")
+        if self.ema_schedule_steps is not None and self.ema_schedule_steps < 1:
+            raise ValueError(f"`ema_schedule_steps` is at least 1, but is {self.ema_schedule_steps}.")
+        if self.max_seq_length < 3:
+            raise ValueError(
+                f"`max_seq_length` is at least 3, a token between two marks, but is {self.max_seq_length}."
+            )
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is at least 1, but is {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` lies in [0, 2**32), but is {self.seed}.")
+        if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in LESS_IS_BETTER:
+            self.greater_is_better = False
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` must stay false: the collator needs the text columns.")
+        if self.hub_strategy != "end":
+            raise ValueError("`hub_strategy` must stay `end`: checkpoints hold pickles, which are not to be shared.")
+        if self.save_steps is None:
+            evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
+            self.save_steps = self.eval_steps if evaluates_by_steps else 500
+        super().__post_init__()

@@ -1,0 +1,347 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, sentences, tiny_model
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
+
+BATCH = 4
+
+
+def training_arguments(output_dir, **fields) -> MoCoSETrainingArguments:
+    settings = {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return MoCoSETrainingArguments(**settings | fields)
+
+
+def make_trainer(output_dir, tokenizer, model=None, count=24, texts=None, pairs=None, callbacks=None, **fields):
+    return MoCoSETrainer(
+        model=tiny_model() if model is None else model,
+        args=training_arguments(output_dir, **fields),
+        train_dataset=Dataset.from_dict(texts or {"text": sentences(count)}),
+        eval_dataset=pairs,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+def scored_pairs(count: int = 12) -> Dataset:
+    made = sentences(2 * count, seed=9)
+    scores = [round(5 * i / (count - 1), 1) for i in range(count)]
+    return Dataset.from_dict({"score": scores, "sentence1": made[:count], "sentence2": made[count:]})
+
+
+def differing(first: dict, second: dict) -> list[str]:
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+class KeysOfEachForward(TrainerCallback):
+    """Record what the target branch gives and which sentences were seen, forward by forward."""
+
+    def __init__(self, model):
+        self.keys, self.ids = [], []
+        model.register_forward_hook(self._record)
+
+    def _record(self, module, args, output):
+        self.keys.append(output.key_embeddings.clone())
+        self.ids.append(output.sentence_ids.clone())
+
+
+def test_each_checkpoint_holds_the_target_and_queue_that_its_step_calls_for(tmp_path, tokenizer):
+    steps, decay = 6, 0.6
+    model = tiny_model()
+    recorder = KeysOfEachForward(model)
+    trainer = make_trainer(
+        tmp_path, tokenizer, model, ema_decay=decay, save_strategy="steps", save_steps=1, save_total_limit=None
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.train()
+
+    assert len(recorder.keys) == steps
+    for step in range(1, steps + 1):
+        folder = tmp_path / f"checkpoint-{step}"
+        after = load_file(folder / "model.safetensors")
+        eta = cosine_ema_decay(step + 1, steps, decay)
+        assert (eta == 1.0) == (step >= steps - 1)
+        targets = [n for n in after if n.startswith("target.")]
+        assert targets
+        for name in targets:
+            online = name.replace("target.encoder.", "mocose.encoder.").removeprefix("target.")
+            expected = eta * before[name] + (1 - eta) * after[online]
+            torch.testing.assert_close(after[name], expected, atol=1e-6, rtol=0, msg=name)
+        loaded = MoCoSEForPreTraining.from_pretrained(folder)
+        assert torch.equal(loaded.queue.negatives()[:BATCH], recorder.keys[step - 1].flip(0))
+        assert torch.equal(loaded.queue.sentence_ids()[:BATCH], recorder.ids[step - 1].flip(0))
+        assert loaded.queue.ages(step)[:BATCH].tolist() == [0] * BATCH
+        assert int(loaded.queue.fill) == min(4 + step * BATCH, 16)
+        before = after
+
+
+def test_one_seed_gives_one_model_and_another_seed_another(tmp_path, tokenizer, encoder_dir):
+    def run(seed: int, name: str) -> dict:
+        set_seed(seed)
+        model = MoCoSEForPreTraining.from_encoder_pretrained(encoder_dir, queue_size=16, queue_init_size=4)
+        trainer = make_trainer(tmp_path / name, tokenizer, model, seed=seed)
+        trainer.train()
+        return {n: v.clone() for n, v in model.state_dict().items()}
+
+    first = run(1, "a")
+    assert differing(first, run(1, "b")) == []
+    assert len(differing(first, run(2, "c"))) > 0.9 * len([v for v in first.values() if v.is_floating_point()])
+
+
+def test_resumed_run_ends_in_the_same_bits_as_an_uninterrupted_one(tmp_path, tokenizer):
+    whole = make_trainer(tmp_path / "whole", tokenizer, save_strategy="steps", save_steps=3)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed", tokenizer, tiny_model(seed=99))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+
+    assert resumed.state.global_step == whole.state.global_step == 6
+    assert differing(whole.model.state_dict(), resumed.model.state_dict()) == []
+
+
+def test_keys_of_all_micro_batches_enter_in_order_at_the_optimizer_step(tmp_path, tokenizer):
+    class FillAtEachForward(TrainerCallback):
+        fills: list[int] = []
+
+        def on_substep_end(self, args, state, control, model=None, **kwargs):
+            self.fills.append(int(model.queue.fill))
+
+    model = tiny_model(queue_size=64, queue_init_size=2)
+    recorder, fills = KeysOfEachForward(model), FillAtEachForward()
+    make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=2, max_steps=2, callbacks=[fills]).train()
+
+    assert fills.fills == [2, 2 + 2 * BATCH]
+    assert torch.equal(model.queue.negatives()[: 4 * BATCH], torch.cat(recorder.keys).flip(0))
+    assert model.queue.ages(2)[: 4 * BATCH].tolist() == [0] * 2 * BATCH + [1] * 2 * BATCH
+
+
+def test_accumulation_equals_one_large_step_without_in_batch_negatives(tmp_path, tokenizer):
+    def run(name, batch, accumulation):
+        no_dropout = {"head_dropout_prob": 0.0, "encoder_dropout_prob": 0.0}
+        model = tiny_model(queue_size=20, queue_init_size=5, in_batch_negatives=False, **no_dropout)
+        fields = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        make_trainer(tmp_path / name, tokenizer, model, **fields).train()
+        return model.state_dict()
+
+    large, small = run("8x1", 8, 1), run("2x4", 2, 4)
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_skipped_optimizer_step_moves_neither_target_nor_queue(tmp_path, tokenizer, monkeypatch):
+    trainer = make_trainer(tmp_path, tokenizer, max_steps=1)
+    before = {n: v.clone() for n, v in trainer.model.state_dict().items() if n.startswith(("target.", "queue."))}
+    monkeypatch.setattr(type(trainer.accelerator), "optimizer_step_was_skipped", property(lambda self: True))
+    trainer.train()
+    after = {n: v for n, v in trainer.model.state_dict().items() if n in before and "embeddings" not in n}
+    assert differing({n: before[n] for n in after}, after) == []
+
+
+def test_log_tells_what_the_loss_does_not(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, ema_decay=0.75)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+
+    assert [line["queue_fill"] for line in lines] == [8, 12, 16, 16, 16, 16]
+    assert [line["ema_decay"] for line in lines] == [cosine_ema_decay(s + 1, 6, 0.75) for s in range(1, 7)]
+    assert {line["d_trace"] for line in lines} == {4 + 16 / BATCH}
+    eta = cosine_ema_decay(2, 6, 0.75)
+    assert lines[0]["current_d_trace"] == pytest.approx(1 / (1 - eta) + 8 / BATCH)
+    assert all(("current_d_trace" in line) == (line["ema_decay"] < 1) for line in lines)
+    for line in lines:
+        assert 0 <= line["contrastive_accuracy"] <= 1
+        assert 0 < line["query_std"] < 1 / math.sqrt(32) + 1e-6
+        assert 0 < line["key_std"] < 1 / math.sqrt(32) + 1e-6
+
+
+def test_logged_accuracy_and_deviation_are_means_over_the_logged_steps(tmp_path, tokenizer):
+    model = tiny_model()
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append(output))
+    trainer = make_trainer(tmp_path, tokenizer, model, logging_steps=3, max_steps=3)
+    trainer.train()
+    line = next(entry for entry in trainer.state.log_history if "loss" in entry)
+
+    accuracy = [(o.logits.argmax(1) == torch.arange(BATCH)).float().mean().item() for o in seen]
+    deviation = [o.key_embeddings.std(0, correction=0).mean().item() for o in seen]
+    assert line["contrastive_accuracy"] == pytest.approx(sum(accuracy) / 3)
+    assert line["key_std"] == pytest.approx(sum(deviation) / 3)
+
+
+def test_decay_schedule_ends_where_it_is_told_and_stays_there(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, ema_schedule_steps=3, ema_decay=0.5, ema_decay_end=0.9)
+    trainer.train()
+    decays = [line["ema_decay"] for line in trainer.state.log_history if "loss" in line]
+    assert decays == pytest.approx([0.8, 0.9, 0.9, 0.9, 0.9, 0.9])
+
+
+def test_dropout_is_on_in_the_target_while_training(tmp_path, tokenizer):
+    model = tiny_model(encoder_dropout_prob=0.3)
+    modes = []
+    model.target["encoder"].register_forward_hook(lambda module, args, output: modes.append(module.training))
+    make_trainer(tmp_path, tokenizer, model, max_steps=1).train()
+    assert modes == [True]
+
+
+def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):
+    def run(name, **fields):
+        trainer = make_trainer(tmp_path / name, tokenizer, pairs=scored_pairs(), **fields)
+        trainer.train()
+        return trainer
+
+    plain = run("plain")
+    evaluated = run("evaluated", eval_strategy="steps", eval_steps=1)
+    scores = [line for line in evaluated.state.log_history if "eval_stsb_spearman" in line]
+    assert len(scores) == 6
+    assert all(-100 <= s["eval_stsb_spearman"] <= 100 and s["eval_uniformity"] <= 0 for s in scores)
+    assert differing(plain.model.state_dict(), evaluated.model.state_dict()) == []
+
+
+def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkeypatch):
+    scores = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(
+        "mocose_hf.trainer.evaluate_pairs", lambda *args, **kwargs: {"stsb_spearman": next(scores), "uniformity": -1.0}
+    )
+    trainer = make_trainer(
+        tmp_path,
+        tokenizer,
+        pairs=scored_pairs(),
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        load_best_model_at_end=True,
+        metric_for_best_model="stsb_spearman",
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 30.0
+    best = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    state = trainer.model.state_dict()
+    assert [name for name in best if not torch.equal(best[name], state[name])] == []
+    assert load_file(tmp_path / "checkpoint-6" / "model.safetensors")["queue.rows"].ne(state["queue.rows"]).any()
+
+
+def test_pairs_train_with_the_key_view_of_their_own(tmp_path, tokenizer):
+    texts = {"text": sentences(8), "key_text": sentences(8, seed=3)}
+    seen = []
+    model = tiny_model()
+    model.target["encoder"].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    make_trainer(tmp_path, tokenizer, model, texts=texts, max_steps=1).train()
+    decoded = tokenizer.batch_decode(seen[0], skip_special_tokens=True)
+    assert set(decoded) <= set(texts["key_text"])
+
+
+@pytest.mark.slow
+def test_weights_and_queue_of_two_processes_equal_those_of_one(tmp_path, encoder_dir):
+    script = REPOSITORY / "tests" / "train_on_processes.py"
+    for processes, batch in ((1, 8), (2, 4)):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
+        subprocess.run(
+            [sys.executable, *launcher, str(encoder_dir), str(tmp_path / str(processes)), str(batch)],
+            check=True,
+            cwd=REPOSITORY,
+            capture_output=True,
+            timeout=240,
+        )
+    one = load_file(tmp_path / "1" / "rank0.safetensors")
+    two, other = (load_file(tmp_path / "2" / f"rank{rank}.safetensors") for rank in range(2))
+    assert one["processes"].item() == 1
+    assert two["processes"].item() == 2
+    for name in one.keys() - {"processes"}:
+        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0, msg=name)
+    exact = ("queue.row_ids", "queue.row_steps", "queue.pointer", "queue.fill")
+    assert all(torch.equal(two[name], one[name]) for name in exact)
+    assert differing(two, other) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"ema_decay": 1.5}, "`ema_decay`"),
+        ({"ema_decay_end": -0.1}, "`ema_decay_end`"),
+        ({"ema_schedule_steps": 0}, "`ema_schedule_steps`"),
+        ({"max_seq_length": 2}, "`max_seq_length`"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns`"),
+        ({"hub_strategy": "every_save"}, "`hub_strategy`"),
+    ],
+)
+def test_bad_training_arguments_are_refused_by_name(tmp_path, fields, named):
+    with pytest.raises(ValueError, match=named):
+        training_arguments(tmp_path, **fields)
+
+
+def test_save_steps_follow_evaluation_where_there_is_one(tmp_path):
+    assert training_arguments(tmp_path).save_steps == 500
+    assert training_arguments(tmp_path, eval_strategy="steps", eval_steps=20).save_steps == 20
+    assert training_arguments(tmp_path, eval_strategy="steps", eval_steps=20, save_steps=40).save_steps == 40
+
+
+def test_a_target_that_would_be_trained_is_refused(tmp_path, tokenizer):
+    model = tiny_model()
+    model.requires_grad_(True)
+    with pytest.raises(ValueError, match="freeze_target"):
+        make_trainer(tmp_path, tokenizer, model)
+
+
+def test_numbers_gone_bad_stop_the_run_before_the_queue_takes_them(tmp_path, tokenizer):
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, tokenizer, model)
+    with torch.no_grad():
+        model.target["pooler"].weight[0, 0] = float("nan")
+    before = model.queue.rows.clone()
+    with pytest.raises(FloatingPointError, match="step 1"):
+        trainer.train()
+    assert torch.equal(model.queue.rows, before)
+
+
+def test_interrupted_training_leaves_no_keys_to_the_next(tmp_path, tokenizer):
+    class Interrupt(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    model = tiny_model(queue_size=64)
+    trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=2, max_steps=1)
+    interrupt = Interrupt()
+    trainer.add_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(interrupt)
+    trainer.train()
+    assert int(model.queue.fill) == 4 + 2 * BATCH
+
+
+def test_weights_that_are_not_float32_are_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="float32"):
+        make_trainer(tmp_path, tokenizer, tiny_model().to(torch.bfloat16))
+
+
+def test_longer_inputs_than_the_encoder_takes_are_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="`max_seq_length` is 41, but the encoder takes 40"):
+        make_trainer(tmp_path, tokenizer, max_seq_length=41)
+
+
+def test_wrong_model_arguments_or_no_tokenizer_are_refused(tmp_path, tokenizer):
+    model = tiny_model()
+    with pytest.raises(TypeError, match="MoCoSEForPreTraining"):
+        MoCoSETrainer(model=model.mocose, args=training_arguments(tmp_path), processing_class=tokenizer)
+    with pytest.raises(TypeError, match="MoCoSETrainingArguments"):
+        MoCoSETrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path)), processing_class=tokenizer)
+    with pytest.raises(ValueError, match="processing_class"):
+        MoCoSETrainer(model=model, args=training_arguments(tmp_path))

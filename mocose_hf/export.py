@@ -1,0 +1,136 @@
+"""What users hold in their hands afterwards: the plain sentence encoder, the model card, the hub."""
+
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from transformers import AutoModel
+
+from mocose_hf.encoding import encoder_max_length
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
+from mocose_hf.sentence_transformers_format import write_layout
+from mocose_hf.version import __version__
+
+SENTENCE_ENCODER = "sentence_encoder"
+"""Name of the folder inside the output directory that holds the plain encoder."""
+
+
+@torch.no_grad()
+def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: str | Path) -> Path:
+    """Write the online encoder as a plain one that loads without this package.
+
+    `AutoModel`, `pipeline("feature-extraction")` and `SentenceTransformer` load the directory; the last of these pools
+    and truncates as this model does. An encoder whose class has a pooler gets the trained pooler dense in it.
+
+    Args:
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        directory: Made where it is missing; files of an earlier export are replaced.
+
+    Returns:
+        The directory.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    encoder = AutoModel.from_config(model.config.encoder_config)
+    missing = encoder.load_state_dict(model.mocose.encoder.state_dict(), strict=False)
+    unplaced = [name for name in missing.missing_keys if not name.startswith("pooler.")] + missing.unexpected_keys
+    if unplaced:
+        raise RuntimeError(f"The plain encoder does not take these weights: {', '.join(unplaced)}.")
+    dense = pooler_dense(encoder)
+    if dense is not None:
+        dense.load_state_dict(model.pooler.state_dict())
+    encoder.save_pretrained(directory)
+    save_tokenizer(tokenizer, directory)
+    max_seq_length = encoder_max_length(tokenizer, model.config.encoder_config)
+    write_layout(directory, model.config.pooling_mode, model.config.hidden_size, max_seq_length)
+    return directory
+
+
+@dataclass
+class RunRecord:
+    """What a model card tells of the run that made the model.
+
+    Args:
+        start: Name or path of the encoder it started from.
+        command: The command line.
+        seed: The seed of heads, queue, dropout and data order.
+        data: One line on the training text.
+        data_sha256: Of the clean sentences in order.
+        scores: Rows of (when, metrics by name), such as before and after.
+        settings: Settings of model and training by name.
+    """
+
+    start: str
+    command: str
+    seed: int
+    data: str
+    data_sha256: str
+    scores: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def model_card(record: RunRecord, pooling_mode: str) -> str:
+    """Return the text of a model card, with the metadata block that the hub reads."""
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "mocose"],
+        base_model=None if Path(record.start).exists() else record.start,
+    )
+    names = sorted({name for _, metrics in record.scores for name in metrics})
+    sections = [
+        f"---\n{data.to_yaml()}\n---\n",
+        "# Sentence encoder trained by momentum contrast\n",
+        f"Trained without labels from `{record.start}` by [MoCoSE](https://arxiv.org/abs/2202.13093); the sentence "
+        f"embedding is the last hidden state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
+        "## Use\n",
+        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'
+        'embeddings = model.encode(["A sentence.", "Another one."])\n```\n',
+        "## Scores on the development pairs\n",
+        _table(["", *names], [[when, *(_number(m.get(n)) for n in names)] for when, m in record.scores]),
+        "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
+        "and `uniformity`.\n",
+        "## Training\n",
+        f"* Data: {record.data}\n* Data, sha256: `{record.data_sha256}`\n* Seed: {record.seed}\n",
+        f"```\n{record.command}\n```\n",
+        _table(["setting", "value"], [[f"`{name}`", f"`{value}`"] for name, value in record.settings.items()]),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in library_versions().items()) + ".\n",
+    ]
+    return "\n".join(sections)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what a run's numbers depend on."""
+    names = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+    own = {"Python": platform.python_version(), "mocose_hf": __version__}
+    return own | {name: metadata.version(name) for name in names}
+
+
+def write_model_card(directory: str | Path, text: str) -> None:
+    """Write README.md, the name under which the hub shows a model card."""
+    ModelCard(text).save(Path(directory) / "README.md")
+
+
+def push_output(output_dir: str | Path, repo_id: str, token: str | None = None) -> None:
+    """Upload a finished output directory to an existing hub repository, without checkpoints and pickles."""
+    HfApi(token=token).upload_folder(
+        repo_id=repo_id,
+        folder_path=str(output_dir),
+        commit_message="Upload MoCoSE model",
+        ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
+    )
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

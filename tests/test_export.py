@@ -1,0 +1,140 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import sentences, tiny_bert_config, tiny_model
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, DistilBertConfig, MPNetConfig, RobertaConfig
+
+from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
+from mocose_hf.export import RunRecord, export_sentence_encoder, model_card, push_output, write_model_card
+
+WITHOUT_THE_PACKAGE = """
+import sys
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+directory, pooling = sys.argv[1:3]
+texts = open(sys.argv[3], encoding="utf-8").read().splitlines()
+expected = load_file(sys.argv[4])
+tokenizer = AutoTokenizer.from_pretrained(directory)
+batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+model, info = AutoModel.from_pretrained(directory, output_loading_info=True)
+assert not info["missing_keys"] and not info["unexpected_keys"], info
+with torch.no_grad():
+    hidden = model.eval()(**batch).last_hidden_state
+encoder = SentenceTransformer(directory, device="cpu")
+embedded = encoder.encode(texts, batch_size=len(texts), convert_to_tensor=True)
+features = pipeline("feature-extraction", model=directory)(texts, batch_size=len(texts), return_tensors=True)
+length = batch["attention_mask"].sum(1).tolist()
+features = torch.stack([f.reshape(-1, f.shape[-1])[0] for f in features])
+assert "mocose_hf" not in sys.modules
+print((hidden - expected["hidden"]).abs().max().item())
+print((embedded - expected["pooled"]).abs().max().item())
+print((features - expected["hidden"][:, 0]).abs().max().item())
+print(encoder[1].pooling_mode, encoder.max_seq_length)
+"""
+
+
+def test_saved_tokenizer_forgets_its_last_truncation(tmp_path, tokenizer):
+    tokenizer(sentences(3), padding=True, truncation=True, max_length=5)
+    export_sentence_encoder(tiny_model(), tokenizer, tmp_path)
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert (stored["truncation"], stored["padding"]) == (None, None)
+    assert len(tokenizer(sentences(1), truncation=True, max_length=4)["input_ids"][0]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_export_agrees_to_the_last_bit_where_the_package_is_unknown(tmp_path, tokenizer, pooling):
+    model = tiny_model(pooling_mode=pooling).eval()
+    texts = sentences(6)
+    export_sentence_encoder(model, tokenizer, tmp_path / "encoder")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = model.mocose(**batch)
+    save_file(
+        {"hidden": output.last_hidden_state, "pooled": output.pooler_output.contiguous()},
+        tmp_path / "expected.safetensors",
+    )
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    arguments = [tmp_path / "encoder", pooling, tmp_path / "texts.txt", tmp_path / "expected.safetensors"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["0.0", "0.0", "0.0", f"{pooling} 40"]
+
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+
+
+@pytest.mark.parametrize(
+    "encoder_config",
+    [
+        tiny_bert_config(),
+        RobertaConfig(**SIZES),
+        MPNetConfig(**SIZES),
+        DistilBertConfig(vocab_size=60, dim=32, n_layers=1, n_heads=2, hidden_dim=48),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_exported_encoder_lacks_no_weight_and_holds_the_trained_pooler(tmp_path, tokenizer, encoder_config):
+    model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=encoder_config))
+    export_sentence_encoder(model, tokenizer, tmp_path)
+    encoder, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    if encoder_config.model_type != "distilbert":
+        assert torch.equal(encoder.pooler.dense.weight, model.pooler.weight)
+
+
+def test_export_holds_no_pickle_and_no_training_state(tmp_path, tokenizer):
+    export_sentence_encoder(tiny_model(), tokenizer, tmp_path)
+    assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".txt"}
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert not [name for name in names if name.split(".")[0] in ("target", "queue", "predictor", "mocose")]
+
+
+def test_new_training_from_an_export_keeps_its_pooling(tmp_path, tokenizer):
+    model = tiny_model(pooling_mode="mean")
+    export_sentence_encoder(model, tokenizer, tmp_path)
+    again = MoCoSEForPreTraining.from_encoder_pretrained(str(tmp_path))
+    assert again.config.pooling_mode == "mean"
+    assert torch.equal(again.pooler.weight, model.pooler.weight)
+
+
+def test_model_card_tells_scores_command_seed_data_and_versions(tmp_path):
+    record = RunRecord(
+        start="some/encoder",
+        command="run_mocose.py --seed 7",
+        seed=7,
+        data="text.txt: 3 rows read, dropped: none; 3 sentences.",
+        data_sha256="abc123",
+        scores=[("start", {"stsb_spearman": 70.0}), ("best, step 5", {"stsb_spearman": 71.234, "uniformity": -2.0})],
+        settings={"queue_size": 512},
+    )
+    write_model_card(tmp_path, model_card(record, "cls"))
+    text = (tmp_path / "README.md").read_text()
+    told = ("some/encoder", "run_mocose.py --seed 7", "Seed: 7", "abc123", "71.234", "`queue_size` | `512`", "torch ")
+    assert [part for part in told if part not in text] == []
+    assert text.startswith("---\n")
+    assert "base_model: some/encoder" in text
+
+
+def test_push_uploads_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    push_output(tmp_path, "me/model")
+    assert calls[0]["repo_id"] == "me/model"
+    assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])

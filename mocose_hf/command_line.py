@@ -1,0 +1,342 @@
+"""Options of the command line: one path for those typed and those in a configuration file."""
+
+import argparse
+import difflib
+import json
+import re
+import shlex
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.training_args import MoCoSETrainingArguments
+
+DESCRIPTION = "Train a sentence encoder on unlabelled text by momentum contrast (MoCoSE, arXiv 2202.13093)."
+
+USAGE = "run_mocose.py [config.yaml | config.json] [--option value ...]"
+
+EPILOG = (
+    "A first argument ending in .yaml, .yml or .json gives defaults, one option a line, that later options override. "
+    "Training happens if and only if there is a --train_file or a --dataset_name; with development pairs alone, the "
+    "model is scored. Every other field of transformers.TrainingArguments is an option too: "
+    "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
+)
+
+TRANSFORMERS_OPTIONS = {
+    "output_dir": "Directory of checkpoints, model, sentence_encoder/ and scores; needed for training.",
+    "max_steps": "Optimizer steps at most, whatever num_train_epochs says; -1 for no limit.",
+    "gradient_accumulation_steps": "Forwards per optimizer step; keys of all enter the queue together (paper: 1).",
+    "lr_scheduler_type": "Schedule of the learning rate (paper: linear decay).",
+    "warmup_steps": "Steps of rising learning rate, or their share of the run where below 1 (paper: 0).",
+    "max_grad_norm": "Norm at which gradients are clipped (paper: 1.0).",
+    "seed": "Seed of heads, queue, dropout and data order.",
+    "bf16": "Whether to compute in bfloat16; target, queue and loss stay in float32.",
+    "activation_checkpointing": "Whether to save memory by computing activations twice.",
+    "use_cpu": "Whether to leave a GPU alone.",
+    "dataloader_num_workers": "Processes that tokenise ahead of training; 0 for none.",
+    "eval_strategy": "When to evaluate: no, steps or epoch; steps where there are development pairs.",
+    "load_best_model_at_end": "Whether to end with the best checkpoint; true where there are development pairs.",
+    "metric_for_best_model": "Score that decides which is best; stsb_spearman where there are development pairs.",
+    "resume_from_checkpoint": "true for the newest checkpoint of output_dir, or the path of one.",
+    "report_to": "Where to send logs: tensorboard, wandb, ...; none for nowhere.",
+    "push_to_hub": "Whether to upload the finished model.",
+    "hub_model_id": "Repository to upload to; the name of output_dir where not given.",
+}
+"""The fields of `transformers.TrainingArguments` that the help shows, each in one sentence."""
+
+
+@dataclass
+class ModelArguments:
+    """Where to start from."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Encoder to start from: a hub id or directory, plain, sentence-transformers or MoCoSE."},
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the hub."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Directory of downloaded models."})
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "Attention of the encoder: eager, sdpa, flash_attention_2; its own by default."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on, and where results may go."""
+
+    _argument_group_name = "data and output"
+
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Sentences: .txt (one a line), .csv, .tsv, .jsonl, .parquet, or one of these and .gz."},
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the hub to read sentences from."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
+    text_column: str = field(default="text", metadata={"help": "Column of the sentences."})
+    key_column: str | None = field(
+        default=None, metadata={"help": "Column of the text that the target sees instead, which makes rows pairs."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Development pairs: a TSV of score, sentence, sentence without header."}
+    )
+    senteval_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder in SentEval's layout, whose downstream/STS/STSBenchmark/sts-dev.csv is used."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether to replace an earlier run in output_dir."}
+    )
+
+
+def _method_arguments() -> type:
+    """Make a dataclass of the fields of `MoCoSEConfig`, so that each is declared once."""
+    columns = []
+    for f in fields(MoCoSEConfig):
+        if "help" in f.metadata:
+            # What a model directory says of its pooling holds unless the option is given.
+            unset = f.name == "pooling_mode"
+            kind, default = (str | None, None) if unset else (f.type, f.default)
+            columns.append((f.name, kind, field(default=default, metadata={"help": f.metadata["help"]})))
+    made = make_dataclass("MethodArguments", columns)
+    made._argument_group_name = "method"
+    return made
+
+
+MethodArguments = _method_arguments()
+
+
+@dataclass
+class Options:
+    """All options of one command, parsed and checked one by one.
+
+    Args:
+        method: A dataclass with the fields of `MoCoSEConfig`.
+        output_dir: As given, None where it was not.
+        config_file: The entries of the configuration file that no typed option overrides.
+    """
+
+    model: ModelArguments
+    method: object
+    data: DataArguments
+    training: MoCoSETrainingArguments
+    output_dir: str | None
+    config_file: dict[str, "ConfigEntry"]
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is text to train on."""
+        return bool(self.data.train_file or self.data.dataset_name)
+
+    @property
+    def develops(self) -> bool:
+        """Whether there are development pairs."""
+        return bool(self.data.validation_file or self.data.senteval_dir)
+
+    def locate(self, message: str) -> str:
+        """Put file and line in front of a complaint about a value that the configuration file gave."""
+        return _locate(message, self.config_file)
+
+
+def parse_command_line(argv: list[str]) -> Options:
+    """Parse the arguments of `run_mocose.py`.
+
+    Raises:
+        InputError: Where an option or a line of the configuration file cannot be used.
+        SystemExit: After printing the help.
+    """
+    config = {}
+    if argv and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
+        config, argv = read_config_file(argv[0]), argv[1:]
+    typed = _typed(argv)
+    in_force = {name: entry for name, entry in config.items() if name not in typed}
+    given = {name: entry.values[-1] for name, entry in in_force.items()} | typed
+    parser = build_parser()
+    known = {action.dest: action for action in parser._actions}
+    for entry in config.values():
+        if entry.name not in known:
+            raise InputError(f"{entry.place}: unknown option `{entry.name}`; {_hint(entry.name, known)}")
+        if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
+            raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
+    for name in ("deepspeed", "fsdp"):
+        if name in given:
+            raise InputError(f"--{name} is not supported; train on several processes without it.")
+    from_config = [part for entry in in_force.values() for part in entry.as_typed()]
+    try:
+        model, method, data, training, rest = parser.parse_args_into_dataclasses(
+            _development_defaults(given) + from_config + argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, TypeError, ImportError) as error:  # InputError is a ValueError
+        raise InputError(_locate(one_line(error), in_force)) from error
+    for argument in rest:
+        name = argument.lstrip("-").split("=")[0]
+        raise InputError(f"unknown option {argument}; {_hint(name.replace('-', '_'), known)}")
+    return Options(model, method, data, training, given.get("output_dir"), in_force)
+
+
+def printable_command(argv: list[str]) -> str:
+    """Return the command as it was typed, for a model card, with tokens of access left out."""
+    shown, secret = [], False
+    for argument in argv:
+        name, equals, _ = argument.partition("=")
+        if secret:
+            argument = "***"
+        elif name.startswith("--") and name.endswith("token") and equals:
+            argument = f"{name}=***"
+        secret = argument.startswith("--") and argument.endswith("token")
+        shown.append(argument)
+    return shlex.join(["run_mocose.py", *shown])
+
+
+def _typed(argv: list[str]) -> dict[str, str]:
+    """Return the options that were typed, by field name, each with its last value."""
+    typed, name = {}, None
+    for argument in argv:
+        if argument.startswith("--"):
+            name, _, value = argument.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            typed[name] = value
+        elif name is not None:
+            typed[name] = argument
+    return typed
+
+
+def _development_defaults(given: dict[str, str]) -> list[str]:
+    """Return the options that development pairs switch on: evaluation, and keeping the best checkpoint."""
+    if not {"validation_file", "senteval_dir"} & given.keys():
+        return []
+    strategy = given.get("eval_strategy", "steps")
+    defaults = ["--eval_strategy", strategy]
+    if strategy != "no":
+        defaults += ["--save_strategy", strategy]
+        if given.get("save_strategy", strategy) in (strategy, "best"):
+            defaults += ["--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"]
+    return defaults
+
+
+@dataclass
+class ConfigEntry:
+    """One option of a configuration file: its name, its values as typed, its file and line."""
+
+    name: str
+    values: list[str]
+    place: str
+
+    def as_typed(self) -> list[str]:
+        """Return the entry as arguments; one value is joined to its name, as it may start with a dash."""
+        return [f"--{self.name}={self.values[0]}"] if len(self.values) == 1 else [f"--{self.name}", *self.values]
+
+
+def read_config_file(path: str) -> dict[str, ConfigEntry]:
+    """Read a flat YAML or JSON mapping as if its entries had been typed, with the line of each.
+
+    All scalars stay strings, so that `no` is "no" and `1e-5` is "1e-5". An empty value or null leaves an option out.
+
+    Raises:
+        InputError: With file, line and remedy.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if Path(path).suffix == ".json":
+            text = text.replace("\t", " ")  # YAML takes JSON but for tabs, which stand nowhere inside its strings
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path of the configuration.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8.") from error
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise InputError(f"{path}, line {line}: not valid YAML or JSON ({problem}); mend the line.") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}, line 1: not a mapping; write one `option: value` a line.")
+    entries = {}
+    for key, value in node.value:
+        place = f"{path}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError(f"{place}: an option's name is a word; write `option: value`.")
+        name = key.value.replace("-", "_")
+        if name in entries:
+            raise InputError(f"{place}: `{name}` stands twice, first at {entries[name].place}; drop one.")
+        values = _as_typed(value)
+        if values is not None:
+            entries[name] = ConfigEntry(name, values, place)
+    return entries
+
+
+def build_parser() -> "_Parser":
+    """Build the parser whose help shows our options and the most used ones of transformers, grouped."""
+    MoCoSETrainingArguments._argument_group_name = "training"
+    parser = _Parser(
+        (ModelArguments, MethodArguments, DataArguments, MoCoSETrainingArguments),
+        description=DESCRIPTION,
+        usage=USAGE,
+        epilog=EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    inherited = {f.name for f in fields(MoCoSETrainingArguments)} - set(MoCoSETrainingArguments.__annotations__)
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS
+        elif action.dest in TRANSFORMERS_OPTIONS:
+            action.help = TRANSFORMERS_OPTIONS[action.dest]
+        elif action.dest in inherited or (action.help or "").startswith("Kept "):
+            action.help = argparse.SUPPRESS
+    parser.set_defaults(output_dir=None, report_to="none")
+    return parser
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        raise InputError(message)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Show each option once, under the name of its field, with its default."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=118)
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = next(o for o in reversed(action.option_strings) if o.startswith("--"))
+        return next((o for o in action.option_strings if "_" in o), name)
+
+    def _get_help_string(self, action):
+        default = action.default
+        shown = default is None or default is argparse.SUPPRESS or isinstance(default, (dict, list))
+        return action.help if shown else f"{action.help} [{str(getattr(default, 'value', default)).lower()}]"
+
+
+def _as_typed(node) -> list[str] | None:
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.value in ("", "null", "~") and not node.style else [node.value]
+    if isinstance(node, yaml.SequenceNode):
+        return [item.value if isinstance(item, yaml.ScalarNode) else json.dumps(_plain(item)) for item in node.value]
+    return [json.dumps(_plain(node))]
+
+
+def _plain(node):
+    """Turn a nested node into the objects that JSON would give."""
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def _hint(name: str, known: dict[str, argparse.Action]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else "`run_mocose.py --help` lists the options."
+
+
+def _locate(message: str, config: dict[str, ConfigEntry]) -> str:
+    for name in re.findall(r"\w+", message):
+        if name in config:
+            return f"{config[name].place}: {message}"
+    return message

@@ -1,0 +1,279 @@
+#!/usr/bin/env python
+"""Train and score a MoCoSE sentence encoder from the command line.
+
+One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
+With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
+Score alone:        python run_mocose.py --model_name_or_path out --senteval_dir data/senteval
+Go on:              the command that was interrupted, with --resume_from_checkpoint true
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
+
+from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.command_line import Options, parse_command_line, printable_command
+from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
+from mocose_hf.export import (
+    SENTENCE_ENCODER,
+    RunRecord,
+    export_sentence_encoder,
+    model_card,
+    push_output,
+    write_model_card,
+)
+from mocose_hf.output_dir import (
+    check_checkpoint,
+    check_output_dir,
+    clear_output_dir,
+    find_checkpoint,
+    load_weights,
+    read_state,
+)
+from mocose_hf.pretrained_encoders import load_encoder, load_tokenizer, save_tokenizer
+from mocose_hf.trainer import MoCoSETrainer
+from mocose_hf.training_args import METRICS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 2 for bad input, or 1 where numbers went bad, told in one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        run(parse_command_line(argv), command=printable_command(argv))
+    except InputError as error:
+        sys.stderr.write(f"run_mocose.py: {error}\n")
+        return 2
+    except FloatingPointError as error:
+        sys.stderr.write(f"run_mocose.py: {error}\n")
+        return 1
+    return 0
+
+
+def run(options: Options, command: str) -> None:
+    """Check everything before anything is written, then train, score, save and report."""
+    check_options(options)
+    checkpoint = plan_start(options) if options.trains else None
+    pairs = read_pairs(options)
+    sentences = read_training_sentences(options) if options.trains else None
+    model, tokenizer = build_model(options)
+    if not options.trains:
+        report(options, evaluate_alone(options, model, tokenizer, pairs))
+        return
+    trainer = build_trainer(options, model, tokenizer, sentences, pairs, resuming=checkpoint is not None)
+    if checkpoint is not None:
+        check_checkpoint(model, checkpoint)
+    elif options.data.overwrite_output_dir:
+        with options.training.main_process_first(local=False):
+            clear_output_dir(options.output_dir)
+    train(trainer, checkpoint)
+    scores = score(trainer)
+    save(trainer, options, sentences, scores, command)
+    report(options, scores)
+
+
+def check_options(options: Options) -> None:
+    """Refuse combinations that cannot work."""
+    if options.model.model_name_or_path is None:
+        raise InputError("--model_name_or_path is needed: a hub id or directory of the encoder to start from.")
+    if options.data.train_file and options.data.dataset_name:
+        raise InputError("--train_file and --dataset_name are both given; drop one.")
+    if options.data.validation_file and options.data.senteval_dir:
+        raise InputError("--validation_file and --senteval_dir are both given; drop one.")
+    if options.trains and options.output_dir is None:
+        raise InputError("--output_dir is needed for training: the directory for model and checkpoints.")
+    strategy = IntervalStrategy(options.training.eval_strategy)
+    if strategy != IntervalStrategy.NO and not options.develops:
+        raise InputError(
+            f"--eval_strategy {strategy.value} needs development pairs; give --validation_file or --senteval_dir."
+        )
+    metric = str(options.training.metric_for_best_model or METRICS[0]).removeprefix("eval_")
+    if options.training.load_best_model_at_end and metric not in METRICS:
+        raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(METRICS)}.")
+    if not options.trains and not options.develops:
+        raise InputError(
+            "there is nothing to do: give --train_file or --dataset_name to train, and --validation_file or "
+            "--senteval_dir to score."
+        )
+
+
+def plan_start(options: Options) -> str | None:
+    """Return the checkpoint to go on from, None for a fresh start in a directory that is free to use."""
+    training = options.training
+    checkpoint = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
+    check_output_dir(options.output_dir, checkpoint is not None, options.data.overwrite_output_dir)
+    return checkpoint
+
+
+def read_pairs(options: Options):
+    """Read the development pairs, None where there are none."""
+    if options.data.validation_file:
+        return read_scored_pairs(options.data.validation_file)
+    return read_stsb(options.data.senteval_dir) if options.data.senteval_dir else None
+
+
+def read_training_sentences(options: Options) -> Sentences:
+    """Read the sentences, tell what was dropped, and check that they fill a batch."""
+    data, training = options.data, options.training
+    if data.train_file:
+        sentences = read_sentences(data.train_file, data.text_column, data.key_column)
+    else:
+        sentences = read_hub_sentences(
+            data.dataset_name, data.dataset_config_name, data.dataset_split, data.text_column, data.key_column
+        )
+    source = data.train_file or data.dataset_name
+    batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and len(sentences.dataset) < batch:
+        raise InputError(
+            f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "
+            "lower --per_device_train_batch_size."
+        )
+    say(options, f"{source}: {sentences.summary()}")
+    return sentences
+
+
+def build_model(options: Options):
+    """Build model and tokenizer from the seed and the encoder to start from."""
+    source = options.model
+    hub_options = {"revision": source.model_revision, "cache_dir": source.cache_dir}
+    set_seed(options.training.seed)
+    try:
+        tokenizer = load_tokenizer(source.model_name_or_path, **hub_options)
+        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **hub_options)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(
+            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({one_line(error)}); give a "
+            "directory with config.json, weights and tokenizer, or a model id of the hub."
+        ) from error
+    try:
+        return MoCoSEForPreTraining.from_encoder(encoder, **asdict(options.method)), tokenizer
+    except ValueError as error:
+        raise InputError(options.locate(str(error))) from error
+
+
+def build_trainer(options: Options, model, tokenizer, sentences: Sentences, pairs, resuming: bool) -> MoCoSETrainer:
+    """Build the trainer, which makes the output directory."""
+    options.training.eval_on_start = pairs is not None and not resuming
+    try:
+        return MoCoSETrainer(
+            model=model,
+            args=options.training,
+            train_dataset=sentences.dataset,
+            eval_dataset=pairs,
+            processing_class=tokenizer,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(options.locate(one_line(error))) from error
+
+
+def train(trainer: MoCoSETrainer, checkpoint: str | None) -> None:
+    """Train to the end, from a checkpoint where there is one; a finished run is loaded and trained no further."""
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+        *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        if state.global_step >= max_steps:
+            best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+            load_weights(trainer.model, Path(checkpoint).parent / Path(best).name if best else checkpoint)
+            trainer.state = state
+            return
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_metrics("train", result.metrics)
+
+
+def score(trainer: MoCoSETrainer) -> list[tuple[str, dict[str, float]]]:
+    """Return the scores at the start, from the log, and those of the model as it is saved, measured now."""
+    if trainer.eval_dataset is None:
+        return []
+    evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    end = f"best, step {trainer.state.best_global_step}" if best else f"last, step {trainer.state.global_step}"
+    start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
+    final = trainer.evaluate()
+    trainer.save_metrics("eval", final)
+    return [*start, (end, _scores(final))]
+
+
+def save(trainer: MoCoSETrainer, options: Options, sentences: Sentences, scores, command: str) -> None:
+    """Write the model, the plain encoder, their card and the run's settings; nothing here is a pickle."""
+    if not trainer.is_world_process_zero():
+        return
+    output_dir = Path(options.output_dir)
+    encoder_dir = output_dir / SENTENCE_ENCODER
+    trainer.model.save_pretrained(output_dir)
+    save_tokenizer(trainer.processing_class, output_dir)
+    export_sentence_encoder(trainer.model, trainer.processing_class, encoder_dir)
+    training = options.training
+    (output_dir / "training_args.json").write_text(training.to_json_string() + "\n", encoding="utf-8")
+    trainer.save_state()
+    shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
+    shown += ("num_train_epochs", "max_steps", "max_seq_length", "ema_decay", "ema_decay_end")
+    record = RunRecord(
+        start=options.model.model_name_or_path,
+        command=command,
+        seed=training.seed,
+        data=f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}",
+        data_sha256=sentences.sha256,
+        scores=scores,
+        settings={name: getattr(training, name) for name in shown}
+        | {name: getattr(trainer.model.config, name) for name in trainer.model.config.option_names()},
+    )
+    for directory in (output_dir, encoder_dir):
+        write_model_card(directory, model_card(record, trainer.model.config.pooling_mode))
+    if training.push_to_hub:
+        push_output(output_dir, trainer.hub_model_id, training.hub_token)
+
+
+def evaluate_alone(options: Options, model, tokenizer, pairs) -> list[tuple[str, dict[str, float]]]:
+    """Score a model without training it; writes eval_results.json where there is an output directory."""
+    model.to(options.training.device)
+    metrics = evaluate_pairs(model, tokenizer, pairs, batch_size=options.training.eval_batch_size, show_progress=True)
+    if options.output_dir is not None and options.training.process_index == 0:
+        path = Path(options.output_dir) / "eval_results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        named = {f"eval_{name}": value for name, value in metrics.items()}
+        path.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+    return [(options.model.model_name_or_path, metrics)]
+
+
+def report(options: Options, scores: list[tuple[str, dict[str, float]]]) -> None:
+    """Print the scores, one line each, and where the results are."""
+    if scores:
+        width = max(len(when) for when, _ in scores)
+        say(
+            options,
+            f"\n{'development pairs':<{max(width, 17)}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}",
+        )
+    for when, metrics in scores:
+        alignment = metrics.get("alignment", float("nan"))
+        say(
+            options,
+            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9.4f}  "
+            f"{metrics['uniformity']:>10.4f}",
+        )
+    if len(scores) == 2 and scores[1][1]["stsb_spearman"] < scores[0][1]["stsb_spearman"]:
+        say(options, "The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
+    if options.trains:
+        say(options, f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
+
+
+def say(options: Options, line: str) -> None:
+    """Print on the first process alone."""
+    if options.training.process_index == 0:
+        print(line)
+
+
+def _scores(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

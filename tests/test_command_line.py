@@ -1,0 +1,493 @@
+"""Options as typed, options in a configuration file, and the help."""
+
+import json
+import re
+from dataclasses import fields
+
+import pytest
+from conftest import REPOSITORY
+
+from mocose_hf import MoCoSEConfig, MoCoSETrainingArguments
+from mocose_hf.command_line import (
+    TRANSFORMERS_OPTIONS,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+    build_parser,
+    parse_command_line,
+    printable_command,
+    read_config_file,
+)
+from mocose_hf.errors import InputError
+
+MODEL = {
+    "model_name_or_path": ("some/model", "some/model"),
+    "model_revision": ("v2", "v2"),
+    "cache_dir": ("models", "models"),
+    "attn_implementation": ("eager", "eager"),
+}
+METHOD = {
+    "pooling_mode": ("mean", "mean"),
+    "projection_dim": ("48", 48),
+    "num_projection_layers": ("3", 3),
+    "num_predictor_layers": ("0", 0),
+    "head_dropout_prob": ("0.25", 0.25),
+    "encoder_dropout_prob": ("0.3", 0.3),
+    "temperature": ("1e-2", 0.01),
+    "in_batch_negatives": ("no", False),
+    "queue_size": ("7", 7),
+    "queue_init_size": ("5", 5),
+    "share_embeddings": ("false", False),
+}
+DATA = {
+    "train_file": ("some.txt", "some.txt"),
+    "dataset_name": ("some/texts", "some/texts"),
+    "dataset_config_name": ("small", "small"),
+    "dataset_split": ("train[:9]", "train[:9]"),
+    "text_column": ("sentence", "sentence"),
+    "key_column": ("other", "other"),
+    "validation_file": ("pairs.tsv", "pairs.tsv"),
+    "senteval_dir": ("senteval", "senteval"),
+    "overwrite_output_dir": ("true", True),
+}
+TRAINING = {
+    "ema_decay": ("0.5", 0.5),
+    "ema_decay_end": ("0.75", 0.75),
+    "ema_schedule_steps": ("15000", 15000),
+    "max_seq_length": ("16", 16),
+    "learning_rate": ("1e-5", 1e-5),
+    "per_device_train_batch_size": ("3", 3),
+    "num_train_epochs": ("2", 2.0),
+    "weight_decay": ("0.125", 0.125),
+    "per_device_eval_batch_size": ("9", 9),
+    "dataloader_drop_last": ("no", False),
+    "eval_steps": ("25", 25),
+    "save_steps": ("75", 75),
+    "save_total_limit": ("4", 4),
+    "logging_steps": ("6", 6),
+    "logging_nan_inf_filter": ("yes", True),
+    "output_dir": ("out", "out"),
+    "max_steps": ("12", 12),
+    "gradient_accumulation_steps": ("2", 2),
+    "lr_scheduler_type": ("cosine", "cosine"),
+    "warmup_steps": ("10", 10),
+    "max_grad_norm": ("0.5", 0.5),
+    "seed": ("11", 11),
+    "activation_checkpointing": ("true", True),
+    "use_cpu": ("true", True),
+    "dataloader_num_workers": ("2", 2),
+    "metric_for_best_model": ("uniformity", "uniformity"),
+    "resume_from_checkpoint": ("out/checkpoint-5", "out/checkpoint-5"),
+    "push_to_hub": ("true", True),
+    "hub_model_id": ("me/model", "me/model"),
+}
+PARTS = {"model": MODEL, "method": METHOD, "data": DATA, "training": TRAINING}
+OPTIONS = [
+    pytest.param(part, name, *values, id=name) for part, options in PARTS.items() for name, values in options.items()
+]
+KEPT = {f.name for f in fields(MoCoSETrainingArguments) if f.metadata.get("help", "").startswith("Kept ")}
+"""Fields whose value may not change, which the help leaves out."""
+
+
+def write(directory, text: str, name: str = "run.yaml") -> str:
+    path = directory / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def parse(directory, text: str, *typed: str, name: str = "run.yaml"):
+    return parse_command_line([write(directory, text, name), *typed])
+
+
+def refusal(argv: list[str]) -> str:
+    with pytest.raises(InputError) as raised:
+        parse_command_line(argv)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def get(options, part: str, name: str):
+    value = getattr(getattr(options, part), name)
+    return getattr(value, "value", value)
+
+
+def test_the_options_below_are_all_there_are():
+    assert list(MODEL) == [f.name for f in fields(ModelArguments)]
+    assert list(METHOD) == [f.name for f in fields(MethodArguments)] == MoCoSEConfig.option_names()
+    assert list(DATA) == [f.name for f in fields(DataArguments)]
+    tested_elsewhere = {"bf16", "eval_strategy", "load_best_model_at_end", "report_to"}
+    assert {"remove_unused_columns", "ddp_broadcast_buffers", "hub_strategy"} <= KEPT
+    own = set(MoCoSETrainingArguments.__annotations__) - KEPT
+    assert set(TRAINING) | tested_elsewhere == own | set(TRANSFORMERS_OPTIONS)
+
+
+@pytest.mark.parametrize(("part", "name", "text", "value"), OPTIONS)
+def test_an_option_sets_the_field_of_its_name(part, name, text, value):
+    without = parse_command_line([])
+    assert get(without, part, name) != value
+    options = parse_command_line([f"--{name}", text])
+    assert get(options, part, name) == value
+    assert type(get(options, part, name)) is type(value) or part == "training"
+    assert get(parse_command_line([f"--{name}={text}"]), part, name) == value
+    changed = {n for n in METHOD if getattr(options.method, n) != getattr(without.method, n)}
+    assert changed == ({name} if part == "method" else set())
+
+
+@pytest.mark.parametrize(("part", "name", "text", "value"), OPTIONS)
+def test_a_line_of_a_configuration_sets_the_same_field(tmp_path, part, name, text, value):
+    assert get(parse(tmp_path, f"{name}: {text}\n"), part, name) == value
+    written = json.dumps({name: text if name == "temperature" else value})
+    assert get(parse(tmp_path, written, name="run.json"), part, name) == value
+
+
+def test_dashes_stand_for_underscores(tmp_path):
+    assert parse_command_line(["--queue-size", "9", "--per-device-train-batch-size=3"]).method.queue_size == 9
+    assert parse(tmp_path, "queue-size: 9\n").method.queue_size == 9
+
+
+def test_defaults_are_the_papers():
+    options = parse_command_line([])
+    config = MoCoSEConfig()
+    for name in set(METHOD) - {"pooling_mode"}:
+        assert getattr(options.method, name) == getattr(config, name)
+    assert options.method.pooling_mode is None
+    training = options.training
+    assert (training.ema_decay, training.max_seq_length, training.learning_rate) == (0.85, 32, 3e-5)
+    assert (training.per_device_train_batch_size, training.weight_decay, training.seed) == (64, 1e-6, 42)
+    assert training.report_to == []
+    assert options.output_dir is None
+    assert not options.trains
+    assert not options.develops
+
+
+def test_what_is_asked_for():
+    assert parse_command_line(["--train_file", "a.txt"]).trains
+    assert parse_command_line(["--dataset_name", "a"]).trains
+    assert parse_command_line(["--validation_file", "a.tsv"]).develops
+    assert parse_command_line(["--senteval_dir", "a"]).develops
+    assert parse_command_line(["--output_dir", "out"]).output_dir == "out"
+
+
+@pytest.mark.parametrize(
+    ("written", "typed", "expected"),
+    [
+        ("true", [], True),
+        ("no", [], False),
+        ("no", ["--in_batch_negatives"], True),
+        ("yes", ["--no_in_batch_negatives"], False),
+    ],
+)
+def test_switches(tmp_path, written, typed, expected):
+    assert parse(tmp_path, f"in_batch_negatives: {written}\n", *typed).method.in_batch_negatives is expected
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml", "run.json"])
+def test_typed_options_go_before_those_of_the_file(tmp_path, name):
+    text = json.dumps({"queue_size": 9, "temperature": 0.5, "seed": 3})
+    options = parse(tmp_path, text, "--temperature", "0.25", "--seed=4", name=name)
+    assert (options.method.queue_size, options.method.temperature, options.training.seed) == (9, 0.25, 4)
+
+
+def test_scalars_of_yaml_mean_what_they_would_mean_typed(tmp_path):
+    text = (
+        "# a comment\n"
+        "learning_rate: 1e-5\n"
+        "share_embeddings: no\n"
+        "text_column: no\n"
+        "key_column: 'null'\n"
+        "model_revision: 007\n"
+        "dataset_config_name: 2024-01-02\n"
+        "cache_dir:\n"
+        "projection_dim: null\n"
+        "ema_schedule_steps: ~\n"
+        "num_train_epochs: 0.5  # half a pass\n"
+        "weight_decay: -1\n"
+        'dataset_split: "train[:5]"\n'
+    )
+    options = parse(tmp_path, text)
+    assert options.training.learning_rate == 1e-5
+    assert options.method.share_embeddings is False
+    assert (options.data.text_column, options.data.key_column) == ("no", "null")
+    assert options.model.model_revision == "007"
+    assert options.data.dataset_config_name == "2024-01-02"
+    assert options.model.cache_dir is None
+    assert options.method.projection_dim is None
+    assert options.training.ema_schedule_steps is None
+    assert options.training.num_train_epochs == 0.5
+    assert options.training.weight_decay == -1
+    assert options.data.dataset_split == "train[:5]"
+
+
+def test_values_that_start_with_a_dash(tmp_path):
+    options = parse(tmp_path, "weight_decay: -1e-5\noutput_dir: -out\n")
+    assert (options.training.weight_decay, options.output_dir) == (-1e-5, "-out")
+
+
+def test_null_leaves_an_option_out(tmp_path):
+    options = parse(tmp_path, "output_dir:\nvalidation_file: null\nqueue_size: ~\n")
+    assert options.output_dir is None
+    assert options.training.eval_strategy == "no"
+    assert options.method.queue_size == 512
+
+
+@pytest.mark.parametrize(
+    "text", ["label_names: [a, b]\n", "label_names:\n  - a\n  - b\n", '{"label_names": ["a", "b"]}']
+)
+def test_lists(tmp_path, text):
+    assert parse(tmp_path, text).training.label_names == ["a", "b"]
+
+
+def test_mappings(tmp_path):
+    text = "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+    assert parse(tmp_path, text).training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+def test_json_however_it_is_indented(tmp_path, indent):
+    text = json.dumps({"output_dir": "Käfer", "use_cpu": True, "cache_dir": None, "seed": 5}, indent=indent)
+    options = parse(tmp_path, text, name="run.json")
+    assert (options.output_dir, options.training.use_cpu, options.model.cache_dir) == ("Käfer", True, None)
+    assert options.training.seed == 5
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_option(tmp_path):
+    assert parse(tmp_path, "\ufeffseed: 3\n").training.seed == 3
+
+
+def test_entries_know_their_place(tmp_path):
+    path = write(tmp_path, "# first\nseed: 3\n\nqueue-size: 9\n")
+    entries = read_config_file(path)
+    assert {name: (entry.values, entry.place) for name, entry in entries.items()} == {
+        "seed": (["3"], f"{path}, line 2"),
+        "queue_size": (["9"], f"{path}, line 4"),
+    }
+
+
+@pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large", "quickstart"])
+def test_the_bundled_configurations_are_usable(name):
+    options = parse_command_line([str(REPOSITORY / "configs" / f"{name}.yaml")])
+    assert options.method.queue_init_size == 128
+    assert options.training.learning_rate == (1e-5 if name == "paper-bert-large" else 3e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("seed: 1\nqueue_sise: 9\n", 2, "unknown option `queue_sise`; did you mean `queue_size`?"),
+        ("temprature: 1\n", 1, "unknown option `temprature`; did you mean `temperature`?"),
+        ("seed: 1\n\nzzzz: 9\n", 3, "unknown option `zzzz`; `run_mocose.py --help` lists the options."),
+        ("queue_s: 9\n", 1, "unknown option `queue_s`; did you mean `queue_size`?"),
+        ("seed: 1\ntemperature: warm\n", 2, "--temperature: invalid float value: 'warm'"),
+        ("queue_size: 5.5\n", 1, "--queue_size/--queue-size: invalid int value: '5.5'"),
+        ("seed: 1\nuse_cpu: maybe\n", 2, "got maybe but expected one of yes/no"),
+        ("seed: 1\nema_decay: 2\n", 2, "`ema_decay` lies in [0, 1], but is 2.0"),
+        ("seed: 1\nmax_seq_length: 2\n", 2, "`max_seq_length` is at least 3"),
+        ("seed: 1\nlr_scheduler_type: steep\n", 2, "invalid choice: 'steep' (choose from 'linear', "),
+        ("temperature: {a: 1}\n", 1, "--temperature: invalid float value"),
+        ("seed: 1\nqueue_size: 9\nseed: 2\n", 3, "`seed` stands twice, first at "),
+        ("queue_size: 9\nqueue-size: 9\n", 2, "`queue_size` stands twice, first at "),
+        ("seed: 1\nqueue_size: [1\n", 3, "not valid YAML or JSON"),
+        ("- seed\n", 1, "not a mapping; write one `option: value` a line."),
+        ("", 1, "not a mapping; write one `option: value` a line."),
+        ("seed: 1\n? [a, b]\n: 2\n", 2, "an option's name is a word"),
+        ("queue_size: 9\nseed: [1, 2]\n", 2, "seed"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path, text, line, said):
+    path = write(tmp_path, text)
+    message = refusal([path])
+    assert message.startswith(f"{path}, line {line}: ")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("seed: 1\ntemperature: -1\n", 2, "`temperature` is a number above 0"),
+        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max"),
+        ("queue_size: 9\nqueue_init_size: 600\n", 2, "`queue_init_size` is 600 but `queue_size` is 9"),
+    ],
+)
+def test_a_method_value_out_of_range_is_named_by_its_line(
+    tmp_path, capsys, monkeypatch, encoder_dir, text, line, said
+):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    import run_mocose
+
+    (tmp_path / "some.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    path = write(tmp_path, text)
+    argv = [path, "--model_name_or_path", str(encoder_dir), "--train_file", str(tmp_path / "some.txt")]
+    argv += ["--output_dir", str(tmp_path / "out"), "--per_device_train_batch_size", "2", "--use_cpu"]
+    assert run_mocose.main(argv) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("run_mocose.py: ")
+    assert said in last
+    assert f"{path}, line {line}: " in last
+
+
+def test_a_file_that_is_missing_or_not_text_is_named(tmp_path):
+    missing = str(tmp_path / "none.yaml")
+    assert refusal([missing]) == f"{missing}: no such file; check the path of the configuration."
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("output_dir: Käfer\n".encode("latin-1"))
+    said = refusal([str(latin)])
+    assert said.startswith(f"{latin}: cannot be read (")
+    assert said.endswith("it should be YAML or JSON in UTF-8.")
+
+
+def test_a_typed_value_is_not_blamed_on_the_file(tmp_path):
+    path = write(tmp_path, "temperature: 0.5\n")
+    assert refusal([path, "--temperature", "warm"]) == "argument --temperature: invalid float value: 'warm'"
+
+
+def test_a_value_of_the_file_that_a_typed_one_replaces_is_not_read(tmp_path):
+    assert parse(tmp_path, "temperature: warm\n", "--temperature", "0.25").method.temperature == 0.25
+
+
+def test_the_printable_command_can_be_typed_again_and_holds_no_token():
+    argv = ["run.yaml", "--output_dir", "my out", "--hub_token", "secret1", "--hub-token=secret2", "--seed", "3"]
+    assert printable_command(argv) == (
+        "run_mocose.py run.yaml --output_dir 'my out' --hub_token '***' '--hub-token=***' --seed 3"
+    )
+
+
+def test_only_a_first_argument_of_its_own_is_a_configuration():
+    options = parse_command_line(["--train_file=texts.json", "--seed", "3"])
+    assert (options.data.train_file, options.training.seed) == ("texts.json", 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--queue_s", "9"], "unknown option --queue_s; did you mean `queue_size`?"),
+        (["--queue_s=9"], "unknown option --queue_s=9; did you mean `queue_size`?"),
+        (["--quue-size", "9"], "unknown option --quue-size; did you mean `queue_size`?"),
+        (["--model", "a"], "unknown option --model; "),
+        (["--seed", "1", "--zzzz"], "unknown option --zzzz; `run_mocose.py --help` lists the options."),
+        (["--seed", "1", "run.yaml"], "unknown option run.yaml; "),
+        (["--temperature"], "argument --temperature: expected one argument"),
+        (["--temperature", "warm"], "argument --temperature: invalid float value: 'warm'"),
+        (["--remove_unused_columns", "true"], "`remove_unused_columns` must stay false"),
+        (["--hub_strategy", "all_checkpoints"], "`hub_strategy` must stay `end`"),
+        (["--deepspeed", "zero.json"], "--deepspeed is not supported; "),
+        (["--fsdp", "full_shard"], "--fsdp is not supported; "),
+        (["--ema_schedule_steps", "0"], "`ema_schedule_steps` is at least 1"),
+    ],
+)
+def test_typed_options_that_cannot_be_used(argv, said):
+    assert refusal(argv).startswith(said)
+
+
+@pytest.mark.parametrize("source", [("--validation_file", "pairs.tsv"), ("--senteval_dir", "senteval")])
+def test_development_pairs_switch_evaluation_on(source):
+    training = parse_command_line([*source]).training
+    assert training.eval_strategy == "steps"
+    assert training.load_best_model_at_end is True
+    assert training.metric_for_best_model == "stsb_spearman"
+    assert training.greater_is_better is True
+    assert training.save_steps == training.eval_steps == 50
+    training = parse_command_line([f"{source[0]}={source[1]}", "--eval_steps", "30"]).training
+    assert (training.eval_strategy, training.save_steps) == ("steps", 30)
+
+
+def test_without_development_pairs_there_is_no_evaluation():
+    training = parse_command_line(["--train_file", "a.txt"]).training
+    assert (training.eval_strategy, training.load_best_model_at_end) == ("no", False)
+    assert training.metric_for_best_model is None
+    assert training.save_steps == 500
+
+
+def test_options_go_before_what_development_pairs_switch_on(tmp_path):
+    text = "validation_file: pairs.tsv\nmetric_for_best_model: uniformity\n"
+    training = parse(tmp_path, text, "--load_best_model_at_end", "no", "--save_steps", "7").training
+    assert (training.eval_strategy, training.save_steps) == ("steps", 7)
+    assert (training.load_best_model_at_end, training.metric_for_best_model) == (False, "uniformity")
+    training = parse_command_line(["--senteval_dir", "senteval", "--eval_strategy", "epoch"]).training
+    assert (training.eval_strategy, training.save_strategy) == ("epoch", "epoch")
+    assert training.load_best_model_at_end is True
+    training = parse_command_line(["--senteval_dir", "senteval", "--save_strategy", "no"]).training
+    assert (training.eval_strategy, training.save_strategy) == ("steps", "no")
+    assert training.load_best_model_at_end is False
+
+
+def test_evaluation_can_be_switched_off_by_one_option():
+    training = parse_command_line(["--validation_file", "pairs.tsv", "--eval_strategy", "no"]).training
+    assert (training.eval_strategy, training.load_best_model_at_end) == ("no", False)
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    return build_parser().format_help()
+
+
+def help_groups(text: str) -> dict[str, dict[str, str]]:
+    """Return the help of each option by group, with its lines joined."""
+    groups: dict[str, dict[str, str]] = {}
+    options: dict[str, str] = {}
+    for line in text.splitlines():
+        if heading := re.fullmatch(r"(\w[\w ]*):", line):
+            options = groups.setdefault(heading[1], {})
+        elif entry := re.match(r"  --(\w+) +(.*)", line):
+            name = entry[1]
+            assert name not in options
+            options[name] = entry[2]
+        elif line.startswith(" ") and options:
+            options[name] += " " + line.strip()
+        elif not line:
+            options = {}
+    return groups
+
+
+def test_help_is_printed_and_ends_well(capsys, help_text):
+    with pytest.raises(SystemExit) as ended:
+        parse_command_line(["--help"])
+    assert not ended.value.code
+    assert capsys.readouterr().out.strip() == help_text.strip()
+
+
+def test_help_fits_into_its_width(help_text):
+    assert max(map(len, help_text.splitlines())) <= 120
+
+
+def test_help_shows_each_of_our_options_once_under_its_group(help_text):
+    groups = help_groups(help_text)
+    assert list(groups) == ["options", "model", "method", "data and output", "training"]
+    assert list(groups["model"]) == list(MODEL)
+    assert list(groups["method"]) == list(METHOD)
+    assert list(groups["data and output"]) == list(DATA)
+    own = set(MoCoSETrainingArguments.__annotations__) - KEPT
+    assert set(groups["training"]) == own | set(TRANSFORMERS_OPTIONS)
+    shown = re.findall(r"^ +(-[^ ]+)", help_text, flags=re.MULTILINE)
+    assert len(shown) == len(set(shown)) == sum(map(len, groups.values()))
+
+
+def test_help_says_in_one_sentence_what_each_option_is(help_text):
+    for group, options in help_groups(help_text).items():
+        for name, text in options.items():
+            if group != "options":
+                assert re.fullmatch(r"[A-Za-z].*\.( \[[^\[\]]+\])?", text), (name, text)
+
+
+def test_help_names_the_papers_value_of_each_method_option(help_text):
+    groups = help_groups(help_text)
+    for name, text in groups["method"].items():
+        assert re.search(r"\(paper[:)]", text), name
+    for name in ("ema_decay", "ema_decay_end", "max_seq_length", "learning_rate", "per_device_train_batch_size"):
+        assert "(paper: " in groups["training"][name], name
+
+
+def test_help_shows_defaults(help_text):
+    groups = help_groups(help_text)
+    assert groups["method"]["queue_size"].endswith("[512]")
+    assert groups["method"]["share_embeddings"].endswith("[true]")
+    assert groups["training"]["ema_decay"].endswith("[0.85]")
+    assert groups["training"]["report_to"].endswith("[none]")
+    assert groups["data and output"]["text_column"].endswith("[text]")
+    assert "[" not in groups["model"]["cache_dir"]
+
+
+def test_help_tells_about_configuration_files_and_further_options(help_text):
+    assert help_text.startswith("usage: run_mocose.py [config.yaml | config.json] [--option value ...]")
+    assert re.search(r"first argument ending in \.yaml, \.yml or\s+\.json", help_text)
+    assert "transformers.TrainingArguments" in help_text

@@ -1,0 +1,255 @@
+"""The command from end to end, on tiny models and text."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, sentences
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+
+from mocose_hf import MoCoSEForPreTraining
+
+sys.path.insert(0, str(REPOSITORY))
+
+import run_mocose
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join([*sentences(26), "", sentences(26)[0]]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pairs_file(tmp_path) -> Path:
+    path = tmp_path / "pairs.tsv"
+    made = sentences(24, seed=5)
+    path.write_text("".join(f"{i * 0.4:.1f}\t{made[i]}\t{made[i + 12]}\n" for i in range(12)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def command(encoder_dir, text_file, tmp_path):
+    """Call the command with options that keep it tiny; returns its output directory."""
+
+    def run(*options: str, code: int = 0, output_dir: str = "out", encoder: object = encoder_dir) -> Path:
+        argv = ["--model_name_or_path", str(encoder), "--train_file", str(text_file)]
+        argv += ["--output_dir", str(tmp_path / output_dir), "--per_device_train_batch_size", "4"]
+        argv += ["--queue_size", "16", "--queue_init_size", "4", "--use_cpu", "--disable_tqdm", "true"]
+        assert run_mocose.main([*argv, *options]) == code
+        return tmp_path / output_dir
+
+    return run
+
+
+def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, text_file, capsys):
+    out = command("--logging_steps", "2")
+    assert "28 rows read, dropped: 1 blank, 1 duplicate; 26 sentences." in capsys.readouterr().out
+    outside = [p for p in out.rglob("*") if p.is_file() and not p.parent.name.startswith("checkpoint-")]
+    assert {p.suffix for p in outside} <= {".json", ".safetensors", ".md", ".txt"}
+    assert json.loads((out / "training_args.json").read_text())["ema_decay"] == 0.85
+    card = (out / "README.md").read_text()
+    assert all(part in card for part in (str(text_file), "26 sentences", "Seed: 42", "--queue_size 16"))
+    assert (out / "sentence_encoder" / "README.md").read_text() == card
+
+    texts = sentences(3)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    light, whole = AutoModel.from_pretrained(out).eval(), AutoModelForPreTraining.from_pretrained(out).eval()
+    plain = AutoModel.from_pretrained(out / "sentence_encoder").eval()
+    with torch.no_grad():
+        embedding = light(**batch).pooler_output
+        assert torch.equal(embedding, whole.mocose(**batch).pooler_output)
+        assert torch.equal(embedding, plain(**batch).last_hidden_state[:, 0])
+    assert int(whole.queue.fill) == 16
+    assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
+
+
+def test_development_pairs_score_before_and_after_and_the_best_is_exported(command, pairs_file, capsys):
+    out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
+    state = json.loads((out / "trainer_state.json").read_text())
+    scored = {e["step"]: e["eval_stsb_spearman"] for e in state["log_history"] if "eval_stsb_spearman" in e}
+    assert sorted(scored) == [0, 2, 4, 6]
+    best = max((2, 4, 6), key=scored.get)
+    assert state["best_global_step"] == best
+    final = json.loads((out / "eval_results.json").read_text())
+    assert final["eval_stsb_spearman"] == pytest.approx(scored[best])
+    saved, checkpoint = (
+        load_file(out / "model.safetensors"),
+        load_file(out / f"checkpoint-{best}" / "model.safetensors"),
+    )
+    assert all(torch.equal(saved[name], checkpoint[name]) for name in checkpoint)
+    printed = capsys.readouterr().out
+    assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
+    assert re.search(rf"^best, step {best} +{scored[best]:.2f} ", printed, re.M)
+
+
+def test_without_training_text_the_command_only_scores(
+    command, pairs_file, encoder_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    argv = ["--model_name_or_path", str(encoder_dir), "--validation_file", str(pairs_file), "--use_cpu"]
+    assert run_mocose.main(argv) == 0
+    assert "Spearman" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert run_mocose.main([*argv, "--output_dir", str(tmp_path / "scores")]) == 0
+    scores = json.loads((tmp_path / "scores" / "eval_results.json").read_text())
+    assert set(scores) >= {"eval_stsb_spearman", "eval_uniformity"}
+
+
+def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_file, tmp_path):
+    out = command("--validation_file", str(pairs_file), "--eval_steps", "3", "--pooling_mode", "mean")
+    after = json.loads((out / "eval_results.json").read_text())["eval_stsb_spearman"]
+    for source in (out, out / "sentence_encoder"):
+        scores = tmp_path / f"scores-{source.name}"
+        argv = ["--model_name_or_path", str(source), "--validation_file", str(pairs_file), "--use_cpu"]
+        assert run_mocose.main([*argv, "--output_dir", str(scores)]) == 0
+        alone = json.loads((scores / "eval_results.json").read_text())["eval_stsb_spearman"]
+        assert alone == pytest.approx(after)
+
+
+def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):
+    whole = command("--save_steps", "3", output_dir="whole")
+    checkpoint = whole / "checkpoint-3"
+    resumed = command("--resume_from_checkpoint", str(checkpoint), output_dir="resumed")
+    first, second = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_resuming_a_finished_run_trains_no_step_and_completes_what_is_missing(command):
+    out = command("--save_steps", "3")
+    before = load_file(out / "model.safetensors")
+    (out / "model.safetensors").unlink()
+    (out / "sentence_encoder" / "modules.json").unlink()
+    command("--save_steps", "3", "--resume_from_checkpoint", "true")
+    after = load_file(out / "model.safetensors")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert (out / "sentence_encoder" / "modules.json").is_file()
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 6
+
+
+def test_resuming_where_there_is_no_checkpoint_starts_afresh(command):
+    out = command("--resume_from_checkpoint", "true")
+    assert (out / "model.safetensors").is_file()
+
+
+def test_overwriting_replaces_the_earlier_run_and_spares_other_files(command):
+    out = command("--save_steps", "1", "--save_total_limit", "9")
+    (out / "notes.txt").write_text("mine")
+    assert (out / "checkpoint-5").is_dir()
+    command("--max_steps", "2", "--overwrite_output_dir")
+    assert {p.name for p in out.glob("checkpoint-*")} == {"checkpoint-2"}
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_refused_run_leaves_the_one_it_was_to_replace(command, capsys):
+    out = command("--save_steps", "3")
+    before = sorted(p.relative_to(out) for p in out.rglob("*"))
+    command("--overwrite_output_dir", "--max_seq_length", "99", code=2)
+    command("--overwrite_output_dir", "--report_to", "nobody", code=2)
+    assert sorted(p.relative_to(out) for p in out.rglob("*")) == before
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_resuming_into_a_directory_of_other_files_is_refused(command, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
+    out = command("--resume_from_checkpoint", "true", code=2)
+    assert "is not empty" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("options", [("--queue_size", "12"), ("--projection_dim", "8")])
+def test_resuming_with_other_shapes_is_refused_in_one_line(command, capsys, options):
+    command("--save_steps", "3", "--max_steps", "4")
+    capsys.readouterr()
+    command("--resume_from_checkpoint", "true", *options, code=2)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "has the shape" in error
+    assert "repeat the options" in error
+
+
+def test_resuming_from_a_checkpoint_without_its_queue_is_refused(command, capsys):
+    out = command("--save_steps", "3", "--max_steps", "4")
+    weights = out / "checkpoint-3" / "model.safetensors"
+    save_file({n: v for n, v in load_file(weights).items() if not n.startswith("queue.")}, weights)
+    command("--resume_from_checkpoint", str(out / "checkpoint-3"), code=2, output_dir="other")
+    assert "`queue." in capsys.readouterr().err
+
+
+def test_finished_run_that_was_moved_ends_with_its_best_checkpoint(command, pairs_file, tmp_path):
+    out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
+    before = load_file(out / "model.safetensors")
+    out.rename(tmp_path / "moved")
+    options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--resume_from_checkpoint", "true")
+    moved = command(*options, output_dir="moved")
+    after = load_file(moved / "model.safetensors")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_numbers_gone_bad_end_with_exit_code_1_and_one_line(command, capsys):
+    command("--learning_rate", "1e38", "--max_grad_norm", "0", code=1)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"run_mocose.py: The loss or a key of step \d is not finite; .*", error)
+
+
+def test_tokens_of_access_stay_out_of_the_card(command):
+    out = command("--hub_token", "hf_secret", "--max_steps", "1")
+    again = command("--hub_token=hf_secret", "--max_steps", "1", output_dir="again")
+    written = [p for folder in (out, again) for p in folder.rglob("*") if p.suffix in (".md", ".json")]
+    assert [p for p in written if "hf_secret" in p.read_text(encoding="utf-8")] == []
+
+
+def test_two_runs_with_one_seed_write_the_same_weights(command):
+    first = load_file(command(output_dir="a") / "model.safetensors")
+    second = load_file(command(output_dir="b") / "model.safetensors")
+    other = load_file(command("--seed", "7", output_dir="c") / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["projection_head.0.0.weight"], other["projection_head.0.0.weight"])
+
+
+def test_configuration_file_gives_defaults_that_options_override(command, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("temperature: 0.2\nqueue_size: 12\n")
+    argv = [str(config), "--queue_size", "10"]
+    out = tmp_path / "configured"
+    argv += ["--model_name_or_path", str(command(output_dir="first")), "--train_file", str(tmp_path / "sentences.txt")]
+    argv += ["--output_dir", str(out), "--per_device_train_batch_size", "4", "--queue_init_size", "4", "--use_cpu"]
+    assert run_mocose.main([*argv, "--disable_tqdm", "true"]) == 0
+    model = MoCoSEForPreTraining.from_pretrained(out)
+    assert (model.config.temperature, model.config.queue_size) == (0.2, 10)
+
+
+@pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large", "quickstart"])
+def test_shipped_configurations_are_understood(name, tmp_path):
+    path = REPOSITORY / "configs" / f"{name}.yaml"
+    options = run_mocose.parse_command_line([str(path), "--output_dir", str(tmp_path), "--use_cpu"])
+    assert (options.training.ema_decay, options.training.weight_decay) == (0.85, 1e-6)
+    assert options.training.learning_rate == (1e-5 if "large" in name else 3e-5)
+    assert options.training.per_device_train_batch_size == (32 if "large" in name else 64)
+    assert options.method.queue_size == 512
+
+
+def test_python_example_of_the_readme_runs(encoder_dir, text_file, tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)
+    example = next(block for block in blocks if "MoCoSETrainer(" in block)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 13
+    small = 'output_dir="out", per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True'
+    for old, new in (
+        ('"bert-base-uncased"', repr(str(encoder_dir))),
+        ('"sentences.txt"', repr(str(text_file))),
+        ('output_dir="out"', small),
+        ("queue_size=512", "queue_size=512, queue_init_size=8"),
+    ):
+        assert old in example
+        example = example.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "torch.Size([1, 32])" in capsys.readouterr().out

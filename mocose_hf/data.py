@@ -211,7 +211,7 @@ def _table_rows(path, lines, kind, text_column, key_column) -> Iterator[Row]:
                 )
             start = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {start}: {one_line(error)}; mend the row and its quotes.") from error
+        raise InputError(f"{path}, line {start}: {one_line(error)}; mend the quotes or the row.") from error
 
 
 def _jsonl_rows(path, lines, text_column, key_column) -> Iterator[Row]:

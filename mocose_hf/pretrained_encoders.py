@@ -1,9 +1,14 @@
 """Find encoder, pooler and pooling in whatever a training may start from."""
 
 import copy
+import socket
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub.constants import ENDPOINT
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -36,7 +41,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         attn_implementation: As `AutoModel.from_pretrained` takes it.
         hub_options: `revision` and `cache_dir`.
     """
-    hub_options = {name: value for name, value in hub_options.items() if value is not None}
+    hub_options = _usable(name_or_path, hub_options)
     options = {"dtype": torch.float32, **hub_options}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -75,7 +80,7 @@ def load_tokenizer(name_or_path: str, **hub_options):
     Raises:
         OSError: Where there is none; transformers makes one that knows special tokens alone.
     """
-    hub_options = {name: value for name, value in hub_options.items() if value is not None}
+    hub_options = _usable(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
     options = dict(hub_options)
     if layout is not None and layout.encoder_folder:
@@ -86,6 +91,20 @@ def load_tokenizer(name_or_path: str, **hub_options):
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
     return tokenizer
+
+
+def _usable(name_or_path: str, hub_options: dict) -> dict:
+    """Drop options that were not given and, where the hub's name cannot be resolved, look in the cache alone.
+
+    The hub's client would otherwise try again for over a minute (huggingface_hub 2.4).
+    """
+    options = {name: value for name, value in hub_options.items() if value is not None}
+    if not Path(name_or_path).is_dir() and not getproxies():
+        try:
+            socket.getaddrinfo(urlparse(ENDPOINT).hostname, None)
+        except OSError:
+            options["local_files_only"] = True
+    return options
 
 
 def save_tokenizer(tokenizer, directory) -> None:

@@ -233,3 +233,16 @@ def test_no_warning_where_nothing_is_left_out(make_model, monkeypatch):
     monkeypatch.setattr(pretrained_encoders.logger, "warning", said.append)
     load_encoder(make_model(old_pooling("mean"), more=[("2_Normalize", "Normalize")]))
     assert said == []
+
+
+def test_without_a_network_an_unknown_name_is_refused_without_trying_again(tmp_path, monkeypatch):
+    def unresolved(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unresolved)
+    monkeypatch.setattr("mocose_hf.pretrained_encoders.getproxies", dict)
+    asked = []
+    monkeypatch.setattr("mocose_hf.pretrained_encoders.read_layout", lambda name, **options: asked.append(options))
+    with pytest.raises(OSError, match="couldn.t connect"):
+        load_encoder("nosuchmodel", cache_dir=str(tmp_path))
+    assert asked == [{"cache_dir": str(tmp_path), "local_files_only": True}]

@@ -131,7 +131,7 @@ def read_training_sentences(options: Options) -> Sentences:
             data.dataset_name, data.dataset_config_name, data.dataset_split, data.text_column, data.key_column
         )
     source = data.train_file or data.dataset_name
-    batch = training.train_batch_size * training.world_size
+    batch = training.global_batch_size
     if training.dataloader_drop_last and len(sentences.dataset) < batch:
         raise InputError(
             f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "

@@ -54,6 +54,11 @@ class MoCoSETrainer(Trainer):
         if data_collator is None:
             data_collator = SentenceCollator(processing_class, args.max_seq_length)
         if train_dataset is not None:
+            if args.dataloader_drop_last and len(train_dataset) < args.global_batch_size:
+                raise ValueError(
+                    f"The training set has {len(train_dataset)} rows, but one batch takes {args.global_batch_size}; "
+                    "give more or lower `per_device_train_batch_size`."
+                )
             train_dataset = with_sentence_ids(train_dataset)
         super().__init__(
             model=model,
@@ -117,7 +122,7 @@ class MoCoSETrainer(Trainer):
 
     def keys_per_step(self) -> int:
         """Return how many keys enter the queue in one optimizer step."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.args.global_batch_size * self.args.gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each line of the training log what the loss does not show.

@@ -89,6 +89,11 @@ class MoCoSETrainingArguments(TrainingArguments):
         default="end", metadata={"help": "Kept at end: the finished model is pushed once, without checkpoints."}
     )
 
+    @property
+    def global_batch_size(self) -> int:
+        """Sentences of one forward on all processes together."""
+        return self.train_batch_size * self.world_size
+
     def __post_init__(self):
         for name in ("ema_decay", "ema_decay_end"):
             if not 0.0 <= getattr(self, name) <= 1.0:

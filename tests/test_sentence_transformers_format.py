@@ -243,6 +243,6 @@ def test_without_a_network_an_unknown_name_is_refused_without_trying_again(tmp_p
     monkeypatch.setattr("mocose_hf.pretrained_encoders.getproxies", dict)
     asked = []
     monkeypatch.setattr("mocose_hf.pretrained_encoders.read_layout", lambda name, **options: asked.append(options))
-    with pytest.raises(OSError, match="couldn.t connect"):
+    with pytest.raises(OSError, match=r"couldn.t connect"):
         load_encoder("nosuchmodel", cache_dir=str(tmp_path))
     assert asked == [{"cache_dir": str(tmp_path), "local_files_only": True}]

@@ -330,7 +330,18 @@ def _plain(node):
     return yaml.safe_load(yaml.serialize(node))
 
 
+_OTHER_NAMES = {
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "model": "model_name_or_path",
+}
+"""What other programs call these options, where their spelling does not tell."""
+
+
 def _hint(name: str, known: dict[str, argparse.Action]) -> str:
+    if name in _OTHER_NAMES:
+        return f"did you mean `{_OTHER_NAMES[name]}`?"
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean `{close[0]}`?" if close else "`run_mocose.py --help` lists the options."
 

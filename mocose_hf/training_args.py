@@ -24,10 +24,12 @@ class MoCoSETrainingArguments(TrainingArguments):
     """
 
     ema_decay: float = field(
-        default=0.85, metadata={"help": "EMA decay η of the target at the first step, in [0, 1] (paper: 0.85)."}
+        default=0.85,
+        metadata={"help": "EMA decay η of the target where its cosine schedule starts, in [0, 1] (paper: 0.85)."},
     )
     ema_decay_end: float = field(
-        default=1.0, metadata={"help": "EMA decay at the end of its cosine schedule, in [0, 1] (paper: 1.0)."}
+        default=1.0,
+        metadata={"help": "EMA decay where that schedule ends, in [0, 1]; at 1 the target stands still (paper: 1.0)."},
     )
     ema_schedule_steps: int | None = field(
         default=None,
@@ -119,3 +121,5 @@ class MoCoSETrainingArguments(TrainingArguments):
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False

@@ -87,7 +87,10 @@ def _read_pairs(path: Path, score: int, sentence1: int, exact: bool) -> Dataset:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"{path}, line {number}: the score {fields[score]!r} is no number; mend the line.")
+            raise InputError(
+                f"{path}, line {number}: the score {fields[score]!r} is no number; mend the line, or drop it "
+                "where it is a header."
+            )
         columns["score"].append(value)
         columns["sentence1"].append(fields[sentence1].strip())
         columns["sentence2"].append(fields[sentence1 + 1].strip())

@@ -53,6 +53,9 @@ class MoCoSETrainer(Trainer):
         _check_arguments(model, args, processing_class, data_collator)
         if data_collator is None:
             data_collator = SentenceCollator(processing_class, args.max_seq_length)
+            columns = getattr(train_dataset, "column_names", None)
+            if columns is not None and "text" not in columns:
+                raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
         if train_dataset is not None:
             if args.dataloader_drop_last and len(train_dataset) < args.global_batch_size:
                 raise ValueError(

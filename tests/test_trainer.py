@@ -332,6 +332,11 @@ def test_weights_that_are_not_float32_are_refused(tmp_path, tokenizer):
         make_trainer(tmp_path, tokenizer, tiny_model().to(torch.bfloat16))
 
 
+def test_training_set_without_text_is_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="no column `text`, only sentence"):
+        make_trainer(tmp_path, tokenizer, texts={"sentence": sentences(8)})
+
+
 def test_fewer_rows_than_a_batch_are_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="has 3 rows, but one batch takes 4"):
         make_trainer(tmp_path, tokenizer, count=3)

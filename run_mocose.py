@@ -75,7 +75,10 @@ def run(options: Options, command: str) -> None:
     elif options.data.overwrite_output_dir:
         with options.training.main_process_first(local=False):
             clear_output_dir(options.output_dir)
-    train(trainer, checkpoint)
+    if not train(trainer, checkpoint):
+        say(
+            options, f"{checkpoint} is at the end of the run; no step is left to train, the results are written again."
+        )
     scores = score(trainer)
     save(trainer, options, sentences, scores, command)
     report(options, scores)
@@ -110,8 +113,14 @@ def plan_start(options: Options) -> str | None:
     """Return the checkpoint to go on from, None for a fresh start in a directory that is free to use."""
     training = options.training
     checkpoint = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
-    check_output_dir(options.output_dir, checkpoint is not None, options.data.overwrite_output_dir)
-    return checkpoint
+    if checkpoint is not None:
+        say(options, f"Going on from {checkpoint}.")
+        return checkpoint
+    wanted = str(training.resume_from_checkpoint or "false").lower() == "true"
+    check_output_dir(options.output_dir, options.data.overwrite_output_dir, wanted)
+    if wanted:
+        say(options, f"There is no checkpoint in {options.output_dir} to go on from; starting at step 0.")
+    return None
 
 
 def read_pairs(options: Options):
@@ -175,8 +184,11 @@ def build_trainer(options: Options, model, tokenizer, sentences: Sentences, pair
         raise InputError(options.locate(one_line(error))) from error
 
 
-def train(trainer: MoCoSETrainer, checkpoint: str | None) -> None:
-    """Train to the end, from a checkpoint where there is one; a finished run is loaded and trained no further."""
+def train(trainer: MoCoSETrainer, checkpoint: str | None) -> bool:
+    """Train to the end, from a checkpoint where there is one; return whether there was a step to train.
+
+    The weights of a finished run are loaded and trained no further.
+    """
     if checkpoint is not None:
         state = read_state(checkpoint)
         *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
@@ -184,9 +196,10 @@ def train(trainer: MoCoSETrainer, checkpoint: str | None) -> None:
             best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
             load_weights(trainer.model, Path(checkpoint).parent / Path(best).name if best else checkpoint)
             trainer.state = state
-            return
+            return False
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", result.metrics)
+    return True
 
 
 def score(trainer: MoCoSETrainer) -> list[tuple[str, dict[str, float]]]:
@@ -253,10 +266,10 @@ def report(options: Options, scores: list[tuple[str, dict[str, float]]]) -> None
             f"\n{'development pairs':<{max(width, 17)}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}",
         )
     for when, metrics in scores:
-        alignment = metrics.get("alignment", float("nan"))
+        alignment = f"{metrics['alignment']:.4f}" if "alignment" in metrics else "-"
         say(
             options,
-            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9.4f}  "
+            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9}  "
             f"{metrics['uniformity']:>10.4f}",
         )
     if len(scores) == 2 and scores[1][1]["stsb_spearman"] < scores[0][1]["stsb_spearman"]:

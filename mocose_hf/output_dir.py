@@ -36,14 +36,19 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool |
     return str(resume_from_checkpoint)
 
 
-def check_output_dir(output_dir: str | Path, resuming: bool, overwrite: bool) -> None:
-    """Raise an `InputError` where training would write over what is there."""
+def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
+    """Raise an `InputError` where a training that starts anew would write over what is there."""
     path = Path(output_dir)
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             what = "is a file" if folder == path else f"{folder} is a file"
             raise InputError(f"--output_dir {path}: {what}; name a directory.")
-    if path.is_dir() and any(path.iterdir()) and not (resuming or overwrite):
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        if resume_wanted:
+            raise InputError(
+                f"--output_dir {path}: is not empty, but holds no complete checkpoint to go on from; name another, or "
+                "replace what is there with --overwrite_output_dir."
+            )
         raise InputError(
             f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
             "the earlier run with --overwrite_output_dir."

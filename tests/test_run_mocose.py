@@ -123,7 +123,7 @@ def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_resuming_a_finished_run_trains_no_step_and_completes_what_is_missing(command):
+def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_missing(command, capsys):
     out = command("--save_steps", "3")
     before = load_file(out / "model.safetensors")
     (out / "model.safetensors").unlink()
@@ -133,10 +133,12 @@ def test_resuming_a_finished_run_trains_no_step_and_completes_what_is_missing(co
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert (out / "sentence_encoder" / "modules.json").is_file()
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 6
+    assert "checkpoint-6 is at the end of the run; no step is left to train" in capsys.readouterr().out
 
 
-def test_resuming_where_there_is_no_checkpoint_starts_afresh(command):
+def test_resuming_where_there_is_no_checkpoint_starts_afresh_and_says_so(command, capsys):
     out = command("--resume_from_checkpoint", "true")
+    assert "starting at step 0" in capsys.readouterr().out
     assert (out / "model.safetensors").is_file()
 
 
@@ -162,7 +164,7 @@ def test_resuming_into_a_directory_of_other_files_is_refused(command, tmp_path, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
     out = command("--resume_from_checkpoint", "true", code=2)
-    assert "is not empty" in capsys.readouterr().err
+    assert "holds no complete checkpoint to go on from" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == b"precious"
 
 

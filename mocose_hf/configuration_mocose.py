@@ -60,8 +60,8 @@ class MoCoSEConfig(PreTrainedConfig):
     """Configure a `MoCoSEModel` or `MoCoSEForPreTraining`.
 
     Defaults are those of the paper (https://arxiv.org/abs/2202.13093), section 4. Each field's range stands in its
-    help text, which `run_mocose.py --help` prints. `hidden_size`,
-    `initializer_range` and the ids of special tokens are the encoder's.
+    help text, which `run_mocose.py --help` prints. `hidden_size`, `vocab_size`, `initializer_range` and the ids of
+    special tokens are the encoder's.
 
     Args:
         encoder_config: The configuration of the encoder, as an object or as a dict with `model_type`; BERT-base where

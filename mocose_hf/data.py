@@ -113,7 +113,6 @@ class SentenceCollator:
     Args:
         tokenizer: A tokenizer of transformers.
         max_seq_length: Longest input in tokens.
-
     """
 
     def __init__(self, tokenizer, max_seq_length: int = 32):

@@ -24,7 +24,7 @@ def encode(
         sentences: N texts.
         tokenizer: The tokenizer saved with the model.
         batch_size: Sentences per forward.
-        max_seq_length: Longest input in tokens; `encoder_max_length(tokenizer, model.config)` where None.
+        max_seq_length: Longest input in tokens; that of `encoder_max_length` where None.
         normalize: Whether to scale each embedding to length 1.
         show_progress: Whether to show a bar.
 

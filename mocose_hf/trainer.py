@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
-from transformers.utils import logging
 
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.distributed import broadcast, gather_rows
@@ -16,8 +15,6 @@ from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
 from mocose_hf.training_args import MoCoSETrainingArguments
-
-logger = logging.get_logger(__name__)
 
 
 class MoCoSETrainer(Trainer):

@@ -9,6 +9,8 @@ Go on:              the command that was interrupted, with --resume_from_checkpo
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_STOPPED, InputError, SaveError, one_line
 from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
 from mocose_hf.export import (
     SENTENCE_ENCODER,
@@ -30,32 +33,30 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import (
-    check_checkpoint,
-    check_output_dir,
-    clear_output_dir,
-    find_checkpoint,
-    load_weights,
-    read_state,
-)
+from mocose_hf.output_dir import check_output_dir, clear_output_dir
+from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import load_encoder, load_tokenizer, save_tokenizer
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for bad input, or 1 where numbers went bad, told in one line."""
+    """Run the command and return its exit code.
+
+    0 is done; 2 is bad input, with nothing written; 1 is a run that stopped where numbers or the disk went bad, and 75
+    one that was told to stop, both with the last checkpoint complete. All but the first are told in one line.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
         run(parse_command_line(argv), command=printable_command(argv))
     except InputError as error:
-        sys.stderr.write(f"run_mocose.py: {error}\n")
-        return 2
-    except FloatingPointError as error:
-        sys.stderr.write(f"run_mocose.py: {error}\n")
-        return 1
+        return _end(error, EXIT_BAD_INPUT)
+    except (FloatingPointError, SaveError) as error:
+        return _end(error, EXIT_STOPPED)
+    except TrainingInterrupted as error:
+        return _end(error, EXIT_INTERRUPTED)
     return 0
 
 
@@ -70,17 +71,13 @@ def run(options: Options, command: str) -> None:
         report(options, evaluate_alone(options, model, tokenizer, pairs))
         return
     trainer = build_trainer(options, model, tokenizer, sentences, pairs, resuming=checkpoint is not None)
-    if checkpoint is not None:
-        check_checkpoint(model, checkpoint)
-    elif options.data.overwrite_output_dir:
+    if checkpoint is None and options.data.overwrite_output_dir:
         with options.training.main_process_first(local=False):
             clear_output_dir(options.output_dir)
-    if not train(trainer, checkpoint):
-        say(
-            options, f"{checkpoint} is at the end of the run; no step is left to train, the results are written again."
-        )
-    scores = score(trainer)
-    save(trainer, options, sentences, scores, command)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    with saving(options.output_dir):
+        scores = score(trainer, result.metrics)
+        save(trainer, options, sentences, scores, command)
     report(options, scores)
 
 
@@ -112,14 +109,18 @@ def check_options(options: Options) -> None:
 def plan_start(options: Options) -> str | None:
     """Return the checkpoint to go on from, None for a fresh start in a directory that is free to use."""
     training = options.training
-    checkpoint = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
-    if checkpoint is not None:
-        say(options, f"Going on from {checkpoint}.")
-        return checkpoint
+    found = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
+    for reason in found.skipped:
+        say(options, f"Passed over {reason}.")
+    if found.path is not None:
+        if Path(found.path).resolve().parent != Path(options.output_dir).resolve():
+            check_output_dir(options.output_dir, options.data.overwrite_output_dir, resume_wanted=False)
+        say(options, f"Going on from {found.path}.")
+        return found.path
     wanted = str(training.resume_from_checkpoint or "false").lower() == "true"
     check_output_dir(options.output_dir, options.data.overwrite_output_dir, wanted)
     if wanted:
-        say(options, f"There is no checkpoint in {options.output_dir} to go on from; starting at step 0.")
+        say(options, f"There is no complete checkpoint in {options.output_dir} to go on from; starting at step 0.")
     return None
 
 
@@ -184,26 +185,26 @@ def build_trainer(options: Options, model, tokenizer, sentences: Sentences, pair
         raise InputError(options.locate(one_line(error))) from error
 
 
-def train(trainer: MoCoSETrainer, checkpoint: str | None) -> bool:
-    """Train to the end, from a checkpoint where there is one; return whether there was a step to train.
-
-    The weights of a finished run are loaded and trained no further.
-    """
-    if checkpoint is not None:
-        state = read_state(checkpoint)
-        *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-        if state.global_step >= max_steps:
-            best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-            load_weights(trainer.model, Path(checkpoint).parent / Path(best).name if best else checkpoint)
-            trainer.state = state
-            return False
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_metrics("train", result.metrics)
-    return True
+@contextmanager
+def saving(output_dir: str) -> Iterator[None]:
+    """Turn what goes wrong while results are written into one line; the checkpoints are complete by then."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # safetensors, tokenizers and torch each raise kinds of their own on a full disk
+        if not _is_of_the_disk(error):
+            raise
+        raise SaveError(
+            f"{output_dir}: the results cannot be written ({one_line(error)}); training is done: put the cause right, "
+            "such as a full disk, and repeat the command with --resume_from_checkpoint true, which writes them again."
+        ) from error
 
 
-def score(trainer: MoCoSETrainer) -> list[tuple[str, dict[str, float]]]:
+def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
     """Return the scores at the start, from the log, and those of the model as it is saved, measured now."""
+    if metrics:
+        trainer.save_metrics("train", metrics)
     if trainer.eval_dataset is None:
         return []
     evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
@@ -282,6 +283,16 @@ def say(options: Options, line: str) -> None:
     """Print on the first process alone."""
     if options.training.process_index == 0:
         print(line)
+
+
+def _end(error: BaseException, code: int) -> int:
+    sys.stderr.write(f"run_mocose.py: {error}\n")
+    return code
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Return whether an error came from writing, whatever library raised it."""
+    return isinstance(error, OSError) or any(part in str(error) for part in ("os error", "PytorchStreamWriter"))
 
 
 def _scores(metrics: dict[str, float]) -> dict[str, float]:

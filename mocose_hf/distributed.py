@@ -21,10 +21,21 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Return on all processes whether the flag is set on one of them; `device` is where they talk."""
+    return flag if _alone() else bool(gather_rows(torch.tensor([flag], dtype=torch.uint8, device=device)).any())
+
+
 def broadcast(tensor: Tensor) -> None:
     """Overwrite the tensor in place with that of the first process."""
     if not _alone():
         distributed.broadcast(tensor, src=0)
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    if not _alone():
+        distributed.barrier()
 
 
 def _alone() -> bool:

@@ -1,10 +1,23 @@
 """What a person at the terminal can put right."""
 
+EXIT_STOPPED = 1
+"""Exit code where numbers went bad or the disk did: what was saved before is good to go on from."""
+
+EXIT_BAD_INPUT = 2
+"""Exit code for input that cannot be used; nothing was written."""
+
+EXIT_INTERRUPTED = 75
+"""Exit code after SIGTERM or SIGINT: all is saved, the same command with --resume_from_checkpoint true goes on."""
+
 _LONGEST_REASON = 300
 
 
 class InputError(ValueError):
     """Say in one line what was given, what is needed and what to do; the command ends with exit code 2."""
+
+
+class SaveError(OSError):
+    """Say in one line what could not be written, why, and what is safe; the command ends with exit code 1."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,54 +1,40 @@
-"""The output directory: nothing in it is overwritten unasked, and an interrupted run is found again."""
+"""The output directory: nothing in it is overwritten unasked, and there is room for what will be written."""
 
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from transformers.trainer_callback import TrainerState
-
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.checkpointing import checkpoints
+from mocose_hf.errors import InputError
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.training_args import MoCoSETrainingArguments
 
-STATE_FILE = "trainer_state.json"
-WEIGHTS_FILE = "model.safetensors"
-
-
-def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool | None) -> str | None:
-    """Return the checkpoint to go on from: the newest for "true", None for a fresh start, or the one named.
-
-    Raises:
-        InputError: Where the named one is no checkpoint.
-    """
-    wanted = str(resume_from_checkpoint or "false").lower()
-    if wanted == "false":
-        return None
-    if wanted == "true":
-        complete = [p for p in Path(output_dir).glob("checkpoint-*") if (p / STATE_FILE).is_file()]
-        numbered = [p for p in complete if p.name.removeprefix("checkpoint-").isdigit()]
-        return str(max(numbered, key=lambda p: int(p.name.removeprefix("checkpoint-")))) if numbered else None
-    if not (Path(resume_from_checkpoint) / STATE_FILE).is_file():
-        raise InputError(
-            f"--resume_from_checkpoint {resume_from_checkpoint}: no checkpoint, as it has no {STATE_FILE}; name a "
-            "checkpoint-N folder, or true for the newest."
-        )
-    return str(resume_from_checkpoint)
+_LOGS = "runs"
+_SMALL_FILES = 32 << 20
 
 
 def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
-    """Raise an `InputError` where a training that starts anew would write over what is there."""
+    """Raise an `InputError` where a training that starts anew would write over what is there.
+
+    Where resuming is wanted, what a run leaves that was killed before its first checkpoint was complete may stand
+    there: it is written again.
+    """
     path = Path(output_dir)
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             what = "is a file" if folder == path else f"{folder} is a file"
             raise InputError(f"--output_dir {path}: {what}; name a directory.")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        if resume_wanted:
+    if not path.is_dir() or overwrite:
+        return
+    if resume_wanted:
+        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS}
+        other = sorted(entry.name for entry in path.iterdir() if entry.name not in leftovers)
+        if other:
             raise InputError(
-                f"--output_dir {path}: is not empty, but holds no complete checkpoint to go on from; name another, or "
+                f"--output_dir {path}: holds {other[0]}, but no complete checkpoint to go on from; name another, or "
                 "replace what is there with --overwrite_output_dir."
             )
+    elif any(path.iterdir()):
         raise InputError(
             f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
             "the earlier run with --overwrite_output_dir."
@@ -63,30 +49,34 @@ def clear_output_dir(output_dir: str | Path) -> None:
             shutil.rmtree(folder)
 
 
-def read_state(checkpoint: str | Path) -> TrainerState:
-    """Read how far the run of a checkpoint had come."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_steps: int) -> None:
+    """Raise an `InputError` where the disk has no room for the checkpoints and the results of a run.
+
+    A checkpoint holds the weights and the queue and, of each trained weight, the two moments of AdamW.
+    """
+    path = Path(args.output_dir)
+    model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
+    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    checkpoint = model_bytes + moments + _SMALL_FILES
+    to_come = _checkpoints_to_come(args, max_steps)
+    if args.save_total_limit and args.save_total_limit > 0:
+        to_come = min(to_come, args.save_total_limit + 1)  # the successor is complete before the oldest one goes
+    needed = max(1, to_come - len(checkpoints(path))) * checkpoint + 2 * model_bytes
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(
+            f"`output_dir` {path}: {_megabytes(free)} are free, but the checkpoints and the model of this run take "
+            f"{_megabytes(needed)}; free some, name another directory, or lower `save_total_limit`."
+        )
 
 
-def check_checkpoint(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
-    """Raise an `InputError` where a checkpoint lacks a weight or a part of the queue, or has another shape of one."""
-    path = Path(checkpoint) / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt") as file:
-            saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from an earlier checkpoint.") from error
-    shared = set(model._keys_to_ignore_on_save)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in shared}
-    for name in sorted(saved.keys() | expected.keys()):
-        if saved.get(name) != expected.get(name):
-            raise InputError(
-                f"{path}: `{name}` has the shape {saved.get(name)}, but {expected.get(name)} is needed; repeat the "
-                "options of the run that made it."
-            )
+def _checkpoints_to_come(args: MoCoSETrainingArguments, max_steps: int) -> int:
+    if args.save_strategy != "steps":
+        return max(1, int(args.num_train_epochs))
+    steps = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * max_steps)
+    return int(max_steps // steps) + 1
 
 
-def load_weights(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
-    """Load all weights and the queue of a checkpoint into a model of the same configuration, in place."""
-    check_checkpoint(model, checkpoint)
-    model.load_state_dict(load_file(Path(checkpoint) / WEIGHTS_FILE), strict=False)
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,20 +1,41 @@
 """The trainer: the only place where training state moves."""
 
 import time
-from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.utils import logging
 
+from mocose_hf.checkpoint_keeper import CheckpointKeeper
+from mocose_hf.checkpointing import (
+    check_pickles,
+    check_weights,
+    find_checkpoint,
+    load_weights,
+    read_state,
+    why_incomplete,
+)
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.distributed import broadcast, gather_rows
 from mocose_hf.encoding import encoder_max_length
+from mocose_hf.errors import InputError
 from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
+from mocose_hf.output_dir import check_space
+from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
+from mocose_hf.resuming import check_same_run, describe_run
+from mocose_hf.step_log import StepLog, measure
 from mocose_hf.training_args import MoCoSETrainingArguments
+
+logger = logging.get_logger(__name__)
+
+ARGUMENTS_FILE = "training_args.json"
 
 
 class MoCoSETrainer(Trainer):
@@ -71,15 +92,81 @@ class MoCoSETrainer(Trainer):
         )
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
+        self._step_log = StepLog()
+        self._keeper = CheckpointKeeper(self._step_log)
+        self._preemption = Preemption()
         self.begin_training()
-        self.add_callback(_MomentumStep(self))
+        for callback in (_MomentumStep(self), self._preemption, self._keeper):
+            self.add_callback(callback)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options) -> TrainOutput:
+        """Train to the end, from a complete checkpoint where one is asked for.
+
+        Args:
+            resume_from_checkpoint: A directory; or true for the newest complete checkpoint of the output directory, a
+                fresh start where there is none. The end is then the same to the bit as without the interruption. At
+                the end of a run no step is trained: its weights, the best ones where they are asked for, are loaded.
+            options: As `transformers.Trainer.train` takes them.
+
+        Raises:
+            InputError: Where the checkpoint is not complete or of another run, or the disk is too small.
+            FloatingPointError: Within the step in which a loss, gradient or key is not finite.
+            SaveError: Where a checkpoint could not be written; the one before it is good.
+            TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
+        """
+        *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        run = describe_run(self.args, self.model, self.train_dataset, max_steps)
+        checkpoint = self._find_checkpoint(resume_from_checkpoint, run)
+        if checkpoint is not None and read_state(checkpoint).global_step >= max_steps:
+            return self._load_finished(checkpoint)
+        check_space(self.args, self.model, max_steps)
+        limit = self.args.save_total_limit
+        self._keeper.begin(run, limit)
+        self._step_log.load(checkpoint, self.args.device)
+        self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
+        try:
+            with self._preemption.listening():
+                output = super().train(resume_from_checkpoint=checkpoint, **options)
+        except Exception as error:
+            failure = self._keeper.failure(error)
+            if failure is None:
+                raise
+            raise failure from error
+        finally:
+            self.args.save_total_limit = limit
+        if self._preemption.agreed:
+            raise TrainingInterrupted(
+                f"{self._preemption.reason} ended training after step {self.state.global_step} of {max_steps}, which "
+                "is saved; go on with --resume_from_checkpoint true."
+            )
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            _require_complete(self.state.best_model_checkpoint)
+        return output
+
+    def get_train_dataloader(self):
+        """Return the loader of `Trainer`; its workers live on when a signal goes to the whole process group."""
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_num_workers > 0:
+            loader.worker_init_fn = StayForTheStep(loader.worker_init_fn)
+        return loader
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and tokenizer, and the arguments as JSON where `Trainer` leaves a pickle of them."""
+        folder = Path(output_dir or self.args.output_dir)
+        if _internal_call and folder.name == f"checkpoint-{self.state.global_step}":
+            self._keeper.start(folder, self.args.should_save)
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            (folder / ARGUMENTS_FILE).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""
         _check_model(self.model)
-        self._pending: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
+        self._pending: list[_Forward] = []
+        self._gradient_norm: Tensor | None = None
         for buffer in self.model.queue.buffers():
             broadcast(buffer)
 
@@ -87,9 +174,13 @@ class MoCoSETrainer(Trainer):
         """Compute the loss and put the batch's keys aside until the optimizer step is done."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            self._pending.append((loss.detach(), outputs.key_embeddings, outputs.sentence_ids))
-            self._record(outputs)
+            self._pending.append(_Forward(measure(loss, outputs), outputs.key_embeddings, outputs.sentence_ids))
         return (loss, outputs) if return_outputs else loss
+
+    def note_gradient(self) -> None:
+        """Keep the norm of the gradient that the optimizer is about to use."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self._gradient_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
     def step_momentum(self, step: int) -> None:
         """Move target and queue once, after optimizer step `step`, and forget the keys put aside.
@@ -97,22 +188,27 @@ class MoCoSETrainer(Trainer):
         Does nothing but forget them where the optimizer step was skipped, as fp16 does on overflow.
 
         Raises:
-            FloatingPointError: On all processes, where a loss or a key is not finite; nothing enters the queue.
+            FloatingPointError: On all processes, where a loss or a key is not finite, or the gradient of a step that
+                was not skipped; nothing enters the queue.
         """
-        pending, self._pending = self._pending, []
-        if self.accelerator.optimizer_step_was_skipped:
+        forwards = [forward.gather() for forward in self._pending]
+        gradient_norm, skipped = self._gradient_norm, self.accelerator.optimizer_step_was_skipped
+        self._pending, self._gradient_norm = [], None
+        watched = [part for forward in forwards for part in (forward.measures, forward.keys)]
+        if gradient_norm is not None and not skipped:
+            watched.append(gradient_norm)
+        if not all(part.isfinite().all() for part in watched):
+            raise FloatingPointError(
+                f"The loss, the gradient or a key of step {step} is not finite; lower `learning_rate`, or train in "
+                "float32. The last checkpoint is good."
+            )
+        for forward in forwards:
+            self._step_log.add(forward.measures)
+        if skipped:
             return
         model = self.accelerator.unwrap_model(self.model)
-        gathered = [
-            (gather_rows(loss[None]), gather_rows(keys), ids if ids is None else gather_rows(ids))
-            for loss, keys, ids in pending
-        ]
-        if not all(loss.isfinite().all() and keys.isfinite().all() for loss, keys, _ in gathered):
-            raise FloatingPointError(
-                f"The loss or a key of step {step} is not finite; lower `learning_rate`, or train in float32."
-            )
-        for _, keys, sentence_ids in gathered:
-            model.queue.enqueue(keys, sentence_ids, step=step)
+        for forward in forwards:
+            model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
         model.update_target(self.ema_decay_at(step + 1))
 
     def ema_decay_at(self, step: int) -> float:
@@ -125,7 +221,7 @@ class MoCoSETrainer(Trainer):
         return self.args.global_batch_size * self.args.gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to each line of the training log what the loss does not show.
+        """Add to each line of the training log what the loss does not show, and keep it exact over interruptions.
 
         `contrastive_accuracy` (share of queries nearest to their own key), `query_std`, `key_std` (standard deviation
         over the batch, mean over dimensions; 1/√D where embeddings spread evenly, 0 where they collapse),
@@ -133,13 +229,9 @@ class MoCoSETrainer(Trainer):
         (of η and fill at this moment; left out at η = 1).
         """
         if "loss" in logs:
-            means = [total / self._counts[name] for name, total in self._sums.items()]
-            if means:
-                means = gather_rows(torch.stack(means)[None]).mean(0)  # over the processes
-            logs.update(zip(self._sums, map(float, means), strict=True))
-            logs.update(self._momentum_metrics())
-            self._sums.clear()
-            self._counts.clear()
+            logs.update(self._step_log.means() | self._momentum_metrics())
+        if "train_loss" in logs:
+            logs["train_loss"] = self._step_log.mean_loss()
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -171,16 +263,38 @@ class MoCoSETrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _record(self, outputs) -> None:
-        hits = outputs.logits.detach().argmax(-1) == outputs.labels
-        values = {
-            "contrastive_accuracy": hits.float().mean(),
-            "query_std": outputs.query_embeddings.detach().std(0, correction=0).mean(),
-            "key_std": outputs.key_embeddings.std(0, correction=0).mean(),
-        }
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] += 1
+    def _find_checkpoint(self, wanted: str | bool | None, run: dict) -> str | None:
+        """Return the complete checkpoint of this run to go on from, or None, the same on all processes."""
+        found = find_checkpoint(self.args.output_dir, wanted)
+        for reason in found.skipped:
+            self._warn(f"Passed over {reason}.")
+        step = -1 if found.path is None else read_state(found.path).global_step
+        steps = gather_rows(torch.tensor([step], device=self.args.device)).tolist()
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"{self.args.output_dir}: the processes find different checkpoints, of the steps {steps}; give them "
+                "one shared directory."
+            )
+        if found.path is not None:
+            self._warn(check_same_run(found.path, run))
+            check_weights(self.model, found.path)
+            check_pickles(found.path)
+        return found.path
+
+    def _warn(self, message: str | None) -> None:
+        if message and self.is_world_process_zero():
+            logger.warning(message)
+
+    def _load_finished(self, checkpoint: str) -> TrainOutput:
+        """Load what a finished run ended with."""
+        state = read_state(checkpoint)
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        source = Path(checkpoint).parent / Path(best).name if best else Path(checkpoint)
+        _require_complete(source)
+        load_weights(self.model, source)
+        self.state = state
+        self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
+        return TrainOutput(state.global_step, 0.0, {})
 
     def _momentum_metrics(self) -> dict[str, float]:
         queue = self.accelerator.unwrap_model(self.model).queue
@@ -206,8 +320,30 @@ class _MomentumStep(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._trainer.begin_training()
 
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.note_gradient()
+
     def on_step_end(self, args, state, control, **kwargs):
         self._trainer.step_momentum(state.global_step)
+
+
+@dataclass
+class _Forward:
+    """What one forward leaves for the end of its optimizer step, of this process or of all."""
+
+    measures: Tensor
+    keys: Tensor
+    sentence_ids: Tensor | None
+
+    def gather(self) -> "_Forward":
+        ids = self.sentence_ids
+        return _Forward(gather_rows(self.measures), gather_rows(self.keys), ids if ids is None else gather_rows(ids))
+
+
+def _require_complete(best: str | Path) -> None:
+    reason = why_incomplete(best)
+    if reason is not None:
+        raise InputError(f"{best}: the best checkpoint is not complete: {reason}; put it back, or train again.")
 
 
 def _check_arguments(model, args, processing_class, data_collator) -> None:

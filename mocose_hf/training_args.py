@@ -10,6 +10,14 @@ METRICS = ("stsb_spearman", "alignment", "uniformity")
 
 LESS_IS_BETTER = ("alignment", "uniformity")
 
+_KEPT_FALSE = {
+    "remove_unused_columns": "the collator needs the text columns",
+    "save_only_model": "a run cannot go on from weights alone",
+    "ignore_data_skip": "a run that goes on must see each sentence once",
+    "enable_jit_checkpoint": "SIGTERM already ends a run when its step is done and saved",
+    "auto_find_batch_size": "a run started over midway keeps its queue; lower `per_device_train_batch_size`",
+}
+
 
 @dataclass
 class MoCoSETrainingArguments(TrainingArguments):
@@ -113,10 +121,11 @@ class MoCoSETrainingArguments(TrainingArguments):
             raise ValueError(f"`seed` lies in [0, 2**32), but is {self.seed}.")
         if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in LESS_IS_BETTER:
             self.greater_is_better = False
-        if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns` must stay false: the collator needs the text columns.")
         if self.hub_strategy != "end":
             raise ValueError("`hub_strategy` must stay `end`: checkpoints hold pickles, which are not to be shared.")
+        for name, reason in _KEPT_FALSE.items():
+            if getattr(self, name):
+                raise ValueError(f"`{name}` must stay false: {reason}.")
         if self.save_steps is None:
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.checkpointing import read_manifest, write_manifest
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -123,7 +125,7 @@ def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_missing(command, capsys):
+def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_missing(command, caplog):
     out = command("--save_steps", "3")
     before = load_file(out / "model.safetensors")
     (out / "model.safetensors").unlink()
@@ -133,7 +135,7 @@ def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_mi
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert (out / "sentence_encoder" / "modules.json").is_file()
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 6
-    assert "checkpoint-6 is at the end of the run; no step is left to train" in capsys.readouterr().out
+    assert "checkpoint-6 is at the end of its run, step 6: no step is left to train." in caplog.text
 
 
 def test_resuming_where_there_is_no_checkpoint_starts_afresh_and_says_so(command, capsys):
@@ -164,25 +166,59 @@ def test_resuming_into_a_directory_of_other_files_is_refused(command, tmp_path, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
     out = command("--resume_from_checkpoint", "true", code=2)
-    assert "holds no complete checkpoint to go on from" in capsys.readouterr().err
+    assert "holds model.safetensors, but no complete checkpoint to go on from" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("options", [("--queue_size", "12"), ("--projection_dim", "8")])
-def test_resuming_with_other_shapes_is_refused_in_one_line(command, capsys, options):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--queue_size", "12"), "`queue_size` was 16 and is 12 now"),
+        (("--projection_dim", "8"), "`projection_dim` was None and is 8 now"),
+        (("--learning_rate", "1e-4", "--seed", "7"), "`learning_rate` was 3e-05 and is 0.0001 now; `seed` was 42"),
+        (("--max_steps", "6"), "`max_steps` was 4 and is 6 now"),
+        (("--per_device_train_batch_size", "2"), "`global_batch_size` was 4 and is 2 now"),
+    ],
+)
+def test_going_on_with_other_options_is_refused_by_name(command, capsys, options, said):
     command("--save_steps", "3", "--max_steps", "4")
     capsys.readouterr()
-    command("--resume_from_checkpoint", "true", *options, code=2)
+    command("--max_steps", "4", "--resume_from_checkpoint", "true", *options, code=2)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "has the shape" in error
-    assert "repeat the options" in error
+    assert said in error
+    assert "repeat that run's options" in error
+
+
+def test_going_on_with_other_text_is_refused(command, text_file, capsys):
+    command("--save_steps", "3")
+    text_file.write_text("\n".join(sentences(26, seed=3)), encoding="utf-8")
+    command("--save_steps", "3", "--resume_from_checkpoint", "true", code=2)
+    assert "checkpoint-6: was trained on other text" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_going_on_with_other_intervals_is_allowed(command):
+    out = command("--save_steps", "3", "--max_steps", "4")
+    shutil.rmtree(out / "checkpoint-4")
+    command("--max_steps", "4", "--logging_steps", "1", "--resume_from_checkpoint", "true")
+    assert (out / "checkpoint-4" / "manifest.json").is_file()
+
+
+def test_going_on_elsewhere_leaves_what_is_there(command, tmp_path, capsys):
+    checkpoint = command("--save_steps", "3") / "checkpoint-3"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("precious")
+    command("--resume_from_checkpoint", str(checkpoint), "--save_steps", "3", output_dir="other", code=2)
+    assert "is not empty" in capsys.readouterr().err
+    command("--resume_from_checkpoint", str(checkpoint), "--save_steps", "3", output_dir="free")
+    assert (tmp_path / "free" / "checkpoint-6" / "manifest.json").is_file()
 
 
 def test_resuming_from_a_checkpoint_without_its_queue_is_refused(command, capsys):
-    out = command("--save_steps", "3", "--max_steps", "4")
-    weights = out / "checkpoint-3" / "model.safetensors"
+    checkpoint = command("--save_steps", "3") / "checkpoint-3"
+    weights = checkpoint / "model.safetensors"
     save_file({n: v for n, v in load_file(weights).items() if not n.startswith("queue.")}, weights)
-    command("--resume_from_checkpoint", str(out / "checkpoint-3"), code=2, output_dir="other")
+    write_manifest(checkpoint, read_manifest(checkpoint))
+    command("--resume_from_checkpoint", str(checkpoint), code=2, output_dir="other")
     assert "`queue." in capsys.readouterr().err
 
 
@@ -190,8 +226,8 @@ def test_finished_run_that_was_moved_ends_with_its_best_checkpoint(command, pair
     out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
     before = load_file(out / "model.safetensors")
     out.rename(tmp_path / "moved")
-    options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--resume_from_checkpoint", "true")
-    moved = command(*options, output_dir="moved")
+    options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
+    moved = command(*options, "--resume_from_checkpoint", "true", output_dir="moved")
     after = load_file(moved / "model.safetensors")
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
@@ -199,7 +235,7 @@ def test_finished_run_that_was_moved_ends_with_its_best_checkpoint(command, pair
 def test_numbers_gone_bad_end_with_exit_code_1_and_one_line(command, capsys):
     command("--learning_rate", "1e38", "--max_grad_norm", "0", code=1)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"run_mocose.py: The loss or a key of step \d is not finite; .*", error)
+    assert re.fullmatch(r"run_mocose.py: The loss, the gradient or a key of step \d is not finite; .*", error)
 
 
 def test_tokens_of_access_stay_out_of_the_card(command):

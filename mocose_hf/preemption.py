@@ -1,0 +1,117 @@
+"""Being told to stop: finish the step, save, end; on all processes at one step."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import TrainerCallback, TrainerState
+
+from mocose_hf.distributed import any_process
+from mocose_hf.errors import EXIT_INTERRUPTED
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_WORKER_GRACE_SECONDS = 60
+
+
+class TrainingInterrupted(SystemExit):
+    """A signal ended training early and its state was saved; where nobody catches it, the program ends with code 75.
+
+    75 is EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(EXIT_INTERRUPTED)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Preemption(TrainerCallback):
+    """Save and stop at the end of the optimizer step in which SIGTERM or SIGINT reaches any process.
+
+    A second signal of the same kind acts as if this class were not there, so that a second Ctrl-C ends at once.
+    Evaluation in progress comes to its end first.
+    """
+
+    def __init__(self):
+        self._received: signal.Signals | None = None
+        self._handlers_before: dict[signal.Signals, object] = {}
+        self._listening = False
+        self._saved_step = -1
+        self.agreed = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the time of a training; outside the main thread Python does not allow it."""
+        self._received, self._saved_step, self._listening, self.agreed = None, -1, True, False
+        if threading.current_thread() is threading.main_thread():
+            self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            self._listening = False
+            for number in list(self._handlers_before):
+                self._give_back(number)
+
+    @property
+    def reason(self) -> str:
+        """What arrived; on the other processes, that something did."""
+        return self._received.name if self._received else "A signal to another process"
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
+        self._stop_where_told(args, control)
+
+    def on_evaluate(self, args, state, control, **kwargs):  # noqa: D102
+        if self._listening and state.global_step > 0:
+            self._stop_where_told(args, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):  # noqa: D102
+        if self.agreed:
+            if not at_epoch_edge(state):
+                control.should_log = control.should_evaluate = False
+            control.should_save = self._saved_step != state.global_step
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: D102
+        self._saved_step = state.global_step
+
+    def _stop_where_told(self, args, control) -> None:
+        self.agreed = any_process(self._received is not None, args.device)
+        if self.agreed:
+            control.should_training_stop = True
+
+    def _note(self, number: int, frame) -> None:
+        self._received = signal.Signals(number)
+        self._give_back(self._received)
+
+    def _give_back(self, number: signal.Signals) -> None:
+        before = self._handlers_before.pop(number, None)
+        if before is not None:
+            signal.signal(number, before)
+
+
+def at_epoch_edge(state: TrainerState) -> bool:
+    """Return whether the step just done was the last of an epoch."""
+    return state.epoch is not None and state.epoch == round(state.epoch)
+
+
+class StayForTheStep:
+    """Keep a data loader's worker alive when a signal goes to the whole process group, until its main process ends it.
+
+    Called in the worker; a minute after SIGTERM it ends whatever happens.
+
+    Args:
+        worker_init_fn: What the data loader would have called.
+    """
+
+    def __init__(self, worker_init_fn):
+        self._worker_init_fn = worker_init_fn
+
+    def __call__(self, worker_id: int) -> None:
+        """Set the worker up; the signature is that of `DataLoader`."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE_SECONDS))
+        if self._worker_init_fn is not None:
+            self._worker_init_fn(worker_id)

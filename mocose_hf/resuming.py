@@ -1,0 +1,111 @@
+"""What a run must have in common with the checkpoint it goes on from, to end where it would have ended."""
+
+import hashlib
+from pathlib import Path
+
+from datasets import Dataset
+
+from mocose_hf.checkpointing import read_manifest
+from mocose_hf.errors import InputError
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.training_args import MoCoSETrainingArguments
+
+_ARGUMENTS = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "data_seed",
+    "dataloader_drop_last",
+    "ema_decay",
+    "ema_decay_end",
+    "ema_schedule_steps",
+    "fp16",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_kwargs",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_seq_length",
+    "neftune_noise_alpha",
+    "optim",
+    "optim_args",
+    "seed",
+    "train_sampling_strategy",
+    "warmup_steps",
+    "weight_decay",
+)
+"""The training arguments that steer where a run ends; all others may change between two parts of it."""
+
+_ROWS_AT_ONCE = 10_000
+
+
+def describe_run(
+    args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, train_dataset, max_steps: int
+) -> dict[str, object]:
+    """Return what must stay the same over all parts of a run, by the names of its options, and its world size."""
+    described = {name: _plain(getattr(args, name)) for name in _ARGUMENTS}
+    described |= {name: _plain(getattr(model.config, name)) for name in model.config.option_names()}
+    described["max_steps"] = max_steps
+    described["global_batch_size"] = args.global_batch_size
+    described["training_data"] = fingerprint(train_dataset)
+    described["world_size"] = args.world_size
+    return described
+
+
+def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None:
+    """Refuse to go on with other data or options; return what is no longer exact on another number of processes.
+
+    Args:
+        checkpoint: A complete one.
+        run: `describe_run` of the part that is about to start.
+
+    Raises:
+        InputError: Naming each option with its value then and now.
+    """
+    before = read_manifest(checkpoint)
+    if before.get("training_data") != run["training_data"]:
+        raise InputError(
+            f"{checkpoint}: was trained on other text than is given now; repeat that run's text, or start a new run "
+            f"from its weights with --model_name_or_path {checkpoint}."
+        )
+    changed = [
+        f"`{name}` was {before.get(name)} and is {value} now"
+        for name, value in run.items()
+        if name != "world_size" and before.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoint}: {'; '.join(changed)}; repeat that run's options, or start a new run from its weights with "
+            f"--model_name_or_path {checkpoint}."
+        )
+    if before.get("world_size") != run["world_size"]:
+        return (
+            f"{checkpoint} was made by {before.get('world_size')} processes and goes on with {run['world_size']}: "
+            "sentences, schedule, queue and optimizer go on as they were; the dropout masks and the last digits of "
+            "sums differ from here on, so the end is no longer equal bit for bit."
+        )
+    return None
+
+
+def fingerprint(train_dataset) -> str | None:
+    """Return what tells a training set from another: its own `fingerprint`, or sha256 of its texts in order.
+
+    None for an iterable that has none.
+    """
+    own = getattr(train_dataset, "fingerprint", None)
+    if isinstance(own, str) or not isinstance(train_dataset, Dataset):
+        return own if isinstance(own, str) else None
+    digest = hashlib.sha256()
+    columns = [name for name in ("text", "key_text") if name in train_dataset.column_names]
+    for batch in train_dataset.select_columns(columns).with_format("arrow").iter(_ROWS_AT_ONCE):
+        for column in columns:
+            digest.update("\0".join(text or "" for text in batch.column(column).to_pylist()).encode())
+            digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _plain(value):
+    """Return a value as JSON gives it back."""
+    value = getattr(value, "value", value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,80 @@
+"""What a training step tells of itself, summed up between two lines of the log; part of a checkpoint."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mocose_hf.modeling_mocose import MoCoSEOutput
+
+NAMES = ("loss", "contrastive_accuracy", "query_std", "key_std")
+
+FILE = "step_log.json"
+
+
+class StepLog:
+    """Mean over the forwards of all processes since the last line of the log; equal on all processes.
+
+    The trainer of transformers sums the loss by itself, but forgets the sum where a run is interrupted between two
+    lines.
+    """
+
+    def __init__(self):
+        self._sums: Tensor | None  # (len(NAMES),) float32, on the device of training
+        self.load(None, torch.device("cpu"))
+
+    def add(self, forward: Tensor) -> None:
+        """Count one forward: (W, len(NAMES)), a row of `measure` for each of W processes."""
+        values = forward.mean(0)
+        self._sums = values if self._sums is None else self._sums + values
+        self._forwards += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the means since the last call, none where nothing was counted, and start anew."""
+        if self._sums is None:
+            return {}
+        sums = self._sums.tolist()
+        self._loss_of_lines += sums[0]
+        self._forwards_of_lines += self._forwards
+        means = {name: total / self._forwards for name, total in zip(NAMES, sums, strict=True)}
+        self._sums, self._forwards = None, 0
+        return means
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of the whole run so far, over all its interrupted parts."""
+        rest = 0.0 if self._sums is None else self._sums[0].item()
+        return (self._loss_of_lines + rest) / max(1, self._forwards_of_lines + self._forwards)
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write everything, to the last bit, into a checkpoint."""
+        sums = None if self._sums is None else self._sums.tolist()
+        state = {
+            "sums": sums,
+            "forwards": self._forwards,
+            "loss_of_lines": self._loss_of_lines,
+            "forwards_of_lines": self._forwards_of_lines,
+        }
+        (Path(checkpoint) / FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    def load(self, checkpoint: str | Path | None, device: torch.device) -> None:
+        """Go on from where a checkpoint stands, None for the start of a run."""
+        state = {} if checkpoint is None else json.loads((Path(checkpoint) / FILE).read_text(encoding="utf-8"))
+        sums = state.get("sums")
+        self._sums = None if sums is None else torch.tensor(sums, device=device)
+        self._forwards = state.get("forwards", 0)
+        self._loss_of_lines = state.get("loss_of_lines", 0.0)
+        self._forwards_of_lines = state.get("forwards_of_lines", 0)
+
+
+@torch.no_grad()
+def measure(loss: Tensor, outputs: MoCoSEOutput) -> Tensor:
+    """Return the values of `NAMES` for one forward of this process: (1, len(NAMES)) float32."""
+    hits = outputs.logits.argmax(-1) == outputs.labels
+    values = (
+        loss.detach().float(),
+        hits.float().mean(),
+        outputs.query_embeddings.std(0, correction=0).mean(),
+        outputs.key_embeddings.std(0, correction=0).mean(),
+    )
+    return torch.stack(values)[None]

@@ -1,0 +1,148 @@
+"""An interrupted run ends in the same bits as an uninterrupted one."""
+
+import pytest
+import torch
+from conftest import sentences, tiny_model
+from datasets import Dataset
+from same_state import differences
+from test_trainer import make_trainer, scored_pairs
+from transformers import TrainerCallback
+
+from mocose_hf.checkpointing import read_manifest
+from mocose_hf.resuming import check_same_run, describe_run, fingerprint
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(TrainerCallback):
+    """End the run without warning, in the first forward of a step."""
+
+    def __init__(self, step: int, micro_step: int = 0):
+        self._step, self._micro_step, self._micro_steps = step, micro_step, 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._at = state.global_step + 1 == self._step
+        if self._at and self._micro_step == 0:
+            raise Killed
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self._micro_steps += self._at
+        if self._at and self._micro_steps == self._micro_step:
+            raise Killed
+
+
+def run(folder, tokenizer, kills=(), seed=0, reseed=True, **fields):
+    """Train as the command does, again and again from the newest checkpoint, killed in between.
+
+    Each part starts from other weights where `reseed`: what the checkpoint does not bring, shows.
+    """
+    settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "learning_rate": 1e-3} | fields
+    for part, kill in enumerate([*kills, None]):
+        model = tiny_model(seed=seed + part * reseed, encoder_dropout_prob=0.1)
+        callbacks = [] if kill is None else [Kill(*kill)]
+        trainer = make_trainer(folder, tokenizer, model, count=30, callbacks=callbacks, **settings)
+        if kill is None:
+            trainer.train(resume_from_checkpoint=True)
+            return trainer
+        with pytest.raises(Killed):
+            trainer.train(resume_from_checkpoint=True)
+
+
+BY_EPOCH = {"logging_strategy": "epoch", "eval_strategy": "epoch", "save_steps": 7}
+BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "stsb_spearman",
+}
+CASES = {
+    "middle of an epoch": ({}, [(6,)]),
+    "between checkpoint and line of the log": ({"logging_steps": 10, "num_train_epochs": 2}, [(11,)]),
+    "first step after an epoch": ({"num_train_epochs": 2, "save_steps": 7}, [(8,)]),
+    "end of an epoch that is logged and scored": ({"num_train_epochs": 2} | BY_EPOCH, [(8,)]),
+    "second epoch": ({"num_train_epochs": 3}, [(12,)]),
+    "twice in a row": ({"num_train_epochs": 2}, [(6,), (11,)]),
+    "twice from one checkpoint": ({}, [(6,), (5,)]),
+    "before the first checkpoint": ({}, [(2,)]),
+    "inside accumulation": (
+        {"gradient_accumulation_steps": 3, "num_train_epochs": 3, "save_steps": 1},
+        [(5, 1), (8, 2)],
+    ),
+    "best kept": (BEST, [(4,), (6,)]),
+    "workers": ({"dataloader_num_workers": 2, "num_train_epochs": 2}, [(6,), (11,)]),
+}
+
+
+@pytest.mark.parametrize(("fields", "kills"), CASES.values(), ids=CASES)
+def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, fields, kills):
+    pairs = {"pairs": scored_pairs()} if "eval_strategy" in fields else {}
+    whole = run(tmp_path / "whole", tokenizer, **fields, **pairs)
+    broken = run(tmp_path / "broken", tokenizer, kills, reseed=kills != [(2,)], **fields, **pairs)
+    last = f"checkpoint-{whole.state.max_steps}"
+    assert broken.state.global_step == whole.state.max_steps
+    assert differences(tmp_path / "whole" / last, tmp_path / "broken" / last) == []
+    state, other = whole.model.state_dict(), broken.model.state_dict()
+    assert [name for name in state if not torch.equal(state[name], other[name])] == []
+
+
+def test_a_finished_run_trains_no_step(tmp_path, tokenizer):
+    whole = run(tmp_path, tokenizer)
+    again = run(tmp_path, tokenizer, seed=5)
+    assert again.state.global_step == whole.state.max_steps
+    state, other = whole.model.state_dict(), again.model.state_dict()
+    assert [name for name in state if not torch.equal(state[name], other[name])] == []
+
+
+def test_the_logged_loss_is_that_of_transformers(tmp_path, tokenizer):
+    sums = []
+
+    class Losses(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            sums.append(logs.get("loss", logs.get("train_loss")))
+
+    model = tiny_model()
+    losses = []
+    model.register_forward_hook(lambda module, inputs, output: losses.append(output.loss.item()))
+    fields = {"gradient_accumulation_steps": 2, "logging_steps": 2, "num_train_epochs": 2}
+    make_trainer(tmp_path, tokenizer, model, callbacks=[Losses()], **fields).train()
+    assert len(losses) == 12
+    assert sums[:3] == pytest.approx([sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)])
+    assert sums[3] == pytest.approx(sum(losses) / 12)
+
+
+def test_going_on_with_other_text_or_options_is_refused_by_name(tmp_path, tokenizer):
+    run(tmp_path, tokenizer)
+    with pytest.raises(ValueError, match=r"`ema_decay` was 0\.85 and is 0\.9 now; `learning_rate` was 0\.001 and is"):
+        run(tmp_path, tokenizer, learning_rate=2e-3, ema_decay=0.9)
+    trainer = make_trainer(tmp_path, tokenizer, texts={"text": sentences(30, seed=1)}, learning_rate=1e-3)
+    with pytest.raises(ValueError, match="was trained on other text"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_another_number_of_processes_is_said_and_allowed(tmp_path, tokenizer):
+    trainer = run(tmp_path, tokenizer, save_total_limit=3)
+    described = describe_run(trainer.args, trainer.model, trainer.train_dataset, trainer.state.max_steps)
+    checkpoint = tmp_path / "checkpoint-3"
+    assert read_manifest(checkpoint) == described
+    assert check_same_run(checkpoint, described) is None
+    said = check_same_run(checkpoint, described | {"world_size": 2})
+    assert "made by 1 processes and goes on with 2" in said
+    assert "no longer equal bit for bit" in said
+
+
+def test_every_trajectory_option_of_the_model_and_the_arguments_is_described(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer)
+    described = describe_run(trainer.args, trainer.model, trainer.train_dataset, 6)
+    named = {"temperature", "in_batch_negatives", "pooling_mode", "learning_rate", "seed", "bf16", "ema_decay"}
+    assert named | {"max_steps", "global_batch_size", "training_data"} <= described.keys()
+
+
+def test_fingerprint_is_that_of_texts_in_their_order():
+    texts = sentences(6)
+    plain = fingerprint(Dataset.from_dict({"text": texts}))
+    assert plain == fingerprint(Dataset.from_dict({"text": texts, "sentence_id": list(range(6))}))
+    others = [{"text": texts[::-1]}, {"text": texts[:5]}, {"text": texts, "key_text": texts}]
+    assert plain not in [fingerprint(Dataset.from_dict(other)) for other in others]

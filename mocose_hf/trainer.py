@@ -167,6 +167,7 @@ class MoCoSETrainer(Trainer):
         _check_model(self.model)
         self._pending: list[_Forward] = []
         self._gradient_norm: Tensor | None = None
+        self._scale = self._loss_scale()
         for buffer in self.model.queue.buffers():
             broadcast(buffer)
 
@@ -178,7 +179,8 @@ class MoCoSETrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def note_gradient(self) -> None:
-        """Keep the norm of the gradient that the optimizer is about to use."""
+        """Keep the norm of the gradient that the optimizer is about to use, and the scale of fp16."""
+        self._scale = self._loss_scale()
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
@@ -192,7 +194,7 @@ class MoCoSETrainer(Trainer):
                 was not skipped; nothing enters the queue.
         """
         forwards = [forward.gather() for forward in self._pending]
-        gradient_norm, skipped = self._gradient_norm, self.accelerator.optimizer_step_was_skipped
+        gradient_norm, skipped = self._gradient_norm, self._step_was_skipped()
         self._pending, self._gradient_norm = [], None
         watched = [part for forward in forwards for part in (forward.measures, forward.keys)]
         if gradient_norm is not None and not skipped:
@@ -200,7 +202,7 @@ class MoCoSETrainer(Trainer):
         if not all(part.isfinite().all() for part in watched):
             raise FloatingPointError(
                 f"The loss, the gradient or a key of step {step} is not finite; lower `learning_rate`, or train in "
-                "float32. The last checkpoint is good."
+                "float32. Checkpoints before it are good."
             )
         for forward in forwards:
             self._step_log.add(forward.measures)
@@ -262,6 +264,18 @@ class MoCoSETrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _loss_scale(self) -> float:
+        """Return the factor of the loss under fp16, 1 otherwise."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
+
+    def _step_was_skipped(self) -> bool:
+        """Return whether the optimizer left the weights alone because the gradient overflowed.
+
+        A fused optimizer is called all the same, so accelerate does not notice (1.15), but the scale falls.
+        """
+        return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scale
 
     def _find_checkpoint(self, wanted: str | bool | None, run: dict) -> str | None:
         """Return the complete checkpoint of this run to go on from, or None, the same on all processes."""

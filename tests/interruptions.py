@@ -217,6 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--times", type=int, help="Interruptions of each run [2 kills, 1 SIGTERM].")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="Of the data loader of each process.")
     parser.add_argument("--one_rank", action="store_true", help="Send the signal to the last process alone.")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -226,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = make_inputs(folder)
+        options += ["--dataloader_num_workers", str(arguments.workers)]
         options += ["--per_device_train_batch_size", str(GLOBAL_BATCH // arguments.processes), "--output_dir"]
         whole = Run(folder / "whole", arguments.processes, [*options, str(folder / "whole")])
         if whole.wait() != {0}:

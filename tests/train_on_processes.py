@@ -34,12 +34,13 @@ def main(encoder_dir: str, output_dir: str, batch: str) -> None:
     trainer = MoCoSETrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_dict({"text": sentences(80)}),
+        train_dataset=Dataset.from_dict({"text": sentences(320)}),
         processing_class=load_tokenizer(encoder_dir),
     )
     trainer.train()
     shared = "target.encoder.embeddings."
     state = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith(shared)}
+    state["steps"] = torch.tensor(trainer.state.global_step)
     state["processes"] = torch.tensor(trainer.accelerator.num_processes)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     save_file(state, Path(output_dir) / f"rank{trainer.accelerator.process_index}.safetensors")

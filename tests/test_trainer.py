@@ -156,7 +156,7 @@ def test_with_in_batch_negatives_accumulation_contrasts_with_fewer_keys(tmp_path
     exact = ("queue.row_ids", "queue.row_steps", "queue.pointer", "queue.fill")
     assert all(torch.equal(small[name], large[name]) for name in exact)
     weights = [name for name in large if name.startswith("mocose.")]
-    assert max((small[name] - large[name]).abs().max() for name in weights) > 1e-4
+    assert max((small[name] - large[name]).abs().max() for name in weights) > 2e-5
 
 
 def test_skipped_optimizer_step_moves_neither_target_nor_queue(tmp_path, tokenizer, monkeypatch):

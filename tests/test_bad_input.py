@@ -165,14 +165,14 @@ def test_training_file_that_is_a_directory(refused, folder, name):
 
 
 def test_training_file_that_may_not_be_read(refused, folder, monkeypatch):
-    read_bytes = Path.read_bytes
+    open_path = Path.open
 
-    def refuse(path):
+    def refuse(path, *mode, **options):
         if path.name == "locked.txt":
             raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+        return open_path(path, *mode, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     path = folder / "locked.txt"
     assert refused(train_file=path) == f"{path}: cannot be read (Permission denied); check its permissions."
 

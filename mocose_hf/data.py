@@ -51,11 +51,16 @@ def read_sentences(path: str | Path, text_column: str = "text", key_column: str 
 
 
 def read_hub_sentences(
-    name: str, config_name: str | None, split: str, text_column: str = "text", key_column: str | None = None
+    name: str,
+    config_name: str | None,
+    split: str,
+    text_column: str = "text",
+    key_column: str | None = None,
+    revision: str | None = None,
 ) -> Sentences:
     """Read the sentences of a dataset on the hub; otherwise as `read_sentences`."""
     source = f"{name} ({split})"
-    rows = record_rows(load_hub_dataset(name, config_name, split), source, text_column, key_column)
+    rows = record_rows(load_hub_dataset(name, config_name, split, revision=revision), source, text_column, key_column)
     return _clean(rows, source, key_column is not None)
 
 

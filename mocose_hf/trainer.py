@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
@@ -14,6 +15,7 @@ from mocose_hf.encoding import encoder_max_length
 from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
+from mocose_hf.streaming import ReplayCollator, StreamStart, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 
@@ -28,7 +30,7 @@ class MoCoSETrainer(Trainer):
         model: A `MoCoSEForPreTraining`.
         args: `MoCoSETrainingArguments`.
         train_dataset: A `datasets.Dataset` with a column `text`, and optionally `key_text`, the key view's own text,
-            and `sentence_id`.
+            and `sentence_id`; or a `SentenceStream` or any other iterable dataset of such rows, with `max_steps`.
         eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`.
         processing_class: The tokenizer; the default collator and the evaluation need it.
         options: As `transformers.Trainer` takes them.
@@ -48,12 +50,17 @@ class MoCoSETrainer(Trainer):
         **options,
     ):
         _check_arguments(model, args, processing_class, data_collator)
+        streams = isinstance(train_dataset, IterableDataset)
+        if streams:
+            train_dataset = as_stream(train_dataset, args, needs_text=data_collator is None)
         if data_collator is None:
             data_collator = SentenceCollator(processing_class, args.max_seq_length)
             columns = getattr(train_dataset, "column_names", None)
             if columns is not None and "text" not in columns:
                 raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
-        if train_dataset is not None:
+        if streams:
+            data_collator = ReplayCollator(data_collator)
+        elif train_dataset is not None:
             if args.dataloader_drop_last and len(train_dataset) < args.global_batch_size:
                 raise ValueError(
                     f"The training set has {len(train_dataset)} rows, but one batch takes {args.global_batch_size}; "
@@ -73,6 +80,8 @@ class MoCoSETrainer(Trainer):
             raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
         self.begin_training()
         self.add_callback(_MomentumStep(self))
+        if streams:
+            self.add_callback(StreamStart(train_dataset))
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""

@@ -247,7 +247,7 @@ def test_a_hub_dataset_is_cleaned_like_a_file(monkeypatch, tmp_path):
 
     monkeypatch.setattr(readers, "load_dataset", load_dataset)
     read = read_hub_sentences("someone/texts", "small", "train[:4]", text_column="sentence")
-    assert asked == [(("someone/texts", "small"), {"split": "train[:4]"})]
+    assert asked == [(("someone/texts", "small"), {"split": "train[:4]", "revision": None})]
     assert (texts(read), read.rows_read, read.dropped) == (["a cat", "a dog"], 4, {"blank": 1, "duplicate": 1})
     assert read.sha256 == read_sentences(write(tmp_path, ".txt", "a cat\na dog\n")).sha256
     with pytest.raises(InputError, match=r"someone/texts \(train\): no column `text`.*sentence, label.*--text_column"):

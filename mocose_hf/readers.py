@@ -156,6 +156,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Tell in one line why a file cannot be opened or read further."""
     try:
         yield
+    except GeneratorExit:  # the reader stops before the end, maybe because Python does and modules are gone
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

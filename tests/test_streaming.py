@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import random
 import shutil
 import subprocess
@@ -99,6 +100,12 @@ def test_order_follows_seed_and_pass_and_touches_no_other_generator(text_file):
     assert len(set(passes)) == 4
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == python_state
+
+
+def test_a_stream_reaches_a_worker_that_was_not_forked_from_it(text_file):
+    stream = SentenceStream(text_file, seed=4)
+    stream.start_at(3, global_batch_size=4)
+    assert take(pickle.loads(pickle.dumps(stream)), 60) == take(stream, 60)
 
 
 def test_seed_of_the_run_is_that_of_a_stream_without_its_own(text_file):

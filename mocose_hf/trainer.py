@@ -15,7 +15,7 @@ from mocose_hf.encoding import encoder_max_length
 from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
-from mocose_hf.streaming import ReplayCollator, StreamStart, as_stream
+from mocose_hf.streaming import EndlessStream, ReplayCollator, StreamStart, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 
@@ -50,23 +50,7 @@ class MoCoSETrainer(Trainer):
         **options,
     ):
         _check_arguments(model, args, processing_class, data_collator)
-        streams = isinstance(train_dataset, IterableDataset)
-        if streams:
-            train_dataset = as_stream(train_dataset, args, needs_text=data_collator is None)
-        if data_collator is None:
-            data_collator = SentenceCollator(processing_class, args.max_seq_length)
-            columns = getattr(train_dataset, "column_names", None)
-            if columns is not None and "text" not in columns:
-                raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
-        if streams:
-            data_collator = ReplayCollator(data_collator)
-        elif train_dataset is not None:
-            if args.dataloader_drop_last and len(train_dataset) < args.global_batch_size:
-                raise ValueError(
-                    f"The training set has {len(train_dataset)} rows, but one batch takes {args.global_batch_size}; "
-                    "give more or lower `per_device_train_batch_size`."
-                )
-            train_dataset = with_sentence_ids(train_dataset)
+        train_dataset, data_collator = _training_data(train_dataset, data_collator, args, processing_class)
         super().__init__(
             model=model,
             args=args,
@@ -80,7 +64,7 @@ class MoCoSETrainer(Trainer):
             raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
         self.begin_training()
         self.add_callback(_MomentumStep(self))
-        if streams:
+        if isinstance(train_dataset, EndlessStream):
             self.add_callback(StreamStart(train_dataset))
 
     def begin_training(self) -> None:
@@ -234,6 +218,24 @@ def _check_arguments(model, args, processing_class, data_collator) -> None:
         if args.max_seq_length > longest:
             raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
     _check_model(model)
+
+
+def _training_data(dataset, collator, args, tokenizer):
+    """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
+    needs_text = collator is None
+    if collator is None:
+        collator = SentenceCollator(tokenizer, args.max_seq_length)
+    if isinstance(dataset, IterableDataset):
+        return as_stream(dataset, args, needs_text), ReplayCollator(collator)
+    columns = getattr(dataset, "column_names", None)
+    if needs_text and columns is not None and "text" not in columns:
+        raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
+    if dataset is not None and args.dataloader_drop_last and len(dataset) < args.global_batch_size:
+        raise ValueError(
+            f"The training set has {len(dataset)} rows, but one batch takes {args.global_batch_size}; "
+            "give more or lower `per_device_train_batch_size`."
+        )
+    return with_sentence_ids(dataset), collator
 
 
 def _check_model(model) -> None:

@@ -4,6 +4,7 @@
 One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
 With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
 Score alone:        python run_mocose.py --model_name_or_path out --senteval_dir data/senteval
+More than memory:   python run_mocose.py ... --train_file large.txt --streaming --max_steps 100000
 Go on:              the command that was interrupted, with --resume_from_checkpoint true
 """
 
@@ -23,7 +24,15 @@ from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
-from mocose_hf.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_STOPPED, InputError, SaveError, one_line
+from mocose_hf.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    InputError,
+    SaveError,
+    input_error_line,
+    one_line,
+)
 from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
 from mocose_hf.export import (
     SENTENCE_ENCODER,
@@ -36,6 +45,7 @@ from mocose_hf.export import (
 from mocose_hf.output_dir import check_output_dir, clear_output_dir
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import load_encoder, load_tokenizer, save_tokenizer
+from mocose_hf.streaming import HubDataset, SentenceStream, check_stream_arguments
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 
@@ -52,11 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(parse_command_line(argv), command=printable_command(argv))
     except InputError as error:
-        return _end(error, EXIT_BAD_INPUT)
+        return _end(input_error_line(error), EXIT_BAD_INPUT)
     except (FloatingPointError, SaveError) as error:
-        return _end(error, EXIT_STOPPED)
+        return _end(str(error), EXIT_STOPPED)
     except TrainingInterrupted as error:
-        return _end(error, EXIT_INTERRUPTED)
+        return _end(str(error), EXIT_INTERRUPTED)
     return 0
 
 
@@ -104,6 +114,11 @@ def check_options(options: Options) -> None:
             "there is nothing to do: give --train_file or --dataset_name to train, and --validation_file or "
             "--senteval_dir to score."
         )
+    if options.data.streaming:
+        try:
+            check_stream_arguments(options.training)
+        except InputError as error:
+            raise InputError(options.locate(f"--streaming: {error}")) from error
 
 
 def plan_start(options: Options) -> str | None:
@@ -131,14 +146,21 @@ def read_pairs(options: Options):
     return read_stsb(options.data.senteval_dir) if options.data.senteval_dir else None
 
 
-def read_training_sentences(options: Options) -> Sentences:
-    """Read the sentences, tell what was dropped, and check that they fill a batch."""
+def read_training_sentences(options: Options) -> Sentences | SentenceStream:
+    """Read the sentences, or open a stream of them, tell what is dropped, and check that they fill a batch."""
     data, training = options.data, options.training
+    if data.streaming:
+        return open_stream(options)
     if data.train_file:
         sentences = read_sentences(data.train_file, data.text_column, data.key_column)
     else:
         sentences = read_hub_sentences(
-            data.dataset_name, data.dataset_config_name, data.dataset_split, data.text_column, data.key_column
+            data.dataset_name,
+            data.dataset_config_name,
+            data.dataset_split,
+            data.text_column,
+            data.key_column,
+            data.dataset_revision,
         )
     source = data.train_file or data.dataset_name
     batch = training.global_batch_size
@@ -149,6 +171,18 @@ def read_training_sentences(options: Options) -> Sentences:
         )
     say(options, f"{source}: {sentences.summary()}")
     return sentences
+
+
+def open_stream(options: Options) -> SentenceStream:
+    """Open a stream of the sentences, read one batch of them as a check, and tell how they are read."""
+    data = options.data
+    hub = HubDataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.dataset_revision)
+    stream = SentenceStream(
+        data.train_file or hub, data.text_column, data.key_column, shuffle_buffer_size=data.shuffle_buffer_size
+    )
+    stream.check(options.training.global_batch_size)
+    say(options, f"{stream}: {stream.summary()}")
+    return stream
 
 
 def build_model(options: Options):
@@ -170,14 +204,14 @@ def build_model(options: Options):
         raise InputError(options.locate(str(error))) from error
 
 
-def build_trainer(options: Options, model, tokenizer, sentences: Sentences, pairs, resuming: bool) -> MoCoSETrainer:
+def build_trainer(options: Options, model, tokenizer, sentences, pairs, resuming: bool) -> MoCoSETrainer:
     """Build the trainer, which makes the output directory."""
     options.training.eval_on_start = pairs is not None and not resuming
     try:
         return MoCoSETrainer(
             model=model,
             args=options.training,
-            train_dataset=sentences.dataset,
+            train_dataset=sentences if options.data.streaming else sentences.dataset,
             eval_dataset=pairs,
             processing_class=tokenizer,
         )
@@ -216,7 +250,7 @@ def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, 
     return [*start, (end, _scores(final))]
 
 
-def save(trainer: MoCoSETrainer, options: Options, sentences: Sentences, scores, command: str) -> None:
+def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: str) -> None:
     """Write the model, the plain encoder, their card and the run's settings; nothing here is a pickle."""
     if not trainer.is_world_process_zero():
         return
@@ -229,13 +263,16 @@ def save(trainer: MoCoSETrainer, options: Options, sentences: Sentences, scores,
     (output_dir / "training_args.json").write_text(training.to_json_string() + "\n", encoding="utf-8")
     trainer.save_state()
     shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
-    shown += ("num_train_epochs", "max_steps", "max_seq_length", "ema_decay", "ema_decay_end")
+    shown += ("max_steps", "max_seq_length", "ema_decay", "ema_decay_end")
+    streams = options.data.streaming
+    shown += () if streams else ("num_train_epochs",)
     record = RunRecord(
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
         data=f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}",
-        data_sha256=sentences.sha256,
+        data_sha256="" if streams else sentences.sha256,
+        data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
         settings={name: getattr(training, name) for name in shown}
         | {name: getattr(trainer.model.config, name) for name in trainer.model.config.option_names()},
@@ -285,8 +322,8 @@ def say(options: Options, line: str) -> None:
         print(line)
 
 
-def _end(error: BaseException, code: int) -> int:
-    sys.stderr.write(f"run_mocose.py: {error}\n")
+def _end(line: str, code: int) -> int:
+    sys.stderr.write(f"run_mocose.py: {line}\n")
     return code
 
 

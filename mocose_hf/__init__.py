@@ -21,6 +21,7 @@ _TRAINING = {
     "MoCoSETrainer": "mocose_hf.trainer",
     "MoCoSETrainingArguments": "mocose_hf.training_args",
     "SentenceCollator": "mocose_hf.data",
+    "SentenceStream": "mocose_hf.streaming",
     "export_sentence_encoder": "mocose_hf.export",
     "load_tokenizer": "mocose_hf.pretrained_encoders",
     "read_sentences": "mocose_hf.data",

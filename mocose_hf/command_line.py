@@ -80,6 +80,20 @@ class DataArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the hub to read sentences from."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     dataset_split: str = field(default="train", metadata={"help": "Split of that dataset."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of that dataset; the newest by default."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to read the sentences while training, from a corpus larger than memory; needs max_steps, "
+            "num_train_epochs has no meaning, and duplicates are kept, as telling them would take memory."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=10_000,
+        metadata={"help": "Sentences among which streaming draws the next; 1 for the order of the file."},
+    )
     text_column: str = field(default="text", metadata={"help": "Column of the sentences."})
     key_column: str | None = field(
         default=None, metadata={"help": "Column of the text that the target sees instead, which makes rows pairs."}

@@ -20,6 +20,14 @@ class SaveError(OSError):
     """Say in one line what could not be written, why, and what is safe; the command ends with exit code 1."""
 
 
+def input_error_line(error: InputError) -> str:
+    """Return the one line of the error, which stands at the end of a traceback where a DataLoader worker raised it."""
+    message = str(error)
+    if message.startswith("Caught InputError in DataLoader worker"):
+        message = message.rstrip("\n").rpartition("\n")[2].removeprefix(f"{InputError.__module__}.InputError: ")
+    return message
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, without its full stop, for use inside a sentence."""
     message = " ".join(str(error).split()).rstrip(". ") or type(error).__name__

@@ -60,7 +60,8 @@ class RunRecord:
         command: The command line.
         seed: The seed of heads, queue, dropout and data order.
         data: One line on the training text.
-        data_sha256: Of the clean sentences in order.
+        data_sha256: Of the clean sentences in order, where all of them were read before training.
+        data_fingerprint: What stands for it where they were streamed.
         scores: Rows of (when, metrics by name), such as before and after.
         settings: Settings of model and training by name.
     """
@@ -72,6 +73,7 @@ class RunRecord:
     data_sha256: str
     scores: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     settings: dict[str, object] = field(default_factory=dict)
+    data_fingerprint: str = ""
 
 
 def model_card(record: RunRecord, pooling_mode: str) -> str:
@@ -83,6 +85,9 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         base_model=None if Path(record.start).exists() else record.start,
     )
     names = sorted({name for _, metrics in record.scores for name in metrics})
+    known = (
+        f"fingerprint: `{record.data_fingerprint}`" if record.data_fingerprint else f"sha256: `{record.data_sha256}`"
+    )
     sections = [
         f"---\n{data.to_yaml()}\n---\n",
         "# Sentence encoder trained by momentum contrast\n",
@@ -97,7 +102,7 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
         "and `uniformity`.\n",
         "## Training\n",
-        f"* Data: {record.data}\n* Data, sha256: `{record.data_sha256}`\n* Seed: {record.seed}\n",
+        f"* Data: {record.data}\n* Data, {known}\n* Seed: {record.seed}\n",
         f"```\n{record.command}\n```\n",
         _table(["setting", "value"], [[f"`{name}`", f"`{value}`"] for name, value in record.settings.items()]),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in library_versions().items()) + ".\n",

@@ -8,6 +8,7 @@ from datasets import Dataset
 from mocose_hf.checkpointing import read_manifest
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.streaming import EndlessStream
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 _ARGUMENTS = (
@@ -49,12 +50,17 @@ def describe_run(
     described["max_steps"] = max_steps
     described["global_batch_size"] = args.global_batch_size
     described["training_data"] = fingerprint(train_dataset)
+    if isinstance(train_dataset, EndlessStream):
+        described["shuffle_buffer_size"] = train_dataset.shuffle_buffer_size
     described["world_size"] = args.world_size
     return described
 
 
 def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None:
-    """Refuse to go on with other data or options; return what is no longer exact on another number of processes.
+    """Refuse to go on with other data or options; return what is no longer exact, None where all is.
+
+    Another number of processes is allowed, and so is a change of a streamed file, in which a row that could not be
+    read may have been mended.
 
     Args:
         checkpoint: A complete one.
@@ -64,28 +70,36 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
         InputError: Naming each option with its value then and now.
     """
     before = read_manifest(checkpoint)
-    if before.get("training_data") != run["training_data"]:
+    other_text = before.get("training_data") != run["training_data"]
+    if other_text and "shuffle_buffer_size" not in run:
         raise InputError(
             f"{checkpoint}: was trained on other text than is given now; repeat that run's text, or start a new run "
             f"from its weights with --model_name_or_path {checkpoint}."
         )
+    names = sorted((before.keys() | run.keys()) - {"world_size", "training_data"})
     changed = [
-        f"`{name}` was {before.get(name)} and is {value} now"
-        for name, value in run.items()
-        if name != "world_size" and before.get(name) != value
+        f"`{name}` was {before.get(name)} and is {run.get(name)} now"
+        for name in names
+        if before.get(name) != run.get(name)
     ]
     if changed:
         raise InputError(
             f"{checkpoint}: {'; '.join(changed)}; repeat that run's options, or start a new run from its weights with "
             f"--model_name_or_path {checkpoint}."
         )
+    said = []
+    if other_text:
+        said.append(
+            "The stream is not the one it was: its rows are counted as if it were, and the end is equal to the bit "
+            "only where nothing but rows still to come has changed."
+        )
     if before.get("world_size") != run["world_size"]:
-        return (
+        said.append(
             f"{checkpoint} was made by {before.get('world_size')} processes and goes on with {run['world_size']}: "
             "sentences, schedule, queue and optimizer go on as they were; the dropout masks and the last digits of "
             "sums differ from here on, so the end is no longer equal bit for bit."
         )
-    return None
+    return " ".join(said) or None
 
 
 def fingerprint(train_dataset) -> str | None:

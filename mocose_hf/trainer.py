@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
@@ -31,6 +32,7 @@ from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.resuming import check_same_run, describe_run
 from mocose_hf.step_log import StepLog, measure
+from mocose_hf.streaming import EndlessStream, ReplayCollator, StreamStart, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -49,7 +51,7 @@ class MoCoSETrainer(Trainer):
         model: A `MoCoSEForPreTraining`.
         args: `MoCoSETrainingArguments`.
         train_dataset: A `datasets.Dataset` with a column `text`, and optionally `key_text`, the key view's own text,
-            and `sentence_id`.
+            and `sentence_id`; or a `SentenceStream` or any other iterable dataset of such rows, with `max_steps`.
         eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`.
         processing_class: The tokenizer; the default collator and the evaluation need it.
         options: As `transformers.Trainer` takes them.
@@ -69,18 +71,7 @@ class MoCoSETrainer(Trainer):
         **options,
     ):
         _check_arguments(model, args, processing_class, data_collator)
-        if data_collator is None:
-            data_collator = SentenceCollator(processing_class, args.max_seq_length)
-            columns = getattr(train_dataset, "column_names", None)
-            if columns is not None and "text" not in columns:
-                raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
-        if train_dataset is not None:
-            if args.dataloader_drop_last and len(train_dataset) < args.global_batch_size:
-                raise ValueError(
-                    f"The training set has {len(train_dataset)} rows, but one batch takes {args.global_batch_size}; "
-                    "give more or lower `per_device_train_batch_size`."
-                )
-            train_dataset = with_sentence_ids(train_dataset)
+        train_dataset, data_collator = _training_data(train_dataset, data_collator, args, processing_class)
         super().__init__(
             model=model,
             args=args,
@@ -98,6 +89,8 @@ class MoCoSETrainer(Trainer):
         self.begin_training()
         for callback in (_MomentumStep(self), self._preemption, self._keeper):
             self.add_callback(callback)
+        if isinstance(train_dataset, EndlessStream):
+            self.add_callback(StreamStart(train_dataset))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options) -> TrainOutput:
         """Train to the end, from a complete checkpoint where one is asked for.
@@ -375,6 +368,24 @@ def _check_arguments(model, args, processing_class, data_collator) -> None:
         if args.max_seq_length > longest:
             raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
     _check_model(model)
+
+
+def _training_data(dataset, collator, args, tokenizer):
+    """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
+    needs_text = collator is None
+    if collator is None:
+        collator = SentenceCollator(tokenizer, args.max_seq_length)
+    if isinstance(dataset, IterableDataset):
+        return as_stream(dataset, args, needs_text), ReplayCollator(collator)
+    columns = getattr(dataset, "column_names", None)
+    if needs_text and columns is not None and "text" not in columns:
+        raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
+    if dataset is not None and args.dataloader_drop_last and len(dataset) < args.global_batch_size:
+        raise ValueError(
+            f"The training set has {len(dataset)} rows, but one batch takes {args.global_batch_size}; "
+            "give more or lower `per_device_train_batch_size`."
+        )
+    return with_sentence_ids(dataset), collator
 
 
 def _check_model(model) -> None:

@@ -130,5 +130,8 @@ class MoCoSETrainingArguments(TrainingArguments):
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:
+            # Where accelerate decides, it joins the batches of a stream, which are padded to different lengths.
+            self.accelerator_config.dispatch_batches = False
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

@@ -165,14 +165,14 @@ def test_training_file_that_is_a_directory(refused, folder, name):
 
 
 def test_training_file_that_may_not_be_read(refused, folder, monkeypatch):
-    read_bytes = Path.read_bytes
+    open_path = Path.open
 
-    def refuse(path):
+    def refuse(path, *mode, **options):
         if path.name == "locked.txt":
             raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+        return open_path(path, *mode, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     path = folder / "locked.txt"
     assert refused(train_file=path) == f"{path}: cannot be read (Permission denied); check its permissions."
 
@@ -429,6 +429,40 @@ def test_method_value(refused, options, problem, remedy):
 )
 def test_training_value(refused, options):
     assert next(iter(options)) in refused(**options)
+
+
+STREAMED = {"streaming": "true", "max_steps": "3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        ({"max_steps": None}, "--streaming: `max_steps` must be given", "set it"),
+        ({"dataloader_drop_last": "false"}, "--streaming: `dataloader_drop_last` must stay true", "leave it out"),
+        ({"accelerator_config": '{"dispatch_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
+        ({"accelerator_config": '{"split_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
+        ({"shuffle_buffer_size": "0"}, "`shuffle_buffer_size` is at least 1", "but is 0"),
+        ({"per_device_train_batch_size": "81"}, "good.txt: 80 rows to train on, but one batch takes 81", "give more"),
+        ({"train_file": "none.txt"}, "none.txt: no such file", "check the path"),
+        ({"train_file": "good.doc"}, "good.doc: ", "rename it"),
+        ({"train_file": "blank.txt"}, "blank.txt: 0 rows to train on", "give more"),
+        ({"train_file": "bad.csv"}, "bad.csv, line 1: no column `text`", "--text_column"),
+        ({"train_file": None, "dataset_name": "nobody/nothing"}, "--dataset_name nobody/nothing: ", "check name"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_streaming(refused, folder, options, problem, remedy):
+    (folder / "blank.txt").write_text("\n \n", encoding="utf-8")
+    (folder / "good.doc").write_text("a cat\n", encoding="utf-8")
+    (folder / "bad.csv").write_text("id\n1\n", encoding="utf-8")
+    said = refused(**STREAMED | options)
+    assert said.startswith(problem)
+    assert remedy in said
+
+
+def test_streaming_without_an_end_is_told_with_the_line_of_the_configuration(refused, folder):
+    (folder / "run.yaml").write_text("streaming: true\nmax_steps: -1\n", encoding="utf-8")
+    assert refused(config="run.yaml").startswith("run.yaml, line 1: --streaming: `max_steps` must be given")
 
 
 def test_evaluation_without_development_pairs(refused):

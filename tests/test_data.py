@@ -14,11 +14,10 @@ from conftest import sentences
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from mocose_hf import data
+from mocose_hf import readers
 from mocose_hf.data import (
     SentenceCollator,
     read_hub_sentences,
-    read_lines,
     read_sentences,
     with_sentence_ids,
 )
@@ -239,12 +238,6 @@ def test_sha256_tells_contents_apart_and_only_those(tmp_path):
     assert digest(pairs, ".csv", key_column="key") != digest("text,key\na,b\nc,e\n", ".csv", key_column="key")
 
 
-def test_read_lines_gives_lines_alone(tmp_path):
-    content = "\ufeffone \r\n\r\ntwo\x0c\u2028three\n"
-    for kind in (".tsv", ".tsv.gz"):
-        assert read_lines(write(tmp_path, kind, content)) == ["one ", "", "two\x0c\u2028three"]
-
-
 def test_a_hub_dataset_is_cleaned_like_a_file(monkeypatch, tmp_path):
     asked = []
 
@@ -252,9 +245,9 @@ def test_a_hub_dataset_is_cleaned_like_a_file(monkeypatch, tmp_path):
         asked.append((args, options))
         return Dataset.from_dict({"sentence": ["a cat", None, "a dog", "a cat"], "label": [1, 2, 3, 4]})
 
-    monkeypatch.setattr(data, "load_dataset", load_dataset)
+    monkeypatch.setattr(readers, "load_dataset", load_dataset)
     read = read_hub_sentences("someone/texts", "small", "train[:4]", text_column="sentence")
-    assert asked == [(("someone/texts", "small"), {"split": "train[:4]"})]
+    assert asked == [(("someone/texts", "small"), {"split": "train[:4]", "revision": None})]
     assert (texts(read), read.rows_read, read.dropped) == (["a cat", "a dog"], 4, {"blank": 1, "duplicate": 1})
     assert read.sha256 == read_sentences(write(tmp_path, ".txt", "a cat\na dog\n")).sha256
     with pytest.raises(InputError, match=r"someone/texts \(train\): no column `text`.*sentence, label.*--text_column"):

@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.data import read_lines
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.geometry import alignment, uniformity
+from mocose_hf.readers import read_lines
 
 STSB_FOLDER = Path("downstream", "STS", "STSBenchmark")
 _STSB_SCORE, _STSB_SENTENCE1 = 4, 5

@@ -22,8 +22,8 @@ from mocose_hf.step_log import StepLog
 class CheckpointKeeper(TrainerCallback):
     """Complete each checkpoint that `Trainer` writes, then delete those beyond `save_total_limit`.
 
-    At the last step of an epoch the save waits for the log and the evaluation that the epoch's end brings, or a run
-    that goes on from there would be without them.
+    At the last step of an epoch, and of the run, the save waits for the log and the evaluation that the epoch's end
+    brings, or a run that goes on from there would be without them.
 
     Args:
         step_log: Saved with each checkpoint.
@@ -49,7 +49,8 @@ class CheckpointKeeper(TrainerCallback):
         wait_for_all()
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
-        self._waits_for_epoch_end = control.should_save and at_epoch_edge(state)
+        epoch_ends = at_epoch_edge(state) or state.global_step >= state.max_steps
+        self._waits_for_epoch_end = control.should_save and epoch_ends
         if self._waits_for_epoch_end:
             control.should_save = False
 
@@ -62,8 +63,9 @@ class CheckpointKeeper(TrainerCallback):
         if args.should_save:
             self._step_log.save(self._saving)
             write_manifest(self._saving, self._run)
-            rotate_checkpoints(self._saving.parent, self._limit, state.best_model_checkpoint)
-        self._saving = None
+        saved, self._saving = self._saving, None
+        if args.should_save:
+            rotate_checkpoints(saved.parent, self._limit, state.best_model_checkpoint, newest=saved)
 
     def failure(self, error: Exception) -> SaveError | None:
         """Return what to say of an error while a checkpoint was written, None where it is of another kind.

@@ -12,9 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
+from transformers.utils import logging
 
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+
+logger = logging.get_logger(__name__)
 
 MANIFEST = "manifest.json"
 """Name of the file that makes a checkpoint complete: run, step, and size and sha256 of every other file."""
@@ -73,16 +76,15 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
         manifest = _read(checkpoint)
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so its save did not come to an end"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its {MANIFEST} cannot be read ({one_line(error)})"
     for name, expected in manifest["files"].items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['size']}"
-        if _entry(path) != expected:
-            return f"{name} has changed since it was written"
+        try:
+            reason = _why_other(checkpoint / name, name, expected)
+        except OSError as error:
+            reason = f"{name} cannot be read ({one_line(error)})"
+        if reason is not None:
+            return reason
     return None
 
 
@@ -124,26 +126,43 @@ def step_of(checkpoint: str | Path) -> int:
 
 
 def start_checkpoint(checkpoint: str | Path) -> None:
-    """Clear the place of a checkpoint that is about to be written; its manifest goes first."""
+    """Clear the place of a checkpoint that is about to be written; its manifest goes first.
+
+    Of a link only the link goes.
+    """
     checkpoint = Path(checkpoint)
-    (checkpoint / MANIFEST).unlink(missing_ok=True)
-    if checkpoint.is_dir():
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+    elif checkpoint.is_dir():
+        (checkpoint / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(checkpoint)
 
 
-def rotate_checkpoints(output_dir: str | Path, limit: int | None, best: str | Path | None) -> None:
+def rotate_checkpoints(
+    output_dir: str | Path, limit: int | None, best: str | Path | None, newest: str | Path | None = None
+) -> None:
     """Delete the oldest checkpoints until at most `limit` complete ones are left.
 
     The newest complete one and the best one always stay, and so do folders that are not complete: they are not ours
-    to judge, and count for nothing.
+    to judge, and count for nothing. One that cannot be deleted stays, with a warning.
+
+    Args:
+        output_dir: The directory they are in.
+        limit: None, 0 or less to delete none.
+        best: The best one.
+        newest: The one just written, where later steps of another part of the run lie beside it.
     """
     if not limit or limit < 0:
         return
     complete = sorted((path for path in checkpoints(output_dir) if (path / MANIFEST).is_file()), key=step_of)
-    kept = {path.name for path in complete[-1:]} | ({Path(best).name} if best else set())
-    surplus = len(complete) - max(limit, len(kept))
-    for path in [path for path in complete if path.name not in kept][: max(surplus, 0)]:
-        start_checkpoint(path)
+    kept = {Path(path).name for path in (newest or max(complete, key=step_of, default=None), best) if path}
+    others = [path for path in complete if path.name not in kept]
+    surplus = len(complete) - max(limit, len(complete) - len(others))
+    for path in others[: max(surplus, 0)]:
+        try:
+            start_checkpoint(path)
+        except OSError as error:
+            logger.warning(f"{path}: an old checkpoint that cannot be deleted ({one_line(error)}); delete it.")
 
 
 def read_state(checkpoint: str | Path) -> TrainerState:
@@ -200,14 +219,30 @@ def load_weights(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
 
 def _read(checkpoint: Path) -> dict:
     manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest["run"], dict) or STATE_FILE not in manifest["files"]:
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(part), dict) for part in ("run", "files")):
         raise ValueError("not a manifest")
+    for name, entry in manifest["files"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("size"), int):
+            raise ValueError(f"{name[:40]} has no size")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name[:40]} lies elsewhere")
+    if STATE_FILE not in manifest["files"]:
+        raise ValueError(f"{STATE_FILE} is not in it")
     return manifest
 
 
+def _why_other(path: Path, name: str, expected: dict) -> str | None:
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != expected["size"]:
+        return f"{name} has {size} bytes instead of {expected['size']}"
+    return None if _entry(path) == expected else f"{name} has changed since it was written"
+
+
 def _files(checkpoint: Path) -> list[Path]:
-    own = (MANIFEST, f"{MANIFEST}.tmp")
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in own)
+    own = (checkpoint / MANIFEST, checkpoint / f"{MANIFEST}.tmp")
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path not in own)
 
 
 def _entry(path: Path, flush: bool = False) -> dict:

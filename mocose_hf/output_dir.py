@@ -1,9 +1,10 @@
 """The output directory: nothing in it is overwritten unasked, and there is room for what will be written."""
 
+import math
 import shutil
 from pathlib import Path
 
-from mocose_hf.checkpointing import checkpoints
+from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
 from mocose_hf.errors import InputError
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -44,9 +45,8 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
 def clear_output_dir(output_dir: str | Path) -> None:
     """Remove checkpoints and export of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
-    for folder in [*path.glob("checkpoint-*"), path / SENTENCE_ENCODER]:
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
+        start_checkpoint(folder)
 
 
 def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_steps: int) -> None:
@@ -61,7 +61,8 @@ def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_
     to_come = _checkpoints_to_come(args, max_steps)
     if args.save_total_limit and args.save_total_limit > 0:
         to_come = min(to_come, args.save_total_limit + 1)  # the successor is complete before the oldest one goes
-    needed = max(1, to_come - len(checkpoints(path))) * checkpoint + 2 * model_bytes
+    complete = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))
+    needed = max(1, to_come - complete) * checkpoint + 2 * model_bytes
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -72,10 +73,15 @@ def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_
 
 
 def _checkpoints_to_come(args: MoCoSETrainingArguments, max_steps: int) -> int:
-    if args.save_strategy != "steps":
-        return max(1, int(args.num_train_epochs))
-    steps = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * max_steps)
-    return int(max_steps // steps) + 1
+    """Return how many checkpoints a run may write: at least the one that a signal asks for."""
+    if args.save_strategy == "no":
+        return 1
+    by_epoch = args.save_strategy == "epoch" or (args.save_strategy == "best" and args.eval_strategy == "epoch")
+    if by_epoch:
+        return max(1, min(math.ceil(args.num_train_epochs), max_steps))
+    interval = args.save_steps if args.save_strategy == "steps" else args.eval_steps
+    steps = interval if interval >= 1 else math.ceil(interval * max_steps)
+    return math.ceil(max_steps / max(1, steps))
 
 
 def _megabytes(size: int) -> str:

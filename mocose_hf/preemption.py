@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers import TrainerCallback, TrainerState
+from transformers.trainer_utils import SaveStrategy
 
 from mocose_hf.distributed import any_process
 from mocose_hf.errors import EXIT_INTERRUPTED
@@ -40,13 +41,14 @@ class Preemption(TrainerCallback):
         self._received: signal.Signals | None = None
         self._handlers_before: dict[signal.Signals, object] = {}
         self._listening = False
-        self._saved_step = -1
+        self.saved_step = -1
+        self._epoch_ends = False
         self.agreed = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals for the time of a training; outside the main thread Python does not allow it."""
-        self._received, self._saved_step, self._listening, self.agreed = None, -1, True, False
+        self._received, self.saved_step, self._listening, self.agreed = None, -1, True, False
         if threading.current_thread() is threading.main_thread():
             self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
@@ -55,32 +57,46 @@ class Preemption(TrainerCallback):
             self._listening = False
             for number in list(self._handlers_before):
                 self._give_back(number)
+        if self._received is not None and not self.agreed:
+            signal.raise_signal(self._received)  # it came after the last step
 
-    @property
-    def reason(self) -> str:
-        """What arrived; on the other processes, that something did."""
-        return self._received.name if self._received else "A signal to another process"
+    def report(self, state: TrainerState) -> str:
+        """Return in one line what arrived, where training stands, and how it goes on."""
+        what = self._received.name if self._received else "A signal to another process"
+        saved = "which is saved" if self.saved_step == state.global_step else "which is not saved, unlike earlier ones"
+        return (
+            f"{what} ended training after step {state.global_step} of {state.max_steps}, {saved}; go on with "
+            "--resume_from_checkpoint true."
+        )
+
+    def agree(self, args) -> bool:
+        """Return, the same on all processes, whether a signal reached one of them; every process must call it."""
+        self.agreed = any_process(self._received is not None, args.device)
+        return self.agreed
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
-        self._stop_where_told(args, control)
-
-    def on_evaluate(self, args, state, control, **kwargs):  # noqa: D102
-        if self._listening and state.global_step > 0:
-            self._stop_where_told(args, control)
+        self._epoch_ends = False
+        if self.agree(args):
+            control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):  # noqa: D102
-        if self.agreed:
-            if not at_epoch_edge(state):
-                control.should_log = control.should_evaluate = False
-            control.should_save = self._saved_step != state.global_step
+        self._epoch_ends = True
+        if not self.agreed:
+            return
+        if not at_epoch_edge(state) and state.global_step < state.max_steps:
+            control.should_log = control.should_evaluate = False
+        control.should_save = self.saved_step != state.global_step
+
+    def on_evaluate(self, args, state, control, **kwargs):  # noqa: D102
+        if self._listening and state.global_step > 0 and self.agree(args):
+            control.should_training_stop = True
+            if self._epoch_ends:  # there is no later moment to save
+                if args.save_strategy == SaveStrategy.BEST:  # which would overrule this one
+                    args.save_strategy = SaveStrategy.STEPS
+                control.should_save = self.saved_step != state.global_step
 
     def on_save(self, args, state, control, **kwargs):  # noqa: D102
-        self._saved_step = state.global_step
-
-    def _stop_where_told(self, args, control) -> None:
-        self.agreed = any_process(self._received is not None, args.device)
-        if self.agreed:
-            control.should_training_stop = True
+        self.saved_step = state.global_step
 
     def _note(self, number: int, frame) -> None:
         self._received = signal.Signals(number)

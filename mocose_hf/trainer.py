@@ -113,7 +113,7 @@ class MoCoSETrainer(Trainer):
         if checkpoint is not None and read_state(checkpoint).global_step >= max_steps:
             return self._load_finished(checkpoint)
         check_space(self.args, self.model, max_steps)
-        limit = self.args.save_total_limit
+        limit, strategy = self.args.save_total_limit, self.args.save_strategy
         self._keeper.begin(run, limit)
         self._step_log.load(checkpoint, self.args.device)
         self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
@@ -126,12 +126,9 @@ class MoCoSETrainer(Trainer):
                 raise
             raise failure from error
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit, self.args.save_strategy = limit, strategy
         if self._preemption.agreed:
-            raise TrainingInterrupted(
-                f"{self._preemption.reason} ended training after step {self.state.global_step} of {max_steps}, which "
-                "is saved; go on with --resume_from_checkpoint true."
-            )
+            raise TrainingInterrupted(self._preemption.report(self.state))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             _require_complete(self.state.best_model_checkpoint)
         return output

@@ -165,9 +165,8 @@ def parse_command_line(argv: list[str]) -> Options:
             raise InputError(f"{entry.place}: unknown option `{entry.name}`; {_hint(entry.name, known)}")
         if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
             raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
-    for name in ("deepspeed", "fsdp"):
-        if name in given:
-            raise InputError(f"--{name} is not supported; train on several processes without it.")
+    if "fsdp" in given:
+        raise InputError("--fsdp is not supported; give --deepspeed ds_configs/zero3.json, which shards as FSDP does.")
     from_config = [part for entry in in_force.values() for part in entry.as_typed()]
     try:
         model, method, data, training, rest = parser.parse_args_into_dataclasses(

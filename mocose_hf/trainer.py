@@ -69,8 +69,10 @@ class MoCoSETrainer(Trainer):
             data_collator=data_collator,
             **options,
         )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
+            )
         self.begin_training()
         self.add_callback(_MomentumStep(self))
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from mocose_hf.zero import check_settings, keep_weights_in_float32
+
 METRICS = ("stsb_spearman", "alignment", "uniformity")
 """What `MoCoSETrainer.evaluate` scores."""
 
@@ -120,6 +122,8 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.save_steps is None:
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
+        check_settings(self)
         super().__post_init__()
+        keep_weights_in_float32(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

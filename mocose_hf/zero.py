@@ -5,16 +5,21 @@ training begins. All weights stay in float32, and bf16 is autocast, as it is wit
 DeepSpeed, and this one imports it only where it is in use.
 """
 
+import copy
 import importlib.util
 import json
 import os
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations import deepspeed as integration
+
+from mocose_hf.errors import InputError, one_line
 
 _UNSUPPORTED = {
     "optimizer": "take it out, and set `learning_rate`, `weight_decay` and `optim`",
@@ -34,8 +39,12 @@ _UNSUPPORTED = {
 
 _LAUNCH = "`accelerate launch --config_file configs/accelerate/zero2.yaml ...`"
 
-CHECKPOINT_GLOBALS: tuple[str, ...] = ()
-"""The pickled globals that the files of a DeepSpeed checkpoint name beyond those that `torch.load` always allows."""
+CHECKPOINT_GLOBALS = (
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+"""All that the pickles of a DeepSpeed checkpoint name beyond what `torch.load` always allows (deepspeed 0.19.8)."""
 
 
 @contextmanager
@@ -83,19 +92,62 @@ def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tenso
                 yield first.data, second.data
 
 
-def whole_state_dict(trainer) -> dict[str, Tensor] | None:
-    """Return the state dict with whole tensors; every process must call it.
+def whole_model(trainer) -> nn.Module | None:
+    """Return the trainer's model with whole weights, to be saved or exported; every process must call it.
 
-    Under ZeRO-3 the tensors are on the CPU, and all processes but the first get None.
+    Under ZeRO-3 this is a copy on the CPU, and None on all processes but the first; elsewhere the model itself.
     """
-    engine = trainer.deepspeed
-    return trainer.model.state_dict() if engine is None else trainer.accelerator.get_state_dict(engine)
+    model = trainer.model
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return model
+    state_dict = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    if not trainer.is_world_process_zero():
+        return None
+    with torch.random.fork_rng(devices=[]):
+        copied = type(model)(copy.deepcopy(model.config))
+    copied.load_state_dict(state_dict)
+    return copied
+
+
+def check_checkpoint_of_deepspeed(checkpoint: str | Path, args) -> None:
+    """Refuse to go on from a checkpoint that DeepSpeed would not load or that names code of others.
+
+    DeepSpeed unpickles its files without restriction (0.19.8), so their pickles are read under restriction first;
+    the tensors in them are not read.
+
+    Args:
+        checkpoint: The folder that Trainer made.
+        args: `MoCoSETrainingArguments` of the run that goes on.
+
+    Raises:
+        InputError: In one line.
+    """
+    latest = Path(checkpoint) / "latest"  # names the folder that DeepSpeed reads
+    if not args.deepspeed:
+        if latest.is_file():
+            raise InputError(f"{checkpoint}: was made under DeepSpeed; go on with the same --deepspeed.")
+        return
+    if not latest.is_file():
+        raise InputError(f"{checkpoint}: was not made under DeepSpeed; go on without --deepspeed.")
+    files = sorted((Path(checkpoint) / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+    was_sharded = any(file.name.startswith("zero_") and file.name.endswith("_model_states.pt") for file in files)
+    if was_sharded != args.hf_deepspeed_config.is_zero3():
+        stage = "ZeRO-3" if was_sharded else "a stage below 3"
+        raise InputError(f"{checkpoint}: was made under {stage}; go on with the same --deepspeed.")
+    processes = sum(file.name.endswith("_optim_states.pt") for file in files)
+    if processes not in (0, args.world_size):
+        raise InputError(
+            f"{checkpoint}: was made by {processes} processes, but now there are {args.world_size}; start as many."
+        )
+    for file in files:
+        _check_pickle(file)
 
 
 def check_settings(args) -> None:
-    """Refuse settings of DeepSpeed that cannot work, and take the configuration of accelerate's launcher where none is given.
+    """Refuse settings of DeepSpeed that cannot work.
 
-    To be called before `TrainingArguments.__post_init__`, which reads the configuration and joins the processes.
+    Where none are given, those of accelerate's launcher are taken. To be called before
+    `TrainingArguments.__post_init__`, which reads the configuration and joins the processes.
 
     Raises:
         ValueError: In one line.
@@ -154,6 +206,19 @@ def keep_weights_in_float32(args) -> None:
         "dtype": "bfloat16",
         "lower_precision_safe_modules": [],
     }
+
+
+def _check_pickle(file: Path) -> None:
+    allowed = [
+        getattr(import_module(module), name) for module, _, name in (g.rpartition(".") for g in CHECKPOINT_GLOBALS)
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{file}: is damaged or no file of DeepSpeed ({one_line(error)}); go on from another."
+        ) from error
 
 
 def _launched_with_deepspeed() -> bool:

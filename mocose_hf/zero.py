@@ -162,8 +162,11 @@ def check_settings(args) -> None:
         raise ValueError("`deepspeed` is set, but not installed; run `pip install mocose_hf[deepspeed]`.")
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(f"`deepspeed` needs a launcher that tells each process its rank; start with {_LAUNCH}.")
-    config = _read_config(args.deepspeed)
-    name = "`deepspeed`" if isinstance(args.deepspeed, dict) else args.deepspeed
+    if not (args.use_cpu or torch.accelerator.is_available()):
+        raise ValueError("`deepspeed` is set, but there is no GPU; set `use_cpu` to train on the CPU.")
+    is_path = isinstance(args.deepspeed, str) and not args.deepspeed.startswith("{")
+    name = args.deepspeed if is_path else "`deepspeed`"
+    config = _read_config(args.deepspeed, name)
     stage = _entry(config, "zero_optimization.stage")
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"{name}: `zero_optimization.stage` is 0, 1, 2 or 3, not {stage}; ds_configs/ has examples.")
@@ -225,21 +228,16 @@ def _launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def _read_config(config: str | dict) -> dict:
+def _read_config(config: str | dict, name: str) -> dict:
     if isinstance(config, str):
-        text, name = config, "`deepspeed`"
-        if not config.startswith("{"):
-            name = config
-            try:
-                text = Path(config).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                raise ValueError(f"{config}: cannot be read as a DeepSpeed configuration; name a JSON file.") from None
         try:
-            config = json.loads(text)
+            config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"{name}: cannot be read as a DeepSpeed configuration; name a JSON file.") from None
         except ValueError as error:
             raise ValueError(f"{name}: not valid JSON ({error}); mend it, or start from ds_configs/.") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{config}: a DeepSpeed configuration is a JSON object; start from ds_configs/.")
+        raise ValueError(f"{name}: a DeepSpeed configuration is a JSON object; start from ds_configs/.")
     return config
 
 

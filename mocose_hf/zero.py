@@ -155,7 +155,10 @@ def check_settings(args) -> None:
     if args.deepspeed is None and _launched_with_deepspeed():
         args.deepspeed = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
         if args.deepspeed in (None, "none"):
-            raise ValueError("`accelerate launch --use_deepspeed` gives no configuration; set `deepspeed` to a file.")
+            raise ValueError(
+                "ACCELERATE_USE_DEEPSPEED is set, as by `accelerate launch --use_deepspeed`, without a configuration; "
+                "set `deepspeed` to a file, or unset it."
+            )
     if not args.deepspeed:
         return
     if importlib.util.find_spec("deepspeed") is None:

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,7 +18,13 @@ from mocose_hf.command_line import parse_command_line
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import evaluate_pairs
 from mocose_hf.momentum import update_ema
-from mocose_hf.zero import check_checkpoint_of_deepspeed, keep_weights_in_float32, local_values, whole_weights
+from mocose_hf.zero import (
+    check_checkpoint_of_deepspeed,
+    check_whole,
+    keep_weights_in_float32,
+    local_values,
+    whole_weights,
+)
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
@@ -116,7 +123,7 @@ class TestOnTwoProcesses:
         report = runs.report[f"bf16-{stage}"]
         assert report["computed"] == ["torch.bfloat16"]
         assert report["dtypes"] == ["torch.float32"]
-        assert report["off"] <= 1e-8 < 1e-5 < report["moved"]
+        assert report["off"] <= 1e-7 < 1e-5 < report["moved"]
         rows = load_file(runs.folder / f"bf16-{stage}.safetensors")["queue.rows"]
         assert (rows != rows.bfloat16().float()).float().mean() > 0.5
 
@@ -166,35 +173,45 @@ def test_the_command_trains_goes_on_and_exports_under_zero3(tmp_path, small_enco
     (tmp_path / "text.txt").write_text("\n".join(sentences(48)) + "\n")
     made = sentences(24, seed=9)
     (tmp_path / "pairs.tsv").write_text("".join(f"{i / 2}\t{made[i]}\t{made[12 + i]}\n" for i in range(11)))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    launcher += ["--config_file", str(REPOSITORY / "configs" / "accelerate" / "zero3.yaml")]
     options = {
         "model_name_or_path": small_encoder_dir,
         "train_file": tmp_path / "text.txt",
         "validation_file": tmp_path / "pairs.tsv",
-        "output_dir": tmp_path / "out",
         "per_device_train_batch_size": 4,
         "eval_steps": 3,
         "queue_size": 20,
+        "queue_init_size": 4,
         "bf16": "true",
         "use_cpu": "true",
     }
     argv = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    done = subprocess.run(
-        [*launcher, str(REPOSITORY / "run_mocose.py"), *argv],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads((tmp_path / "out" / "training_args.json").read_text())["deepspeed"] == "ds_configs/zero3.json"
-    assert (tmp_path / "out" / "checkpoint-6" / "global_step6").is_dir()
-    model = AutoModel.from_pretrained(tmp_path / "out").encoder.state_dict()
-    plain = AutoModel.from_pretrained(tmp_path / "out" / "sentence_encoder").state_dict()
-    assert [name for name in model if not torch.equal(model[name], plain[name])] == []
-    assert model["embeddings.word_embeddings.weight"].shape == (120, 32)
+
+    def command(output_dir, *more):
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+        launcher += ["--config_file", str(REPOSITORY / "configs" / "accelerate" / "zero3.yaml")]
+        done = subprocess.run(
+            [*launcher, str(REPOSITORY / "run_mocose.py"), *argv, "--output_dir", str(output_dir), *more],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    command(whole)
+    assert json.loads((whole / "training_args.json").read_text())["deepspeed"] == "ds_configs/zero3.json"
+    assert (whole / "checkpoint-6" / "global_step6").is_dir()
+    light = AutoModel.from_pretrained(whole).encoder.state_dict()
+    plain = AutoModel.from_pretrained(whole / "sentence_encoder").state_dict()
+    assert [name for name in light if not torch.equal(light[name], plain[name])] == []
+    assert light["embeddings.word_embeddings.weight"].shape == (120, 32)
+
+    shutil.copytree(whole / "checkpoint-3", interrupted / "checkpoint-3")
+    command(interrupted, "--resume_from_checkpoint", "true")
+    first, second = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (whole, interrupted))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def zero3(**more) -> dict:
@@ -254,7 +271,7 @@ def test_deepspeed_without_a_launcher_or_a_gpu_is_refused(monkeypatch):
     with pytest.raises(InputError, match="there is no GPU; set `use_cpu`"):
         parse_command_line(["--deepspeed", path])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert refusal([]).startswith("`accelerate launch --use_deepspeed` gives no configuration; set `deepspeed`")
+    assert refusal([]).startswith("ACCELERATE_USE_DEEPSPEED is set, as by ")
 
 
 def test_missing_deepspeed_is_told_with_the_command_that_installs_it(monkeypatch):
@@ -311,3 +328,10 @@ def test_models_are_built_whole_though_zero3_is_announced():
     finally:
         integration.unset_hf_deepspeed_config()
     assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_built_in_shards_is_refused():
+    model = tiny_model()
+    next(model.parameters()).ds_id = 0
+    with pytest.raises(ValueError, match="cannot be built in shards; call its constructor"):
+        check_whole(model)

@@ -36,9 +36,7 @@ class Runs:
     def __init__(self, encoder_dir: str, output_dir: str):
         self.encoder_dir, self.output_dir, self.report = encoder_dir, Path(output_dir), {}
 
-    def trainer(
-        self, name: str, config: dict, deepspeed, seed=0, model_first=False, pairs=None, callbacks=None, **fields
-    ):
+    def trainer(self, name: str, config: dict, deepspeed, seed=0, model_first=False, pairs=None, **fields):
         def arguments():
             settings = {
                 "output_dir": str(self.output_dir / name),
@@ -65,7 +63,6 @@ class Runs:
             train_dataset=Dataset.from_dict({"text": sentences(320)}),
             eval_dataset=pairs,
             processing_class=load_tokenizer(self.encoder_dir),
-            callbacks=callbacks,
         )
 
     def record(self, name: str, trainer, **more) -> None:
@@ -137,7 +134,9 @@ class Runs:
     def bf16(self, stage: int) -> None:
         exact = ExactEMA()
         name = f"bf16-{stage}"
-        trainer = self.trainer(name, {}, zero_config(stage), bf16=True, callbacks=[exact])
+        block = {"bf16": {"enabled": "auto"}} if stage == 2 else {}  # as many configurations have it
+        trainer = self.trainer(name, {}, zero_config(stage) | block, bf16=True)
+        trainer.add_callback(exact)  # after the trainer's own, which moves the target
         query = trainer.model.mocose.encoder.encoder.layer[0].attention.self.query
         computed = set()
         query.register_forward_hook(lambda module, args, output: computed.add(str(output.dtype)))

@@ -37,6 +37,7 @@ TRANSFORMERS_OPTIONS = {
     "bf16": "Whether to compute in bfloat16; target, queue and loss stay in float32.",
     "activation_checkpointing": "Whether to save memory by computing activations twice.",
     "use_cpu": "Whether to leave a GPU alone.",
+    "deepspeed": "DeepSpeed's configuration, such as ds_configs/zero2.json; the launcher's where not given.",
     "dataloader_num_workers": "Processes that tokenise ahead of training; 0 for none.",
     "eval_strategy": "When to evaluate: no, steps or epoch; steps where there are development pairs.",
     "load_best_model_at_end": "Whether to end with the best checkpoint; true where there are development pairs.",

@@ -116,7 +116,7 @@ def test_the_options_below_are_all_there_are():
     assert list(MODEL) == [f.name for f in fields(ModelArguments)]
     assert list(METHOD) == [f.name for f in fields(MethodArguments)] == MoCoSEConfig.option_names()
     assert list(DATA) == [f.name for f in fields(DataArguments)]
-    tested_elsewhere = {"bf16", "eval_strategy", "load_best_model_at_end", "report_to"}
+    tested_elsewhere = {"bf16", "deepspeed", "eval_strategy", "load_best_model_at_end", "report_to"}
     assert {"remove_unused_columns", "ddp_broadcast_buffers", "hub_strategy"} <= KEPT
     own = set(MoCoSETrainingArguments.__annotations__) - KEPT
     assert set(TRAINING) | tested_elsewhere == own | set(TRANSFORMERS_OPTIONS)

@@ -3,6 +3,7 @@
 
 One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
 With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
+With DeepSpeed:     accelerate launch --config_file configs/accelerate/zero2.yaml run_mocose.py ...
 Score alone:        python run_mocose.py --model_name_or_path out --senteval_dir data/senteval
 More than memory:   python run_mocose.py ... --train_file large.txt --streaming --max_steps 100000
 Go on:              the command that was interrupted, with --resume_from_checkpoint true
@@ -48,6 +49,7 @@ from mocose_hf.pretrained_encoders import load_encoder, load_tokenizer, save_tok
 from mocose_hf.streaming import HubDataset, SentenceStream, check_stream_arguments
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
+from mocose_hf.zero import whole_model
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -252,13 +254,14 @@ def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, 
 
 def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: str) -> None:
     """Write the model, the plain encoder, their card and the run's settings; nothing here is a pickle."""
+    model = whole_model(trainer)
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(options.output_dir)
     encoder_dir = output_dir / SENTENCE_ENCODER
-    trainer.model.save_pretrained(output_dir)
+    model.save_pretrained(output_dir)
     save_tokenizer(trainer.processing_class, output_dir)
-    export_sentence_encoder(trainer.model, trainer.processing_class, encoder_dir)
+    export_sentence_encoder(model, trainer.processing_class, encoder_dir)
     training = options.training
     (output_dir / "training_args.json").write_text(training.to_json_string() + "\n", encoding="utf-8")
     trainer.save_state()
@@ -275,10 +278,10 @@ def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: s
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
         settings={name: getattr(training, name) for name in shown}
-        | {name: getattr(trainer.model.config, name) for name in trainer.model.config.option_names()},
+        | {name: getattr(model.config, name) for name in model.config.option_names()},
     )
     for directory in (output_dir, encoder_dir):
-        write_model_card(directory, model_card(record, trainer.model.config.pooling_mode))
+        write_model_card(directory, model_card(record, model.config.pooling_mode))
     if training.push_to_hub:
         push_output(output_dir, trainer.hub_model_id, training.hub_token)
 

@@ -37,6 +37,7 @@ TRANSFORMERS_OPTIONS = {
     "bf16": "Whether to compute in bfloat16; target, queue and loss stay in float32.",
     "activation_checkpointing": "Whether to save memory by computing activations twice.",
     "use_cpu": "Whether to leave a GPU alone.",
+    "deepspeed": "DeepSpeed's configuration, such as ds_configs/zero2.json; the launcher's where not given.",
     "dataloader_num_workers": "Processes that tokenise ahead of training; 0 for none.",
     "eval_strategy": "When to evaluate: no, steps or epoch; steps where there are development pairs.",
     "load_best_model_at_end": "Whether to end with the best checkpoint; true where there are development pairs.",
@@ -179,9 +180,8 @@ def parse_command_line(argv: list[str]) -> Options:
             raise InputError(f"{entry.place}: unknown option `{entry.name}`; {_hint(entry.name, known)}")
         if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
             raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
-    for name in ("deepspeed", "fsdp"):
-        if name in given:
-            raise InputError(f"--{name} is not supported; train on several processes without it.")
+    if "fsdp" in given:
+        raise InputError("--fsdp is not supported; give --deepspeed ds_configs/zero3.json, which shards as FSDP does.")
     from_config = [part for entry in in_force.values() for part in entry.as_typed()]
     try:
         model, method, data, training, rest = parser.parse_args_into_dataclasses(

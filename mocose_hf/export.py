@@ -14,6 +14,7 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
 from mocose_hf.sentence_transformers_format import write_layout
 from mocose_hf.version import __version__
+from mocose_hf.zero import whole_weights
 
 SENTENCE_ENCODER = "sentence_encoder"
 """Name of the folder inside the output directory that holds the plain encoder."""
@@ -36,7 +37,8 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    encoder = AutoModel.from_config(model.config.encoder_config)
+    with whole_weights():
+        encoder = AutoModel.from_config(model.config.encoder_config)
     missing = encoder.load_state_dict(model.mocose.encoder.state_dict(), strict=False)
     unplaced = [name for name in missing.missing_keys if not name.startswith("pooler.")] + missing.unexpected_keys
     if unplaced:

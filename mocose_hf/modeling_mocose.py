@@ -20,6 +20,7 @@ from mocose_hf.momentum import update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.pooling import pool
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
+from mocose_hf.zero import check_whole, local_values, whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -57,6 +58,12 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load as any `PreTrainedModel`; under DeepSpeed ZeRO-3 too, each process loads all weights."""
+        with whole_weights():
+            return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -161,6 +168,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             self._share_embeddings()
         else:
             self._tied_weights_keys = None
+        check_whole(self)
         self.post_init()
         self.update_target(0.0)
         self.freeze_target()
@@ -297,8 +305,11 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
-        """Move the target in place to decay · target + (1 − decay) · online; 0 copies the online branch."""
-        target, online = zip(*self.momentum_pairs(), strict=True)
+        """Move the target in place to decay · target + (1 − decay) · online; 0 copies the online branch.
+
+        Under DeepSpeed ZeRO-3 each process moves what it holds of the target, without communication.
+        """
+        target, online = zip(*local_values(self.momentum_pairs()), strict=True)
         update_ema(target, online, decay)
 
     def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -345,7 +356,8 @@ def _build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     """Build the encoder without its own pooler, which MoCoSE replaces."""
     if config.encoder_config.is_encoder_decoder:
         raise ValueError(f"`{config.encoder_config.model_type}` is an encoder-decoder; MoCoSE needs an encoder.")
-    encoder = AutoModel.from_config(config.encoder_config)
+    with whole_weights():
+        encoder = AutoModel.from_config(config.encoder_config)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder

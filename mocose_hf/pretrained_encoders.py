@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTok
 from transformers.utils import logging
 
 from mocose_hf.sentence_transformers_format import read_layout
+from mocose_hf.zero import whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class PretrainedEncoder:
     pooling_mode: str
 
 
+@whole_weights()
 def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hub_options) -> PretrainedEncoder:
     """Load the encoder of a plain, a sentence-transformers or a MoCoSE model.
 

@@ -34,6 +34,7 @@ from mocose_hf.resuming import check_same_run, describe_run
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, ReplayCollator, StreamStart, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
+from mocose_hf.zero import check_checkpoint_of_deepspeed, checkpoint_globals
 
 logger = logging.get_logger(__name__)
 
@@ -81,8 +82,10 @@ class MoCoSETrainer(Trainer):
             data_collator=data_collator,
             **options,
         )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
+            )
         self._step_log = StepLog()
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
@@ -171,6 +174,9 @@ class MoCoSETrainer(Trainer):
     def note_gradient(self) -> None:
         """Keep the norm of the gradient that the optimizer is about to use, and the scale of fp16."""
         self._scale = self._loss_scale()
+        if self.is_deepspeed_enabled:  # which keeps the gradients to itself, and has made the step by now
+            self._gradient_norm = torch.as_tensor(self.model_wrapped.get_global_grad_norm())
+            return
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
@@ -280,9 +286,10 @@ class MoCoSETrainer(Trainer):
                 "one shared directory."
             )
         if found.path is not None:
+            check_checkpoint_of_deepspeed(found.path, self.args)
             self._warn(check_same_run(found.path, run))
             check_weights(self.model, found.path)
-            check_pickles(found.path)
+            check_pickles(found.path, allowed=checkpoint_globals(self.args))
         return found.path
 
     def _warn(self, message: str | None) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from mocose_hf.zero import check_settings, keep_weights_in_float32
+
 METRICS = ("stsb_spearman", "alignment", "uniformity")
 """What `MoCoSETrainer.evaluate` scores."""
 
@@ -129,9 +131,11 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.save_steps is None:
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
+        check_settings(self)
         super().__post_init__()
         if self.accelerator_config.dispatch_batches is None:
             # Where accelerate decides, it joins the batches of a stream, which are padded to different lengths.
             self.accelerator_config.dispatch_batches = False
+        keep_weights_in_float32(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

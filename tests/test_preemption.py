@@ -288,7 +288,7 @@ def test_training_outside_the_main_thread_takes_no_signals(tmp_path, tokenizer):
 def test_the_message_names_the_signal_or_another_process():
     preemption = Preemption()
     state = TrainerState(global_step=3, max_steps=7)
-    with pytest.raises(NobodyListened), preemption.listening():
+    with pytest.raises(NobodyListened), preemption.listening():  # noqa: PT012
         assert preemption.report(state).startswith("A signal to another process ended training after step 3 of 7")
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.report(state).startswith("SIGTERM ended training after step 3 of 7, which is not saved")

@@ -1,0 +1,260 @@
+"""DeepSpeed ZeRO: what the model, the trainer and the settings must know of it.
+
+The model is built whole on every process, from the same random numbers as elsewhere; DeepSpeed's engine shards it when
+training begins. All weights stay in float32, and bf16 is autocast, as it is without DeepSpeed. No other module names
+DeepSpeed, and this one imports it only where it is in use.
+"""
+
+import copy
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations import deepspeed as integration
+
+from mocose_hf.errors import InputError
+
+_UNSUPPORTED = {
+    "optimizer": "take it out, and set `learning_rate`, `weight_decay` and `optim`",
+    "scheduler": "take it out, and set `lr_scheduler_type` and `warmup_steps`",
+    "fp16.enabled": "take it out, and set `bf16`, which keeps the weights in float32",
+    "bf16.enabled": 'write "auto", and set `bf16`, which keeps the weights in float32',
+    "torch_autocast.enabled": 'write "auto", and set `bf16`',
+    "tensor_parallel.autotp_size": "take it out, and shard the weights by ZeRO-3",
+    "zero_optimization.offload_optimizer.device": "take it out, and raise `stage` or set `activation_checkpointing`",
+    "zero_optimization.offload_param.device": "take it out, and use more GPUs or set `activation_checkpointing`",
+    "zero_optimization.zero_hpz_partition_size": "take it out: the EMA moves primary shards alone",
+    "zero_optimization.mics_shard_size": "take it out: the EMA moves primary shards alone",
+    "zero_optimization.zero_quantized_weights": "take it out: the EMA needs weights in float32",
+    "zero_optimization.zero_quantized_nontrainable_weights": "take it out: the EMA needs weights in float32",
+}
+"""Entries of a DeepSpeed configuration that cannot be used, each with what to do instead."""
+
+_LAUNCH = "`accelerate launch --config_file configs/accelerate/zero2.yaml ...`"
+
+CHECKPOINT_GLOBALS = (
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+"""All that the pickles of a DeepSpeed checkpoint name beyond what `torch.load` always allows (deepspeed 0.19.8)."""
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Build or load models with whole parameters inside, whatever DeepSpeed configuration is in force.
+
+    transformers builds under `deepspeed.zero.Init` as soon as there are `TrainingArguments` for ZeRO-3; the weights
+    then are sharded at once, drawn from other random numbers, and copies of a branch are copies of nothing.
+    """
+    reference = integration._hf_deepspeed_config_weak_ref  # transformers has a setter for it, but no getter
+    config = None if reference is None else reference()
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            integration.set_hf_deepspeed_config(config)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise a `ValueError` where a model was built under `deepspeed.zero.Init`, past `whole_weights`."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} cannot be built in shards; call its constructor or `from_pretrained`, outside "
+            "`deepspeed.zero.Init`."
+        )
+
+
+def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what this process holds of each pair of equally sharded parameters.
+
+    That is the parameters themselves, or under ZeRO-3 their shards (flat, of ⌈numel / W⌉ or a few more elements) and,
+    where both are resident too, as small ones always are, the whole tensors: forward reads these, while the shards
+    are what is saved and gathered from. An element-wise change of all that is yielded needs no communication.
+    """
+    for first, second in pairs:
+        if not hasattr(first, "ds_tensor"):
+            yield first, second
+            continue
+        yield first.ds_tensor, second.ds_tensor
+        if first.ds_status.name == "AVAILABLE":
+            if second.ds_status.name != "AVAILABLE":
+                first.partition()  # forget the whole tensor; the next forward gathers it again
+            elif first.data_ptr() != first.ds_tensor.data_ptr():  # one process: the shard is the whole
+                yield first.data, second.data
+
+
+def whole_model(trainer) -> nn.Module | None:
+    """Return the trainer's model with whole weights, to be saved or exported; every process must call it.
+
+    Under ZeRO-3 this is a copy on the CPU, and None on all processes but the first; elsewhere the model itself.
+    """
+    model = trainer.model
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return model
+    state_dict = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    if not trainer.is_world_process_zero():
+        return None
+    with torch.random.fork_rng(devices=[]):
+        copied = type(model)(copy.deepcopy(model.config))
+    copied.load_state_dict(state_dict)
+    return copied
+
+
+def check_checkpoint_of_deepspeed(checkpoint: str | Path, args) -> None:
+    """Refuse to go on from a checkpoint that DeepSpeed would not load.
+
+    Args:
+        checkpoint: The folder that Trainer made.
+        args: `MoCoSETrainingArguments` of the run that goes on.
+
+    Raises:
+        InputError: In one line.
+    """
+    latest = Path(checkpoint) / "latest"  # names the folder that DeepSpeed reads
+    if not args.deepspeed:
+        if latest.is_file():
+            raise InputError(f"{checkpoint}: was made under DeepSpeed; go on with the same --deepspeed.")
+        return
+    if not latest.is_file():
+        raise InputError(f"{checkpoint}: was not made under DeepSpeed; go on without --deepspeed.")
+    files = sorted((Path(checkpoint) / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+    was_sharded = any(file.name.startswith("zero_") and file.name.endswith("_model_states.pt") for file in files)
+    if was_sharded != args.hf_deepspeed_config.is_zero3():
+        stage = "ZeRO-3" if was_sharded else "a stage below 3"
+        raise InputError(f"{checkpoint}: was made under {stage}; go on with the same --deepspeed.")
+    processes = sum(file.name.endswith("_optim_states.pt") for file in files)
+    if processes not in (0, args.world_size):
+        raise InputError(
+            f"{checkpoint}: was made by {processes} processes, but now there are {args.world_size}; start as many."
+        )
+
+
+def checkpoint_globals(args) -> list:
+    """Return what the files of a checkpoint may name: `CHECKPOINT_GLOBALS` under DeepSpeed, nothing elsewhere.
+
+    DeepSpeed unpickles its files without restriction (0.19.8), so they are to be read under restriction first.
+    """
+    if not args.deepspeed:
+        return []
+    names = [dotted.rpartition(".") for dotted in CHECKPOINT_GLOBALS]
+    return [getattr(import_module(module), name) for module, _, name in names]
+
+
+def check_settings(args) -> None:
+    """Refuse settings of DeepSpeed that cannot work.
+
+    Where none are given, those of accelerate's launcher are taken. To be called before
+    `TrainingArguments.__post_init__`, which reads the configuration and joins the processes.
+
+    Raises:
+        ValueError: In one line.
+    """
+    if args.deepspeed is None and _launched_with_deepspeed():
+        args.deepspeed = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        if args.deepspeed in (None, "none"):
+            raise ValueError(
+                "ACCELERATE_USE_DEEPSPEED is set, as by `accelerate launch --use_deepspeed`, without a configuration; "
+                "set `deepspeed` to a file, or unset it."
+            )
+    if not args.deepspeed:
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError("`deepspeed` is set, but not installed; run `pip install mocose_hf[deepspeed]`.")
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError(f"`deepspeed` needs a launcher that tells each process its rank; start with {_LAUNCH}.")
+    if not (args.use_cpu or torch.accelerator.is_available()):
+        raise ValueError("`deepspeed` is set, but there is no GPU; set `use_cpu` to train on the CPU.")
+    is_path = isinstance(args.deepspeed, str) and not args.deepspeed.startswith("{")
+    name = args.deepspeed if is_path else "`deepspeed`"
+    config = _read_config(args.deepspeed, name)
+    stage = _entry(config, "zero_optimization.stage")
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"{name}: `zero_optimization.stage` is 0, 1, 2 or 3, not {stage}; ds_configs/ has examples.")
+    for entry, remedy in _UNSUPPORTED.items():
+        value = _entry(config, entry)
+        if not _is_off(value):
+            raise ValueError(f"{name}: `{entry}` is not supported; {remedy}.")
+    if stage == 3 and _entry(config, "zero_optimization.stage3_gather_16bit_weights_on_model_save") is not True:
+        raise ValueError(
+            f"{name}: `zero_optimization.stage3_gather_16bit_weights_on_model_save` must be true, or no checkpoint "
+            "has weights to load; add it."
+        )
+    if args.use_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _skip_unused_build()
+
+
+def keep_weights_in_float32(args) -> None:
+    """Have bf16 mean autocast under DeepSpeed too, with weights, gradients and what is sent in float32.
+
+    DeepSpeed's own `bf16` would round online weights, target and queue to bfloat16. To be called after
+    `TrainingArguments.__post_init__`.
+
+    Raises:
+        ValueError: In one line, where the configuration contradicts the other arguments.
+    """
+    if args.deepspeed_plugin is None:
+        return
+    if args.mixed_precision not in ("no", "bf16"):
+        raise ValueError(f"`{args.mixed_precision}` is not supported under DeepSpeed; set `bf16` instead.")
+    if args.hf_deepspeed_config.mismatches:
+        differences = ", ".join(line.removeprefix("- ") for line in args.hf_deepspeed_config.mismatches)
+        raise ValueError(
+            f'The DeepSpeed configuration differs from the arguments ({differences}); write "auto" there.'
+        )
+    config = args.hf_deepspeed_config.config
+    config["bf16"] = {"enabled": False}  # accelerate would switch it on where it is missing
+    config["torch_autocast"] = {
+        "enabled": args.mixed_precision == "bf16",
+        "dtype": "bfloat16",
+        "lower_precision_safe_modules": [],
+    }
+
+
+def _launched_with_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def _read_config(config: str | dict, name: str) -> dict:
+    if isinstance(config, str):
+        try:
+            config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"{name}: cannot be read as a DeepSpeed configuration; name a JSON file.") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: not valid JSON ({error}); mend it, or start from ds_configs/.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{name}: a DeepSpeed configuration is a JSON object; start from ds_configs/.")
+    return config
+
+
+def _entry(config: dict, dotted: str):
+    value = config
+    for name in dotted.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _is_off(value) -> bool:
+    return value is False or value in (None, "auto", "none") or (type(value) is int and value <= 1)
+
+
+def _skip_unused_build() -> None:
+    """Keep DeepSpeed from compiling its shared-memory op when it first runs on a CPU.
+
+    That takes minutes and a compiler, and only inference uses it (deepspeed 0.19.8, comm/torch.py).
+    """
+    import deepspeed.ops
+
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

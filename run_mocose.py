@@ -20,7 +20,7 @@ from transformers.utils import logging
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.command_line import Options, parse_command_line, printable_command
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import CollapseError, InputError, one_line
 from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
 from mocose_hf.export import (
     SENTENCE_ENCODER,
@@ -44,7 +44,7 @@ from mocose_hf.training_args import METRICS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for bad input, or 1 where numbers went bad, told in one line."""
+    """Run the command and return its exit code: 0, 2 for bad input, or 1 where training went bad, told in one line."""
     argv = sys.argv[1:] if argv is None else argv
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"run_mocose.py: {error}\n")
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, CollapseError) as error:
         sys.stderr.write(f"run_mocose.py: {error}\n")
         return 1
     return 0

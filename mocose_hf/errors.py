@@ -1,10 +1,14 @@
-"""What a person at the terminal can put right."""
+"""What a person at the terminal can put right, each told in one line."""
 
 _LONGEST_REASON = 300
 
 
 class InputError(ValueError):
     """Say in one line what was given, what is needed and what to do; the command ends with exit code 2."""
+
+
+class CollapseError(RuntimeError):
+    """Say that the embeddings collapsed and `stop_on_collapse` stopped the run; the command ends with exit code 1."""
 
 
 def one_line(error: BaseException) -> str:

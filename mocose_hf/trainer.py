@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
+from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.distributed import broadcast, gather_rows
 from mocose_hf.encoding import encoder_max_length
@@ -73,6 +74,7 @@ class MoCoSETrainer(Trainer):
             raise ValueError("DeepSpeed and FSDP are not supported; train on several processes without them (DDP).")
         self.begin_training()
         self.add_callback(_MomentumStep(self))
+        self.add_callback(CollapseAlarm())
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""
@@ -130,7 +132,7 @@ class MoCoSETrainer(Trainer):
         `contrastive_accuracy` (share of queries nearest to their own key), `query_std`, `key_std` (standard deviation
         over the batch, mean over dimensions; 1/√D where embeddings spread evenly, 0 where they collapse),
         `ema_decay` (η last used), `queue_fill` (rows), `d_trace` (the paper's, of η_1 and K) and `current_d_trace`
-        (of η and fill at this moment; left out at η = 1).
+        (of η and fill at this moment; left out at η = 1), and what each `CollapseAlarm` measured since the last line.
         """
         if "loss" in logs:
             means = [total / self._counts[name] for name, total in self._sums.items()]
@@ -138,6 +140,9 @@ class MoCoSETrainer(Trainer):
                 means = gather_rows(torch.stack(means)[None]).mean(0)  # over the processes
             logs.update(zip(self._sums, map(float, means), strict=True))
             logs.update(self._momentum_metrics())
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, CollapseAlarm):
+                    logs.update(callback.pop_metrics())
             self._sums.clear()
             self._counts.clear()
         super().log(logs, start_time)

@@ -1,0 +1,154 @@
+"""Callbacks that watch a training."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+from mocose_hf.distributed import broadcast
+from mocose_hf.errors import CollapseError
+from mocose_hf.evaluation.geometry import effective_rank, uniformity
+
+logger = logging.get_logger(__name__)
+
+LEAST_SHARES = {"embedding_std": 0.2, "embedding_uniformity": 0.05, "embedding_rank": 0.4}
+"""The share of its best value in the run that each quantity keeps while training is well."""
+
+PROBE_ROWS = 32
+LEAST_PROBE_ROWS = 8
+CHECKS_TO_ALARM = 2
+
+
+def measure_spread(embeddings: Tensor) -> dict[str, float]:
+    """Measure how sentence embeddings spread on the unit sphere.
+
+    Args:
+        embeddings: (N, H), N ≥ 2; normalised here.
+
+    Returns:
+        `embedding_std`: standard deviation over the rows, mean over dimensions, times √H; 1 where they spread evenly,
+        0 where they are equal.
+        `embedding_uniformity`: as `uniformity`, in [−8, 0], 0 where they are equal.
+        `embedding_rank`: effective rank of the rows less their mean, over the largest rank that could have,
+        min(N − 1, H); in [0, 1].
+    """
+    unit = F.normalize(embeddings.double(), dim=-1)
+    rows, width = unit.shape
+    return {
+        "embedding_std": unit.std(0, correction=0).mean().item() * width**0.5,
+        "embedding_uniformity": uniformity(unit),
+        "embedding_rank": effective_rank(unit - unit.mean(0)) / min(rows - 1, width),
+    }
+
+
+class CollapseAlarm(TrainerCallback, ExportableState):
+    """Warn when the sentence embeddings collapse, which the loss hides; stop there with `stop_on_collapse`.
+
+    Before training and every `collapse_check_steps` optimizer steps, the online encoder embeds the same `PROBE_ROWS`
+    training sentences as a user would: pooled, without heads and with dropout off. The outputs of the training step
+    itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the heads' last layer) however
+    collapsed the model is. A collapse is a quantity of `measure_spread` below its share (`LEAST_SHARES`) of its best
+    value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are above twice that share. Shares and not
+    values, as encoders start far apart: an encoder whose embeddings are all alike from the start raises no alarm.
+
+    It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` different sentences are too
+    few to tell, and it says nothing. All processes take the first one's measurements. With the trainer's checkpoint,
+    its state is saved and, whatever `restore_callback_states_from_checkpoint` says, taken up again.
+
+    Attributes:
+        best: The best value of each quantity so far in this run.
+        latest: What was measured since the last line of the log.
+        low_checks: How many checks on end found too little.
+        warned: Whether the present collapse has been told.
+
+    Raises:
+        CollapseError: After the optimizer step, on all processes, with `stop_on_collapse`.
+    """
+
+    def __init__(self):
+        self._probe: list[str] = []
+        self._forget()
+
+    def state(self) -> dict:
+        """Return what a checkpoint keeps, as JSON can hold it."""
+        return {"args": {}, "attributes": {name: getattr(self, name) for name in self._initial_state()}}
+
+    def pop_metrics(self) -> dict[str, float]:
+        """Return what was measured since the last call, empty where nothing was."""
+        latest, self.latest = self.latest, {}
+        return latest
+
+    def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
+        """Choose the sentences to watch and measure the start, or take up the state of the checkpoint."""
+        self._forget()
+        self._probe = _probe_sentences(train_dataloader, processing_class) if args.collapse_check_steps else []
+        saved = (state.stateful_callbacks or {}).get(type(self).__name__) if state.global_step else None
+        if saved:
+            saved = saved[0] if isinstance(saved, list) else saved
+            for name in self._initial_state():
+                setattr(self, name, saved["attributes"][name])
+        elif self._probe:
+            self.best = self._measure(args, model, processing_class)
+        elif args.stop_on_collapse:
+            logger.warning("`stop_on_collapse` has no effect: it needs a tokenizer and different training sentences.")
+
+    def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        """Measure, compare with the best, and warn or stop."""
+        if not self._probe or state.global_step % args.collapse_check_steps:
+            return
+        self.latest = self._measure(args, model, processing_class)
+        shares = {}
+        for name, value in self.latest.items():
+            best = self.best.get(name, 0.0)
+            self.best[name] = max(value, best, key=abs)
+            shares[name] = abs(value / self.best[name]) if self.best[name] else 1.0
+        low = [name for name, share in shares.items() if share < LEAST_SHARES[name]]
+        self.low_checks = self.low_checks + 1 if low else 0
+        if self.warned:
+            self.warned = any(share < 2 * LEAST_SHARES[name] for name, share in shares.items())
+        elif self.low_checks >= CHECKS_TO_ALARM:
+            self.warned = True
+            self._alarm(low, state.global_step, args.stop_on_collapse)
+
+    def _alarm(self, low: list[str], step: int, stop: bool) -> None:
+        found = ", ".join(
+            f"`{name}` is {self.latest[name]:.3g}, where {self.best[name] * LEAST_SHARES[name]:.3g} to "
+            f"{self.best[name]:.3g} is healthy in this run"
+            for name in low
+        )
+        message = (
+            f"The sentence embeddings have collapsed at step {step}: {found}. Start again with a higher `ema_decay`, "
+            "with a predictor (`num_predictor_layers`), or with a lower `learning_rate`."
+        )
+        if stop:
+            raise CollapseError(message)
+        logger.warning(message)
+
+    def _measure(self, args, model, tokenizer) -> dict[str, float]:
+        """Measure the probe; empty where a number is not finite, which the trainer tells."""
+        embeddings = model.encode(self._probe, tokenizer, max_seq_length=args.max_seq_length)
+        spread = measure_spread(embeddings.nan_to_num())
+        values = torch.tensor(list(spread.values()), device=args.device)
+        values[~embeddings.isfinite().all()] = torch.nan
+        broadcast(values)
+        return dict(zip(spread, values.tolist(), strict=True)) if values.isfinite().all() else {}
+
+    def _forget(self) -> None:
+        for name, value in self._initial_state().items():
+            setattr(self, name, value)
+
+    @staticmethod
+    def _initial_state() -> dict:
+        return {"best": {}, "latest": {}, "low_checks": 0, "warned": False}
+
+
+def _probe_sentences(train_dataloader, tokenizer) -> list[str]:
+    """Take different training sentences at even distances, none where there are too few or no text."""
+    dataset = getattr(train_dataloader, "dataset", None)
+    if tokenizer is None or "text" not in (getattr(dataset, "column_names", None) or ()):
+        return []
+    step = max(len(dataset) // PROBE_ROWS, 1)
+    sentences = dict.fromkeys(dataset[: step * PROBE_ROWS : step]["text"])
+    return list(sentences) if len(sentences) >= LEAST_PROBE_ROWS else []

@@ -1,6 +1,7 @@
 """Callbacks that watch a training."""
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import TrainerCallback
@@ -13,12 +14,14 @@ from mocose_hf.evaluation.geometry import effective_rank, uniformity
 
 logger = logging.get_logger(__name__)
 
-LEAST_SHARES = {"embedding_std": 0.2, "embedding_uniformity": 0.05, "embedding_rank": 0.4}
+LEAST_SHARES = {"embedding_std": 0.2, "embedding_uniformity": 0.05, "embedding_rank": 0.5}
 """The share of its best value in the run that each quantity keeps while training is well."""
 
 PROBE_ROWS = 32
 LEAST_PROBE_ROWS = 8
 CHECKS_TO_ALARM = 2
+RECOVERY = 1.5
+"""How many times its least share each quantity needs for a collapse to be over."""
 
 
 def measure_spread(embeddings: Tensor) -> dict[str, float]:
@@ -50,7 +53,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
     training sentences as a user would: pooled, without heads and with dropout off. The outputs of the training step
     itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the heads' last layer) however
     collapsed the model is. A collapse is a quantity of `measure_spread` below its share (`LEAST_SHARES`) of its best
-    value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are above twice that share. Shares and not
+    value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are `RECOVERY` times above. Shares and not
     values, as encoders start far apart: an encoder whose embeddings are all alike from the start raises no alarm.
 
     It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` different sentences are too
@@ -106,25 +109,26 @@ class CollapseAlarm(TrainerCallback, ExportableState):
             shares[name] = abs(value / self.best[name]) if self.best[name] else 1.0
         low = [name for name, share in shares.items() if share < LEAST_SHARES[name]]
         self.low_checks = self.low_checks + 1 if low else 0
-        if self.warned:
-            self.warned = any(share < 2 * LEAST_SHARES[name] for name, share in shares.items())
-        elif self.low_checks >= CHECKS_TO_ALARM:
+        if self.low_checks >= CHECKS_TO_ALARM:
+            message = self._message(low, state.global_step)
+            if args.stop_on_collapse:
+                raise CollapseError(message)
+            if not self.warned and state.is_world_process_zero:
+                logger.warning(message)
             self.warned = True
-            self._alarm(low, state.global_step, args.stop_on_collapse)
+        elif all(share > RECOVERY * LEAST_SHARES[name] for name, share in shares.items()):
+            self.warned = False
 
-    def _alarm(self, low: list[str], step: int, stop: bool) -> None:
+    def _message(self, low: list[str], step: int) -> str:
         found = ", ".join(
             f"`{name}` is {self.latest[name]:.3g}, where {self.best[name] * LEAST_SHARES[name]:.3g} to "
             f"{self.best[name]:.3g} is healthy in this run"
             for name in low
         )
-        message = (
+        return (
             f"The sentence embeddings have collapsed at step {step}: {found}. Start again with a higher `ema_decay`, "
             "with a predictor (`num_predictor_layers`), or with a lower `learning_rate`."
         )
-        if stop:
-            raise CollapseError(message)
-        logger.warning(message)
 
     def _measure(self, args, model, tokenizer) -> dict[str, float]:
         """Measure the probe; empty where a number is not finite, which the trainer tells."""
@@ -147,7 +151,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
 def _probe_sentences(train_dataloader, tokenizer) -> list[str]:
     """Take different training sentences at even distances, none where there are too few or no text."""
     dataset = getattr(train_dataloader, "dataset", None)
-    if tokenizer is None or "text" not in (getattr(dataset, "column_names", None) or ()):
+    if tokenizer is None or not isinstance(dataset, Dataset) or "text" not in dataset.column_names:
         return []
     step = max(len(dataset) // PROBE_ROWS, 1)
     sentences = dict.fromkeys(dataset[: step * PROBE_ROWS : step]["text"])

@@ -17,8 +17,7 @@ logger = logging.get_logger(__name__)
 LEAST_SHARES = {"embedding_std": 0.2, "embedding_uniformity": 0.05, "embedding_rank": 0.5}
 """The share of its best value in the run that each quantity keeps while training is well."""
 
-PROBE_ROWS = 32
-LEAST_PROBE_ROWS = 8
+MOST_PROBE_ROWS, LEAST_PROBE_ROWS = 32, 8
 CHECKS_TO_ALARM = 2
 RECOVERY = 1.5
 """How many times its least share each quantity needs for a collapse to be over."""
@@ -49,15 +48,17 @@ def measure_spread(embeddings: Tensor) -> dict[str, float]:
 class CollapseAlarm(TrainerCallback, ExportableState):
     """Warn when the sentence embeddings collapse, which the loss hides; stop there with `stop_on_collapse`.
 
-    Before training and every `collapse_check_steps` optimizer steps, the online encoder embeds the same `PROBE_ROWS`
-    training sentences as a user would: pooled, without heads and with dropout off. The outputs of the training step
-    itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the heads' last layer) however
-    collapsed the model is. A collapse is a quantity of `measure_spread` below its share (`LEAST_SHARES`) of its best
-    value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are `RECOVERY` times above. Shares and not
-    values, as encoders start far apart: an encoder whose embeddings are all alike from the start raises no alarm.
+    Before training and every `collapse_check_steps` optimizer steps, the online encoder embeds the same training
+    sentences as a user would: pooled, without heads and with dropout off. They are as many as a device takes in an
+    optimizer step but at most `MOST_PROBE_ROWS`, so that all looks cost well below a hundredth of the training. The
+    outputs of the training step itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the
+    heads' last layer) however collapsed the model is. A collapse is a quantity of `measure_spread` below its share
+    (`LEAST_SHARES`) of its best value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are `RECOVERY`
+    times above. Shares and not values, as encoders start far apart: an encoder whose embeddings are all alike from the
+    start raises no alarm.
 
-    It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` different sentences are too
-    few to tell, and it says nothing. All processes take the first one's measurements. With the trainer's checkpoint,
+    It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` sentences are too few to
+    tell, and it says nothing. All processes take the first one's measurements. With the trainer's checkpoint,
     its state is saved and, whatever `restore_callback_states_from_checkpoint` says, taken up again.
 
     Attributes:
@@ -86,7 +87,9 @@ class CollapseAlarm(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
         """Choose the sentences to watch and measure the start, or take up the state of the checkpoint."""
         self._forget()
-        self._probe = _probe_sentences(train_dataloader, processing_class) if args.collapse_check_steps else []
+        rows = min(MOST_PROBE_ROWS, args.train_batch_size * args.gradient_accumulation_steps)
+        watches = args.collapse_check_steps > 0 and processing_class is not None
+        self._probe = _probe_sentences(train_dataloader, rows) if watches else []
         saved = (state.stateful_callbacks or {}).get(type(self).__name__) if state.global_step else None
         if saved:
             saved = saved[0] if isinstance(saved, list) else saved
@@ -95,7 +98,10 @@ class CollapseAlarm(TrainerCallback, ExportableState):
         elif self._probe:
             self.best = self._measure(args, model, processing_class)
         elif args.stop_on_collapse:
-            logger.warning("`stop_on_collapse` has no effect: it needs a tokenizer and different training sentences.")
+            logger.warning(
+                "`stop_on_collapse` has no effect: it needs a tokenizer, a dataset with a column `text`, and at least "
+                f"{LEAST_PROBE_ROWS} different sentences in it and in an optimizer step of each device."
+            )
 
     def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
         """Measure, compare with the best, and warn or stop."""
@@ -148,11 +154,11 @@ class CollapseAlarm(TrainerCallback, ExportableState):
         return {"best": {}, "latest": {}, "low_checks": 0, "warned": False}
 
 
-def _probe_sentences(train_dataloader, tokenizer) -> list[str]:
+def _probe_sentences(train_dataloader, rows: int) -> list[str]:
     """Take different training sentences at even distances, none where there are too few or no text."""
     dataset = getattr(train_dataloader, "dataset", None)
-    if tokenizer is None or not isinstance(dataset, Dataset) or "text" not in dataset.column_names:
+    if not isinstance(dataset, Dataset) or "text" not in dataset.column_names:
         return []
-    step = max(len(dataset) // PROBE_ROWS, 1)
-    sentences = dict.fromkeys(dataset[: step * PROBE_ROWS : step]["text"])
+    step = max(len(dataset) // rows, 1)
+    sentences = dict.fromkeys(dataset[: step * rows : step]["text"])
     return list(sentences) if len(sentences) >= LEAST_PROBE_ROWS else []

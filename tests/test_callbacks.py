@@ -177,10 +177,15 @@ def test_healthy_training_raises_no_alarm(tmp_path, tokenizer, warnings, pooling
     assert warnings() == []
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_tiny_batches_raise_no_alarm(tmp_path, tokenizer, warnings, batch):
-    train(tmp_path, tokenizer, healthy_model(), per_device_train_batch_size=batch, stop_on_collapse=True)
+def test_small_batches_raise_no_alarm(tmp_path, tokenizer, warnings):
+    trainer = train(tmp_path, tokenizer, healthy_model(), per_device_train_batch_size=8, stop_on_collapse=True)
+    assert len(logged(trainer)) == 6
     assert warnings() == []
+
+
+def test_small_batches_are_enough_to_catch_a_collapse(tmp_path, tokenizer, warnings):
+    train(tmp_path, tokenizer, collapsing_model(), per_device_train_batch_size=8, **COLLAPSING)
+    assert len(warnings()) == 1
 
 
 def test_an_encoder_that_tells_nothing_apart_from_the_start_raises_no_alarm(tmp_path, tokenizer, warnings):
@@ -189,12 +194,22 @@ def test_an_encoder_that_tells_nothing_apart_from_the_start_raises_no_alarm(tmp_
     assert warnings() == []
 
 
-@pytest.mark.parametrize("texts", [sentences(7), sentences(7) * 8], ids=["few", "repeated"])
-def test_too_few_different_sentences_to_tell_are_not_watched(tmp_path, tokenizer, texts):
-    fields = {"per_device_train_batch_size": 4, "max_steps": 3, "logging_steps": 1, "collapse_check_steps": 1}
+@pytest.mark.parametrize(
+    ("texts", "batch", "accumulation", "watched"),
+    [
+        (sentences(64), 4, 2, True),
+        (sentences(64), 7, 1, False),
+        (sentences(7), 4, 2, False),
+        (sentences(7) * 8, 8, 1, False),
+    ],
+    ids=["enough", "too small a step", "too few", "too few different ones"],
+)
+def test_too_few_sentences_to_tell_are_not_watched(tmp_path, tokenizer, texts, batch, accumulation, watched):
+    fields = {"max_steps": 2, "logging_steps": 1, "collapse_check_steps": 1}
+    fields |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(tmp_path, tokenizer, collapsing_model(), texts={"text": texts}, **fields)
     trainer.train()
-    assert logged(trainer) == []
+    assert bool(logged(trainer)) == watched
 
 
 def test_stopping_that_cannot_work_is_told(tmp_path, tokenizer, warnings):
@@ -215,7 +230,7 @@ def test_log_has_each_measurement_once(tmp_path, tokenizer):
     lines = [line for line in trainer.state.log_history if "loss" in line]
     assert [line["step"] for line in lines if "embedding_std" in line] == [20, 40, 60]
     model = trainer.model
-    probe = trainer.train_dataset[:192:6]["text"]
+    probe = trainer.train_dataset[:192:12]["text"]
     spread = measure_spread(model.encode(probe, tokenizer, max_seq_length=32))
     assert {q: lines[-1][q] for q in QUANTITIES} == pytest.approx(spread, abs=1e-5)
 

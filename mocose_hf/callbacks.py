@@ -97,7 +97,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
                 setattr(self, name, saved["attributes"][name])
         elif self._probe:
             self.best = self._measure(args, model, processing_class)
-        elif args.stop_on_collapse:
+        if args.stop_on_collapse and not self._probe:
             logger.warning(
                 "`stop_on_collapse` has no effect: it needs a tokenizer, a dataset with a column `text`, and at least "
                 f"{LEAST_PROBE_ROWS} different sentences in it and in an optimizer step of each device."

@@ -29,6 +29,7 @@ from mocose_hf.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
     EXIT_STOPPED,
+    CollapseError,
     InputError,
     SaveError,
     input_error_line,
@@ -55,8 +56,9 @@ from mocose_hf.zero import whole_model
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0 is done; 2 is bad input, with nothing written; 1 is a run that stopped where numbers or the disk went bad, and 75
-    one that was told to stop, both with the last checkpoint complete. All but the first are told in one line.
+    0 is done; 2 is bad input, with nothing written; 1 is a run that stopped where numbers, embeddings or the disk went
+    bad, and 75 one that was told to stop, both with the last checkpoint complete. All but the first are told in one
+    line.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not sys.stderr.isatty():
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         run(parse_command_line(argv), command=printable_command(argv))
     except InputError as error:
         return _end(input_error_line(error), EXIT_BAD_INPUT)
-    except (FloatingPointError, SaveError) as error:
+    except (FloatingPointError, CollapseError, SaveError) as error:
         return _end(str(error), EXIT_STOPPED)
     except TrainingInterrupted as error:
         return _end(str(error), EXIT_INTERRUPTED)

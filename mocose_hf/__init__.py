@@ -18,6 +18,8 @@ AutoModelForPreTraining.register(MoCoSEConfig, MoCoSEForPreTraining, exist_ok=Tr
 # What only training needs is imported when it is first asked for: loading a trained model needs neither
 # `datasets` nor `evaluate`.
 _TRAINING = {
+    "CollapseAlarm": "mocose_hf.callbacks",
+    "CollapseError": "mocose_hf.errors",
     "MoCoSETrainer": "mocose_hf.trainer",
     "MoCoSETrainingArguments": "mocose_hf.training_args",
     "SentenceCollator": "mocose_hf.data",

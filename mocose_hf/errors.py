@@ -1,4 +1,4 @@
-"""What a person at the terminal can put right."""
+"""What a person at the terminal can put right, each told in one line."""
 
 EXIT_STOPPED = 1
 """Exit code where numbers went bad or the disk did: what was saved before is good to go on from."""
@@ -14,6 +14,10 @@ _LONGEST_REASON = 300
 
 class InputError(ValueError):
     """Say in one line what was given, what is needed and what to do; the command ends with exit code 2."""
+
+
+class CollapseError(RuntimeError):
+    """Say that the embeddings collapsed and `stop_on_collapse` stopped the run; the command ends with exit code 1."""
 
 
 class SaveError(OSError):

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
+from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import (
     check_pickles,
@@ -90,7 +91,7 @@ class MoCoSETrainer(Trainer):
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
         self.begin_training()
-        for callback in (_MomentumStep(self), self._preemption, self._keeper):
+        for callback in (_MomentumStep(self), CollapseAlarm(), self._preemption, self._keeper):
             self.add_callback(callback)
         if isinstance(train_dataset, EndlessStream):
             self.add_callback(StreamStart(train_dataset))
@@ -224,10 +225,13 @@ class MoCoSETrainer(Trainer):
         `contrastive_accuracy` (share of queries nearest to their own key), `query_std`, `key_std` (standard deviation
         over the batch, mean over dimensions; 1/√D where embeddings spread evenly, 0 where they collapse),
         `ema_decay` (η last used), `queue_fill` (rows), `d_trace` (the paper's, of η_1 and K) and `current_d_trace`
-        (of η and fill at this moment; left out at η = 1).
+        (of η and fill at this moment; left out at η = 1), and what each `CollapseAlarm` measured since the last line.
         """
         if "loss" in logs:
             logs.update(self._step_log.means() | self._momentum_metrics())
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, CollapseAlarm):
+                    logs.update(callback.pop_metrics())
         if "train_loss" in logs:
             logs["train_loss"] = self._step_log.mean_loss()
         super().log(logs, start_time)

@@ -54,6 +54,14 @@ class MoCoSETrainingArguments(TrainingArguments):
         },
     )
 
+    collapse_check_steps: int = field(
+        default=20,
+        metadata={"help": "Optimizer steps between two looks for collapsing embeddings; 0 for none."},
+    )
+    stop_on_collapse: bool = field(
+        default=False, metadata={"help": "Whether collapsing embeddings end the run, and not just warn."}
+    )
+
     learning_rate: float = field(
         default=3e-5,
         metadata={"help": "Peak learning rate of AdamW (paper: 3e-5 for BERT-base, 1e-5 for BERT-large)."},
@@ -116,6 +124,10 @@ class MoCoSETrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`max_seq_length` is at least 3, a token between two marks, but is {self.max_seq_length}."
             )
+        if self.collapse_check_steps < 0:
+            raise ValueError(f"`collapse_check_steps` is at least 0, but is {self.collapse_check_steps}.")
+        if self.stop_on_collapse and self.collapse_check_steps == 0:
+            raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is at least 1, but is {getattr(self, name)}.")

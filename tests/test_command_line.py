@@ -57,6 +57,8 @@ TRAINING = {
     "ema_decay": ("0.5", 0.5),
     "ema_decay_end": ("0.75", 0.75),
     "ema_schedule_steps": ("15000", 15000),
+    "collapse_check_steps": ("5", 5),
+    "stop_on_collapse": ("true", True),
     "max_seq_length": ("16", 16),
     "learning_rate": ("1e-5", 1e-5),
     "per_device_train_batch_size": ("3", 3),

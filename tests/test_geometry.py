@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mocose_hf.evaluation import alignment, geometry, uniformity
+from mocose_hf.evaluation import alignment, effective_rank, geometry, uniformity
 
 
 def random_rows(rows: int, dim: int = 4, seed: int = 0) -> torch.Tensor:
@@ -125,10 +125,69 @@ def test_even_rows_are_more_uniform_than_crowded_ones():
     assert uniformity(rows) < uniformity(rows + 2.0) < uniformity(rows + 20.0) <= 0.0
 
 
+# Effective rank
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ([[5.0]], 1.0),
+        ([[1.0, 2.0], [2.0, 4.0]], 1.0),
+        ([[3.0, 0.0], [0.0, 4.0]], 7 / (3 ** (3 / 7) * 4 ** (4 / 7))),
+        ([[0.0, 3.0, 0.0], [1.0, 0.0, 0.0]], 4 / 3**0.75),
+        ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 2.0),
+        ([[0.0, 0.0], [0.0, 0.0]], 0.0),
+    ],
+)
+def test_effective_rank_worked_by_hand(matrix, expected):
+    assert effective_rank(torch.tensor(matrix)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 8])
+def test_effective_rank_of_k_equal_singular_values_is_k(k):
+    left, _ = torch.linalg.qr(random_rows(12, dim=12, seed=1).double())
+    right, _ = torch.linalg.qr(random_rows(8, dim=8, seed=2).double())
+    assert effective_rank(0.3 * left[:, :k] @ right[:k]) == pytest.approx(k, abs=1e-9)
+
+
+def singular_values_one_by_one(matrix: list[list[float]]) -> list[float]:
+    """Find the eigenvalues of the Gram matrix by Jacobi's rotations; their roots are the singular values."""
+    size = len(matrix)
+    gram = [[sum(a * b for a, b in zip(r, s, strict=True)) for s in matrix] for r in matrix]
+    for _ in range(60):
+        for i in range(size):
+            for j in range(i + 1, size):
+                angle = 0.5 * math.atan2(2 * gram[i][j], gram[j][j] - gram[i][i])
+                c, s = math.cos(angle), math.sin(angle)
+                for row in gram:
+                    row[i], row[j] = c * row[i] - s * row[j], s * row[i] + c * row[j]
+                for column in range(size):
+                    x, y = gram[i][column], gram[j][column]
+                    gram[i][column], gram[j][column] = c * x - s * y, s * x + c * y
+    return [math.sqrt(max(gram[i][i], 0.0)) for i in range(size)]
+
+
+def test_effective_rank_is_the_slow_loops():
+    rows = random_rows(6, dim=9)
+    values = singular_values_one_by_one(rows.tolist())
+    shares = [value / sum(values) for value in values]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert effective_rank(rows) == pytest.approx(expected, abs=1e-6)
+
+
+def test_effective_rank_does_not_depend_on_scale_side_order_or_rotation():
+    rows = random_rows(23)
+    rotation, _ = torch.linalg.qr(random_rows(4, seed=5))
+    for same in (1e-3 * rows, 1e4 * rows, rows.T, rows.flip(0), rows @ rotation):
+        assert effective_rank(same) == pytest.approx(effective_rank(rows), abs=1e-5)
+    assert 1.0 <= effective_rank(rows) <= 4.0
+
+
 def test_scores_are_floats_and_leave_the_embeddings_alone():
     first, second = random_rows(5, seed=1), random_rows(5, seed=2)
     before = first.clone(), second.clone()
     assert type(alignment(first, second)) is float
     assert type(uniformity(first)) is float
+    assert type(effective_rank(first)) is float
     assert torch.equal(first, before[0])
     assert torch.equal(second, before[1])

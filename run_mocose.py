@@ -27,6 +27,7 @@ from mocose_hf.command_line import Options, parse_command_line, printable_comman
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
+    EXIT_CTRL_C,
     EXIT_INTERRUPTED,
     EXIT_STOPPED,
     CollapseError,
@@ -57,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     0 is done; 2 is bad input, with nothing written; 1 is a run that stopped where numbers, embeddings or the disk went
-    bad, and 75 one that was told to stop, both with the last checkpoint complete. All but the first are told in one
-    line.
+    bad, and 75 one that was told to stop, both with the last checkpoint complete; 130 is a second Ctrl-C, or one
+    outside training. All but the first are told in one line.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not sys.stderr.isatty():
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         return _end(str(error), EXIT_STOPPED)
     except TrainingInterrupted as error:
         return _end(str(error), EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        return _end("ended at once by Ctrl-C; complete checkpoints are good to go on from.", EXIT_CTRL_C)
     return 0
 
 

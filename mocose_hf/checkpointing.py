@@ -88,6 +88,13 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
     return None
 
 
+def require_complete(best: str | Path) -> None:
+    """Raise an `InputError` where the best checkpoint of a run, which is to be loaded, is not complete."""
+    reason = why_incomplete(best)
+    if reason is not None:
+        raise InputError(f"{best}: the best checkpoint is not complete: {reason}; put it back, or train again.")
+
+
 def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool | None) -> FoundCheckpoint:
     """Find the checkpoint to go on from: the newest complete one for true, the one named, none for false.
 

@@ -22,7 +22,10 @@ USAGE = "run_mocose.py [config.yaml | config.json] [--option value ...]"
 EPILOG = (
     "A first argument ending in .yaml, .yml or .json gives defaults, one option a line, that later options override. "
     "Training happens if and only if there is a --train_file or a --dataset_name; with development pairs alone, the "
-    "model is scored. Every other field of transformers.TrainingArguments is an option too: "
+    "model is scored. Exit codes: 0 done; 2 bad input, nothing written; 75 told to stop by SIGTERM or SIGINT, all "
+    "saved, the same command with --resume_from_checkpoint true goes on; 1 numbers, embeddings or disk gone bad, the "
+    "last complete checkpoint is good; 130 ended at once by a second Ctrl-C. Every other field of "
+    "transformers.TrainingArguments is an option too: "
     "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
 )
 
@@ -42,7 +45,7 @@ TRANSFORMERS_OPTIONS = {
     "eval_strategy": "When to evaluate: no, steps or epoch; steps where there are development pairs.",
     "load_best_model_at_end": "Whether to end with the best checkpoint; true where there are development pairs.",
     "metric_for_best_model": "Score that decides which is best; stsb_spearman where there are development pairs.",
-    "resume_from_checkpoint": "true for the newest checkpoint of output_dir, or the path of one.",
+    "resume_from_checkpoint": "true for the newest complete checkpoint of output_dir, if any, or the path of one.",
     "report_to": "Where to send logs: tensorboard, wandb, ...; none for nowhere.",
     "push_to_hub": "Whether to upload the finished model.",
     "hub_model_id": "Repository to upload to; the name of output_dir where not given.",

@@ -1,13 +1,16 @@
 """What a person at the terminal can put right, each told in one line."""
 
 EXIT_STOPPED = 1
-"""Exit code where numbers went bad or the disk did: what was saved before is good to go on from."""
+"""Exit code where numbers, embeddings or the disk went bad: what was saved before is good to go on from."""
 
 EXIT_BAD_INPUT = 2
 """Exit code for input that cannot be used; nothing was written."""
 
 EXIT_INTERRUPTED = 75
 """Exit code after SIGTERM or SIGINT: all is saved, the same command with --resume_from_checkpoint true goes on."""
+
+EXIT_CTRL_C = 130
+"""Exit code after SIGINT outside training, or after a second one: nothing more was saved."""
 
 _LONGEST_REASON = 300
 

@@ -2,21 +2,38 @@
 
 import copy
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import torch
+import transformers
 from huggingface_hub.constants import ENDPOINT
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
-from mocose_hf.sentence_transformers_format import read_layout
+from mocose_hf.sentence_transformers_format import read_json, read_layout
 from mocose_hf.zero import whole_weights
 
 logger = logging.get_logger(__name__)
+
+_SAFETENSORS_ALONE = (
+    f"no {SAFE_WEIGHTS_NAME} was found; weights in pickles, such as pytorch_model.bin, can run code and are not "
+    "loaded: convert them in a throw-away environment by AutoModel.from_pretrained(old).save_pretrained(new), and "
+    "AutoTokenizer likewise"
+)
 
 
 @dataclass
@@ -36,34 +53,41 @@ class PretrainedEncoder:
 
 @whole_weights()
 def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hub_options) -> PretrainedEncoder:
-    """Load the encoder of a plain, a sentence-transformers or a MoCoSE model.
+    """Load the encoder of a plain, a sentence-transformers or a MoCoSE model, and run nothing that comes with it.
 
     Args:
         name_or_path: A directory or a hub id.
         attn_implementation: As `AutoModel.from_pretrained` takes it.
         hub_options: `revision` and `cache_dir`.
+
+    Raises:
+        OSError: Where there are no weights in safetensors.
+        ValueError: Where the model needs code of its own.
     """
     hub_options = _usable(name_or_path, hub_options)
-    options = {"dtype": torch.float32, **hub_options}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
     layout = read_layout(name_or_path, **hub_options)
     pooling_mode = "cls"
     if layout is not None:
         pooling_mode = layout.pooling_mode
         if layout.encoder_folder:
-            options["subfolder"] = layout.encoder_folder
+            hub_options["subfolder"] = layout.encoder_folder
         if layout.other_modules:
             logger.warning(
                 f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
                 f"{', '.join(layout.other_modules)}."
             )
-    else:
-        config = AutoConfig.from_pretrained(name_or_path, **hub_options)
-        if config.model_type == "mocose":
-            model = AutoModelForPreTraining.from_pretrained(name_or_path, **options)
+    options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    with _code_refused():
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
+        _check_encoder_files(name_or_path, config, hub_options)
+        if layout is None and config.model_type == "mocose":
+            model = AutoModelForPreTraining.from_pretrained(name_or_path, trust_remote_code=False, **options)
             return PretrainedEncoder(model.mocose.encoder, model.pooler, config.pooling_mode)
-    encoder, info = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **options)
+        encoder, info = AutoModel.from_pretrained(
+            name_or_path, output_loading_info=True, trust_remote_code=False, **options
+        )
     dense = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         dense = None
@@ -81,13 +105,15 @@ def load_tokenizer(name_or_path: str, **hub_options):
 
     Raises:
         OSError: Where there is none; transformers makes one that knows special tokens alone.
+        ValueError: Where it needs code of its own.
     """
     hub_options = _usable(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
-    options = dict(hub_options)
     if layout is not None and layout.encoder_folder:
-        options["subfolder"] = layout.encoder_folder
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        hub_options["subfolder"] = layout.encoder_folder
+    _check_tokenizer_class(name_or_path, hub_options)
+    with _code_refused():
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     if layout is not None and layout.max_seq_length:
         tokenizer.model_max_length = layout.max_seq_length
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -107,6 +133,72 @@ def _usable(name_or_path: str, hub_options: dict) -> dict:
         except OSError:
             options["local_files_only"] = True
     return options
+
+
+@contextmanager
+def _code_refused() -> Iterator[None]:
+    """Tell of code that would come with a model, without the advice of transformers to allow it."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            "it needs Python code that comes with it, which is not run; start from a kind of model that transformers "
+            "itself has"
+        ) from error
+
+
+def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> None:
+    """Refuse an encoder whose files would bring code, or weights in another format than safetensors.
+
+    `use_safetensors` alone does not do that (transformers 5.23): it lets an index name shards that are pickles, and
+    has a bot convert the pickle of a hub model, whose answer is then loaded unseen.
+
+    Raises:
+        OSError, ValueError: In one line.
+    """
+    for part in _parts(config):
+        for name in ("attn_implementation", "experts_implementation"):
+            wanted = getattr(part, f"_{name}", None)
+            if "/" in str(wanted):
+                raise ValueError(
+                    f"its configuration asks for `{name}` {wanted}, which is code on the hub; take that entry out"
+                )
+    if _has(name_or_path, "adapter_config.json", hub_options):
+        raise ValueError("it is an adapter of another model; merge the two, and start from what that gives")
+    named = getattr(config, "transformers_weights", None)
+    names = [named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
+    files = [name for name in names if _has(name_or_path, name, hub_options)][:1]
+    if files and files[0].endswith(".index.json"):
+        index = read_json(name_or_path, files[0], hub_options)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        files = list(shards.values()) if isinstance(shards, dict) else []
+    if not files or not all(str(name).endswith(".safetensors") for name in files):
+        raise OSError(_SAFETENSORS_ALONE)
+
+
+def _check_tokenizer_class(name_or_path: str, hub_options: dict) -> None:
+    """Refuse a tokenizer class that is none: transformers would load anything of that name, and ask about its code."""
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)
+    for content in (config, read_json(name_or_path, "tokenizer_config.json", hub_options)):
+        named = content.get("tokenizer_class") if isinstance(content, dict) else None
+        kind = getattr(transformers, str(named), None)
+        is_tokenizer = isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)
+        if kind is not None and not is_tokenizer and not isinstance(kind, DummyObject):
+            raise ValueError(f"its `tokenizer_class` is {named}, which is no tokenizer; fetch the model again")
+
+
+def _has(name_or_path: str, filename: str, hub_options: dict) -> bool:
+    return cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_options) is not None
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from _parts(part)
 
 
 def save_tokenizer(tokenizer, directory) -> None:

@@ -3,13 +3,16 @@
 import hashlib
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 
-from mocose_hf.checkpointing import read_manifest
+from mocose_hf.checkpointing import check_pickles, check_weights, find_checkpoint, read_manifest, read_state
+from mocose_hf.distributed import gather_rows
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.streaming import EndlessStream
 from mocose_hf.training_args import MoCoSETrainingArguments
+from mocose_hf.zero import check_checkpoint_of_deepspeed, checkpoint_globals
 
 _ARGUMENTS = (
     "adam_beta1",
@@ -54,6 +57,41 @@ def describe_run(
         described["shuffle_buffer_size"] = train_dataset.shuffle_buffer_size
     described["world_size"] = args.world_size
     return described
+
+
+def checkpoint_to_go_on_from(
+    wanted: str | bool | None, run: dict[str, object], args: MoCoSETrainingArguments, model: MoCoSEForPreTraining
+) -> tuple[str | None, list[str]]:
+    """Find the checkpoint to go on from and check all of it; the same one on all processes.
+
+    Args:
+        wanted: As `find_checkpoint` takes it.
+        run: `describe_run` of the part that is about to start.
+        args: The training arguments.
+        model: The model that is about to be trained.
+
+    Returns:
+        The checkpoint, None for a fresh start; and what is to be said of it, a line each.
+
+    Raises:
+        InputError: Where it cannot be gone on from.
+    """
+    found = find_checkpoint(args.output_dir, wanted)
+    said = [f"Passed over {reason}." for reason in found.skipped]
+    step = -1 if found.path is None else read_state(found.path).global_step
+    steps = gather_rows(torch.tensor([step], device=args.device)).tolist()
+    if len(set(steps)) > 1:
+        raise InputError(
+            f"{args.output_dir}: the processes find different checkpoints, of the steps {steps}; give them one shared "
+            "directory."
+        )
+    if found.path is not None:
+        check_checkpoint_of_deepspeed(found.path, args)
+        change = check_same_run(found.path, run)
+        said += [change] if change else []
+        check_weights(model, found.path)
+        check_pickles(found.path, allowed=checkpoint_globals(args))
+    return found.path, said
 
 
 def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None:

@@ -42,24 +42,48 @@ class SentenceTransformersLayout:
 def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout | None:
     """Read the layout of a local directory or hub model; None where it is not one of sentence-transformers.
 
+    The classes of its modules are compared by name and never imported.
+
     Args:
         hub_options: `revision` and `cache_dir`, as `from_pretrained` takes them.
+
+    Raises:
+        ValueError: Where one of its files is not as it should be.
     """
-    modules = _read_json(name_or_path, "modules.json", hub_options)
+    modules = read_json(name_or_path, "modules.json", hub_options)
     if modules is None:
         return None
+    _check_modules(modules, name_or_path)
     encoder_folder, pooling_mode, others = "", "mean", []
     for module in modules:
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Transformer":
             encoder_folder = module["path"]
         elif kind == "Pooling":
-            pooling_mode = _pooling_mode(_read_json(name_or_path, f"{module['path']}/config.json", hub_options) or {})
+            pooling_mode = _pooling_mode(_read_object(name_or_path, f"{module['path']}/config.json", hub_options))
         elif kind != "Normalize":
             others.append(kind)
-    length_file = f"{encoder_folder}/sentence_bert_config.json".lstrip("/")
-    max_seq_length = (_read_json(name_or_path, length_file, hub_options) or {}).get("max_seq_length")
+    length_file = f"{encoder_folder}/sentence_bert_config.json"
+    max_seq_length = _read_object(name_or_path, length_file, hub_options).get("max_seq_length")
     return SentenceTransformersLayout(encoder_folder, pooling_mode, max_seq_length, tuple(others))
+
+
+def read_json(name_or_path: str, filename: str, hub_options: dict):
+    """Return what a JSON file of a local directory or hub model holds, None where there is no such file."""
+    path = cached_file(
+        name_or_path,
+        filename,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub_options,
+    )
+    if path is None:
+        return None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({one_line(error)}); fetch the model again.") from error
 
 
 def write_layout(directory: str | Path, pooling_mode: str, hidden_size: int, max_seq_length: int | None) -> None:
@@ -83,27 +107,27 @@ def write_layout(directory: str | Path, pooling_mode: str, hidden_size: int, max
     _write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
 
 
+def _check_modules(modules, name_or_path: str) -> None:
+    for module in modules if isinstance(modules, list) else [modules]:
+        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
+            raise ValueError(f"{name_or_path}/modules.json: not a list of `path` and `type`; fetch the model again.")
+        if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
+            raise ValueError(
+                f"{name_or_path}/modules.json: {module['path']} lies outside the model; fetch the model again."
+            )
+
+
 def _pooling_mode(config: dict) -> str:
     modes = config.get("pooling_mode") or [mode for name, mode in _LEGACY_POOLING_MODES.items() if config.get(name)]
     modes = [modes] if isinstance(modes, str) else list(modes)
     return "+".join(modes) or "mean"
 
 
-def _read_json(name_or_path: str, filename: str, hub_options: dict):
-    path = cached_file(
-        name_or_path,
-        filename,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub_options,
-    )
-    if path is None:
-        return None
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({one_line(error)}); fetch the model again.") from error
+def _read_object(name_or_path: str, filename: str, hub_options: dict) -> dict:
+    content = read_json(name_or_path, filename.lstrip("/"), hub_options)
+    if not isinstance(content, (dict, type(None))):
+        raise ValueError(f"{name_or_path}/{filename}: not a JSON object; fetch the model again.")
+    return content or {}
 
 
 def _write_json(path: Path, content) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
@@ -14,28 +13,18 @@ from transformers.utils import logging
 
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
-from mocose_hf.checkpointing import (
-    check_pickles,
-    check_weights,
-    find_checkpoint,
-    load_weights,
-    read_state,
-    why_incomplete,
-)
-from mocose_hf.data import SentenceCollator, with_sentence_ids
+from mocose_hf.checkpointing import load_weights, read_state, require_complete
 from mocose_hf.distributed import broadcast, gather_rows
-from mocose_hf.encoding import encoder_max_length
-from mocose_hf.errors import InputError
 from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
-from mocose_hf.resuming import check_same_run, describe_run
+from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
 from mocose_hf.step_log import StepLog, measure
-from mocose_hf.streaming import EndlessStream, ReplayCollator, StreamStart, as_stream
+from mocose_hf.streaming import EndlessStream, StreamStart
 from mocose_hf.training_args import MoCoSETrainingArguments
-from mocose_hf.zero import check_checkpoint_of_deepspeed, checkpoint_globals
+from mocose_hf.training_checks import check_arguments, check_model, prepare_data
 
 logger = logging.get_logger(__name__)
 
@@ -72,8 +61,8 @@ class MoCoSETrainer(Trainer):
         data_collator=None,
         **options,
     ):
-        _check_arguments(model, args, processing_class, data_collator)
-        train_dataset, data_collator = _training_data(train_dataset, data_collator, args, processing_class)
+        check_arguments(model, args, processing_class, data_collator)
+        train_dataset, data_collator = prepare_data(train_dataset, data_collator, args, processing_class)
         super().__init__(
             model=model,
             args=args,
@@ -113,7 +102,9 @@ class MoCoSETrainer(Trainer):
         """
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         run = describe_run(self.args, self.model, self.train_dataset, max_steps)
-        checkpoint = self._find_checkpoint(resume_from_checkpoint, run)
+        checkpoint, said = checkpoint_to_go_on_from(resume_from_checkpoint, run, self.args, self.model)
+        for message in said:
+            self._warn(message)
         if checkpoint is not None and read_state(checkpoint).global_step >= max_steps:
             return self._load_finished(checkpoint)
         check_space(self.args, self.model, max_steps)
@@ -134,7 +125,7 @@ class MoCoSETrainer(Trainer):
         if self._preemption.agreed:
             raise TrainingInterrupted(self._preemption.report(self.state))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            _require_complete(self.state.best_model_checkpoint)
+            require_complete(self.state.best_model_checkpoint)
         return output
 
     def get_train_dataloader(self):
@@ -158,7 +149,7 @@ class MoCoSETrainer(Trainer):
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""
-        _check_model(self.model)
+        check_model(self.model)
         self._pending: list[_Forward] = []
         self._gradient_norm: Tensor | None = None
         self._scale = self._loss_scale()
@@ -277,39 +268,20 @@ class MoCoSETrainer(Trainer):
         """
         return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scale
 
-    def _find_checkpoint(self, wanted: str | bool | None, run: dict) -> str | None:
-        """Return the complete checkpoint of this run to go on from, or None, the same on all processes."""
-        found = find_checkpoint(self.args.output_dir, wanted)
-        for reason in found.skipped:
-            self._warn(f"Passed over {reason}.")
-        step = -1 if found.path is None else read_state(found.path).global_step
-        steps = gather_rows(torch.tensor([step], device=self.args.device)).tolist()
-        if len(set(steps)) > 1:
-            raise InputError(
-                f"{self.args.output_dir}: the processes find different checkpoints, of the steps {steps}; give them "
-                "one shared directory."
-            )
-        if found.path is not None:
-            check_checkpoint_of_deepspeed(found.path, self.args)
-            self._warn(check_same_run(found.path, run))
-            check_weights(self.model, found.path)
-            check_pickles(found.path, allowed=checkpoint_globals(self.args))
-        return found.path
-
-    def _warn(self, message: str | None) -> None:
-        if message and self.is_world_process_zero():
-            logger.warning(message)
-
     def _load_finished(self, checkpoint: str) -> TrainOutput:
         """Load what a finished run ended with."""
         state = read_state(checkpoint)
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
         source = Path(checkpoint).parent / Path(best).name if best else Path(checkpoint)
-        _require_complete(source)
+        require_complete(source)
         load_weights(self.model, source)
         self.state = state
         self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
         return TrainOutput(state.global_step, 0.0, {})
+
+    def _warn(self, message: str) -> None:
+        if self.is_world_process_zero():
+            logger.warning(message)
 
     def _momentum_metrics(self) -> dict[str, float]:
         queue = self.accelerator.unwrap_model(self.model).queue
@@ -353,55 +325,3 @@ class _Forward:
     def gather(self) -> "_Forward":
         ids = self.sentence_ids
         return _Forward(gather_rows(self.measures), gather_rows(self.keys), ids if ids is None else gather_rows(ids))
-
-
-def _require_complete(best: str | Path) -> None:
-    reason = why_incomplete(best)
-    if reason is not None:
-        raise InputError(f"{best}: the best checkpoint is not complete: {reason}; put it back, or train again.")
-
-
-def _check_arguments(model, args, processing_class, data_collator) -> None:
-    if not isinstance(model, MoCoSEForPreTraining):
-        raise TypeError(
-            f"MoCoSETrainer trains a MoCoSEForPreTraining, not a {type(model).__name__}; "
-            "start with MoCoSEForPreTraining.from_encoder_pretrained(...)."
-        )
-    if not isinstance(args, MoCoSETrainingArguments):
-        raise TypeError(f"MoCoSETrainer takes MoCoSETrainingArguments, not {type(args).__name__}.")
-    if processing_class is None and data_collator is None:
-        raise ValueError("MoCoSETrainer needs the tokenizer; give it as `processing_class`.")
-    if processing_class is not None:
-        longest = encoder_max_length(processing_class, model.config.encoder_config)
-        if args.max_seq_length > longest:
-            raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
-    _check_model(model)
-
-
-def _training_data(dataset, collator, args, tokenizer):
-    """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
-    needs_text = collator is None
-    if collator is None:
-        collator = SentenceCollator(tokenizer, args.max_seq_length)
-    if isinstance(dataset, IterableDataset):
-        return as_stream(dataset, args, needs_text), ReplayCollator(collator)
-    columns = getattr(dataset, "column_names", None)
-    if needs_text and columns is not None and "text" not in columns:
-        raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
-    if dataset is not None and args.dataloader_drop_last and len(dataset) < args.global_batch_size:
-        raise ValueError(
-            f"The training set has {len(dataset)} rows, but one batch takes {args.global_batch_size}; "
-            "give more or lower `per_device_train_batch_size`."
-        )
-    return with_sentence_ids(dataset), collator
-
-
-def _check_model(model) -> None:
-    """Refuse a model whose target would be trained or whose moving average would be rounded away."""
-    trainable = sum(target.requires_grad for target, _ in model.momentum_pairs())
-    if trainable:
-        raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
-    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        raise ValueError(
-            "All weights must be in float32 for training; call `model.float()`, and set `bf16` for speed."
-        )

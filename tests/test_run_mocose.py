@@ -238,6 +238,15 @@ def test_numbers_gone_bad_end_with_exit_code_1_and_one_line(command, capsys):
     assert re.fullmatch(r"run_mocose.py: The loss, the gradient or a key of step \d is not finite; .*", error)
 
 
+def test_ctrl_c_outside_training_ends_with_one_line(command, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_mocose, "read_sentences", interrupted)
+    command(code=130)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("run_mocose.py: ended at once by Ctrl-C")
+
+
 def test_tokens_of_access_stay_out_of_the_card(command):
     out = command("--hub_token", "hf_secret", "--max_steps", "1")
     again = command("--hub_token=hf_secret", "--max_steps", "1", output_dir="again")

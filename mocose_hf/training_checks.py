@@ -1,0 +1,57 @@
+"""What cannot be trained, refused before training starts."""
+
+import torch
+from torch.utils.data import IterableDataset
+
+from mocose_hf.data import SentenceCollator, with_sentence_ids
+from mocose_hf.encoding import encoder_max_length
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.streaming import ReplayCollator, as_stream
+from mocose_hf.training_args import MoCoSETrainingArguments
+
+
+def check_arguments(model, args, processing_class, data_collator) -> None:
+    """Raise a `TypeError` or `ValueError` where what a trainer is given cannot be trained with."""
+    if not isinstance(model, MoCoSEForPreTraining):
+        raise TypeError(
+            f"MoCoSETrainer trains a MoCoSEForPreTraining, not a {type(model).__name__}; "
+            "start with MoCoSEForPreTraining.from_encoder_pretrained(...)."
+        )
+    if not isinstance(args, MoCoSETrainingArguments):
+        raise TypeError(f"MoCoSETrainer takes MoCoSETrainingArguments, not {type(args).__name__}.")
+    if processing_class is None and data_collator is None:
+        raise ValueError("MoCoSETrainer needs the tokenizer; give it as `processing_class`.")
+    if processing_class is not None:
+        longest = encoder_max_length(processing_class, model.config.encoder_config)
+        if args.max_seq_length > longest:
+            raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
+    check_model(model)
+
+
+def prepare_data(dataset, collator, args, tokenizer):
+    """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
+    needs_text = collator is None
+    if collator is None:
+        collator = SentenceCollator(tokenizer, args.max_seq_length)
+    if isinstance(dataset, IterableDataset):
+        return as_stream(dataset, args, needs_text), ReplayCollator(collator)
+    columns = getattr(dataset, "column_names", None)
+    if needs_text and columns is not None and "text" not in columns:
+        raise ValueError(f"The training set has no column `text`, only {', '.join(columns)}; rename one.")
+    if dataset is not None and args.dataloader_drop_last and len(dataset) < args.global_batch_size:
+        raise ValueError(
+            f"The training set has {len(dataset)} rows, but one batch takes {args.global_batch_size}; "
+            "give more or lower `per_device_train_batch_size`."
+        )
+    return with_sentence_ids(dataset), collator
+
+
+def check_model(model) -> None:
+    """Refuse a model whose target would be trained or whose moving average would be rounded away."""
+    trainable = sum(target.requires_grad for target, _ in model.momentum_pairs())
+    if trainable:
+        raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ValueError(
+            "All weights must be in float32 for training; call `model.float()`, and set `bf16` for speed."
+        )

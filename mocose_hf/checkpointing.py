@@ -187,8 +187,10 @@ def check_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:
         checkpoint: The directory.
         allowed: Further classes and functions that its files may name.
     """
-    for path in _files(Path(checkpoint)):
-        if path.suffix not in _PICKLES:
+    for path in sorted(Path(checkpoint).rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise InputError(f"{path}: is a link to another folder; go on from a checkpoint of your own.")
+        if path.suffix not in _PICKLES or not path.is_file():
             continue
         try:
             with safe_globals(), torch.serialization.safe_globals(allowed or []):

@@ -282,7 +282,10 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
         name = key.value.replace("-", "_")
         if name in entries:
             raise InputError(f"{place}: `{name}` stands twice, first at {entries[name].place}; drop one.")
-        values = _as_typed(value)
+        try:
+            values = _as_typed(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{place}: `{name}` holds what is no plain value; write words and numbers.") from error
         if values is not None:
             entries[name] = ConfigEntry(name, values, place)
     return entries

@@ -38,5 +38,11 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def leave_others() -> None:
+    """Take leave of the other processes before this one ends, or torch may end it by an abort (2.13)."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _alone() -> bool:
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1

@@ -38,7 +38,7 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with whole_weights():
-        encoder = AutoModel.from_config(model.config.encoder_config)
+        encoder = AutoModel.from_config(model.config.encoder_config, trust_remote_code=False)
     missing = encoder.load_state_dict(model.mocose.encoder.state_dict(), strict=False)
     unplaced = [name for name in missing.missing_keys if not name.startswith("pooler.")] + missing.unexpected_keys
     if unplaced:

@@ -61,7 +61,8 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load as any `PreTrainedModel`; under DeepSpeed ZeRO-3 too, each process loads all weights."""
+        """Load as any `PreTrainedModel`, from safetensors; under DeepSpeed ZeRO-3 too, each process loads all."""
+        kwargs["use_safetensors"] = True
         with whole_weights():
             return super().from_pretrained(*args, **kwargs)
 
@@ -357,7 +358,7 @@ def _build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     if config.encoder_config.is_encoder_decoder:
         raise ValueError(f"`{config.encoder_config.model_type}` is an encoder-decoder; MoCoSE needs an encoder.")
     with whole_weights():
-        encoder = AutoModel.from_config(config.encoder_config)
+        encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder

@@ -6,7 +6,15 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from mocose_hf.checkpointing import check_pickles, check_weights, find_checkpoint, read_manifest, read_state
+from mocose_hf.checkpointing import (
+    PREFIX,
+    check_pickles,
+    check_weights,
+    find_checkpoint,
+    read_manifest,
+    read_state,
+    require_complete,
+)
 from mocose_hf.distributed import gather_rows
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -89,9 +97,24 @@ def checkpoint_to_go_on_from(
         check_checkpoint_of_deepspeed(found.path, args)
         change = check_same_run(found.path, run)
         said += [change] if change else []
-        check_weights(model, found.path)
-        check_pickles(found.path, allowed=checkpoint_globals(args))
+        for path in (found.path, *_best_so_far(found.path, args)):
+            check_checkpoint_of_deepspeed(path, args)
+            check_weights(model, path)
+            check_pickles(path, allowed=checkpoint_globals(args))
     return found.path, said
+
+
+def _best_so_far(checkpoint: str, args: MoCoSETrainingArguments) -> list[str]:
+    """Return where `Trainer` may look for the best checkpoint at the end, of what is there and is not the same one."""
+    state = read_state(checkpoint)
+    if not args.load_best_model_at_end or state.best_global_step is None:
+        return []
+    here = Path(args.output_dir) / f"{PREFIX}{state.best_global_step}"
+    places = {Path(place) for place in (state.best_model_checkpoint, here) if place and Path(place).is_dir()}
+    others = [str(place) for place in places if place.resolve() != Path(checkpoint).resolve()]
+    for place in others:
+        require_complete(place)
+    return others
 
 
 def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None:

@@ -125,7 +125,10 @@ def check_checkpoint_of_deepspeed(checkpoint: str | Path, args) -> None:
         return
     if not latest.is_file():
         raise InputError(f"{checkpoint}: was not made under DeepSpeed; go on without --deepspeed.")
-    files = sorted((Path(checkpoint) / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+    folder = latest.read_text(encoding="utf-8").strip()
+    if Path(folder).name != folder or not (Path(checkpoint) / folder).is_dir():
+        raise InputError(f"{latest}: names no folder of its checkpoint; go on from a checkpoint of your own.")
+    files = sorted((Path(checkpoint) / folder).glob("*.pt"))
     was_sharded = any(file.name.startswith("zero_") and file.name.endswith("_model_states.pt") for file in files)
     if was_sharded != args.hf_deepspeed_config.is_zero3():
         stage = "ZeRO-3" if was_sharded else "a stage below 3"

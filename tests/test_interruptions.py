@@ -59,18 +59,21 @@ def test_a_launcher_restarts_a_run_whose_worker_was_killed_and_it_ends_in_the_sa
     options = [*make_inputs(tmp_path), "--per_device_train_batch_size", str(GLOBAL_BATCH // 2), "--output_dir"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, "--max-restarts", "1", str(REPOSITORY / "run_mocose.py"), *options]
-    subprocess.run(
-        [*command, str(tmp_path / "whole")], env=ENVIRONMENT, capture_output=True, check=True, timeout=240
-    )
+    subprocess.run([*command, str(tmp_path / "whole")], env=ENVIRONMENT, capture_output=True, check=True, timeout=240)
 
     broken = tmp_path / "broken"
+    # without it a restarted worker may read where its dead peer listened: https://github.com/pytorch/pytorch/issues/135712
+    environment = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with (tmp_path / "log").open("w") as log:
-        run = subprocess.Popen([*command, str(broken)], env=ENVIRONMENT, stdout=log, stderr=log)
+        run = subprocess.Popen([*command, str(broken)], env=environment, stdout=log, stderr=log)
         while run.poll() is None and not any((path / MANIFEST).is_file() for path in checkpoints(broken)):
             time.sleep(0.01)
         worker = psutil.Process(run.pid).children()[-1]
         worker.send_signal(signal.SIGKILL)
-        code = run.wait(timeout=240)
+        try:
+            code = run.wait(timeout=240)
+        finally:
+            run.terminate()
     said = (tmp_path / "log").read_text()
     assert code == 0, said[-3000:]
     assert "Signal 9 (SIGKILL)" in said or "exitcode: -9" in said

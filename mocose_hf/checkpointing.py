@@ -24,9 +24,11 @@ MANIFEST = "manifest.json"
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS_FILE = "model.safetensors"
+STEP_LOG_FILE = "step_log.json"
 PREFIX = "checkpoint-"
 _PICKLES = (".pt", ".pth")
 _BYTES_AT_ONCE = 1 << 20
+_LONGEST_NAME = 80
 
 
 @dataclass
@@ -80,9 +82,9 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
         return f"its {MANIFEST} cannot be read ({one_line(error)})"
     for name, expected in manifest["files"].items():
         try:
-            reason = _why_other(checkpoint / name, name, expected)
-        except OSError as error:
-            reason = f"{name} cannot be read ({one_line(error)})"
+            reason = _why_other(checkpoint / name, name[:_LONGEST_NAME], expected)
+        except (OSError, ValueError) as error:
+            reason = f"{name[:_LONGEST_NAME]} cannot be read ({one_line(error)})"
         if reason is not None:
             return reason
     return None
@@ -123,7 +125,10 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool |
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """Return the checkpoints in a directory, complete or not, in no order."""
-    return [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.is_dir() and step_of(path) >= 0]
+    try:
+        return [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.is_dir() and step_of(path) >= 0]
+    except (OSError, ValueError):  # a name that no directory can have
+        return []
 
 
 def step_of(checkpoint: str | Path) -> int:
@@ -173,8 +178,30 @@ def rotate_checkpoints(
 
 
 def read_state(checkpoint: str | Path) -> TrainerState:
-    """Read how far the run of a checkpoint had come."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+    """Read how far the run of a checkpoint had come.
+
+    Raises:
+        InputError: Where the file says no such thing.
+    """
+    path = Path(checkpoint) / STATE_FILE
+    try:
+        state = TrainerState.load_from_json(str(path))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from another checkpoint.") from error
+    if not isinstance(state.global_step, int) or state.global_step < 0 or not isinstance(state.log_history, list):
+        raise InputError(f"{path}: is no state of a run; go on from another checkpoint.")
+    return state
+
+
+def check_parts(checkpoint: str | Path) -> None:
+    """Raise an `InputError` where a checkpoint lacks what a run needs beside its weights to go on exactly."""
+    names = [path.name for path in Path(checkpoint).iterdir()]
+    optimizer = ("latest",) if "latest" in names else ("optimizer.pt", "scheduler.pt")  # DeepSpeed has its own
+    missing = [name for name in (STATE_FILE, STEP_LOG_FILE, *optimizer) if name not in names]
+    if not any(name.startswith("rng_state") for name in names):
+        missing.append("rng_state.pth")
+    if missing:
+        raise InputError(f"{checkpoint}: has no {missing[0]}; go on from another checkpoint.")
 
 
 def check_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:

@@ -13,6 +13,7 @@ EXIT_CTRL_C = 130
 """Exit code after SIGINT outside training, or after a second one: nothing more was saved."""
 
 _LONGEST_REASON = 300
+_LONGEST_LINE = 900
 
 
 class InputError(ValueError):
@@ -39,3 +40,9 @@ def one_line(error: BaseException) -> str:
     """Return an error's message on one line, without its full stop, for use inside a sentence."""
     message = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
     return message if len(message) <= _LONGEST_REASON else f"{message[: _LONGEST_REASON - 1]}…"
+
+
+def printable(line: str) -> str:
+    """Return a line with control characters escaped and cut to a length that can be read, for a terminal."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= _LONGEST_LINE else f"{shown[: _LONGEST_LINE - 1]}…"

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -21,25 +21,42 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     there: it is written again.
     """
     path = Path(output_dir)
-    for folder in (path, *path.parents):
-        if folder.exists() and not folder.is_dir():
-            what = "is a file" if folder == path else f"{folder} is a file"
-            raise InputError(f"--output_dir {path}: {what}; name a directory.")
-    if not path.is_dir() or overwrite:
+    try:
+        _check_place(path)
+        entries = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # too long, a loop of links, a byte that no name may have
+        raise cannot_be_made(output_dir, error) from error
+    if not entries or overwrite:
         return
     if resume_wanted:
         leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS}
-        other = sorted(entry.name for entry in path.iterdir() if entry.name not in leftovers)
+        other = [name for name in entries if name not in leftovers]
         if other:
             raise InputError(
                 f"--output_dir {path}: holds {other[0]}, but no complete checkpoint to go on from; name another, or "
                 "replace what is there with --overwrite_output_dir."
             )
-    elif any(path.iterdir()):
-        raise InputError(
-            f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
-            "the earlier run with --overwrite_output_dir."
-        )
+        return
+    raise InputError(
+        f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
+        "the earlier run with --overwrite_output_dir."
+    )
+
+
+def cannot_be_made(output_dir: str | Path, error: Exception) -> InputError:
+    """Return what to say where the output directory cannot be made."""
+    return InputError(f"--output_dir {output_dir}: cannot be made ({one_line(error)}); name another directory.")
+
+
+def _check_place(path: Path) -> None:
+    for folder in (path, *path.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(f"--output_dir {path}: {folder} is a link to nothing; name another directory.")
+        if folder.exists() and not folder.is_dir():
+            what = "is a file" if folder == path else f"{folder} is a file"
+            raise InputError(f"--output_dir {path}: {what}; name a directory.")
 
 
 def clear_output_dir(output_dir: str | Path) -> None:

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from mocose_hf.checkpointing import (
     PREFIX,
+    check_parts,
     check_pickles,
     check_weights,
     find_checkpoint,
@@ -50,6 +51,7 @@ _ARGUMENTS = (
 """The training arguments that steer where a run ends; all others may change between two parts of it."""
 
 _ROWS_AT_ONCE = 10_000
+_LONGEST_VALUE = 60
 
 
 def describe_run(
@@ -99,6 +101,7 @@ def checkpoint_to_go_on_from(
         said += [change] if change else []
         for path in (found.path, *_best_so_far(found.path, args)):
             check_checkpoint_of_deepspeed(path, args)
+            check_parts(path)
             check_weights(model, path)
             check_pickles(path, allowed=checkpoint_globals(args))
     return found.path, said
@@ -139,7 +142,7 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
         )
     names = sorted((before.keys() | run.keys()) - {"world_size", "training_data"})
     changed = [
-        f"`{name}` was {before.get(name)} and is {run.get(name)} now"
+        f"`{name[:_LONGEST_VALUE]}` was {str(before.get(name))[:_LONGEST_VALUE]} and is {run.get(name)} now"
         for name in names
         if before.get(name) != run.get(name)
     ]

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mocose_hf.checkpointing import STEP_LOG_FILE
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.modeling_mocose import MoCoSEOutput
 
 NAMES = ("loss", "contrastive_accuracy", "query_std", "key_std")
-
-FILE = "step_log.json"
 
 
 class StepLog:
@@ -55,16 +55,24 @@ class StepLog:
             "loss_of_lines": self._loss_of_lines,
             "forwards_of_lines": self._forwards_of_lines,
         }
-        (Path(checkpoint) / FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        (Path(checkpoint) / STEP_LOG_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
     def load(self, checkpoint: str | Path | None, device: torch.device) -> None:
-        """Go on from where a checkpoint stands, None for the start of a run."""
-        state = {} if checkpoint is None else json.loads((Path(checkpoint) / FILE).read_text(encoding="utf-8"))
-        sums = state.get("sums")
-        self._sums = None if sums is None else torch.tensor(sums, device=device)
-        self._forwards = state.get("forwards", 0)
-        self._loss_of_lines = state.get("loss_of_lines", 0.0)
-        self._forwards_of_lines = state.get("forwards_of_lines", 0)
+        """Go on from where a checkpoint stands, None for the start of a run.
+
+        Raises:
+            InputError: Where its file does not hold what `save` wrote.
+        """
+        path = None if checkpoint is None else Path(checkpoint) / STEP_LOG_FILE
+        try:
+            state = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+            sums = state.get("sums")
+            self._sums = None if sums is None else torch.tensor(sums, device=device).reshape(len(NAMES))
+            self._forwards = int(state.get("forwards", 0))
+            self._loss_of_lines = float(state.get("loss_of_lines", 0.0))
+            self._forwards_of_lines = int(state.get("forwards_of_lines", 0))
+        except (OSError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from another checkpoint.") from error
 
 
 @torch.no_grad()

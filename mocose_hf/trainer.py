@@ -14,7 +14,7 @@ from transformers.utils import logging
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import load_weights, read_state, require_complete
-from mocose_hf.distributed import broadcast, gather_rows
+from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.evaluation.sts import evaluate_pairs
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
@@ -122,6 +122,7 @@ class MoCoSETrainer(Trainer):
             raise failure from error
         finally:
             self.args.save_total_limit, self.args.save_strategy = limit, strategy
+            self._close_progress_bar()
         if self._preemption.agreed:
             raise TrainingInterrupted(self._preemption.report(self.state))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
@@ -138,6 +139,7 @@ class MoCoSETrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and tokenizer, and the arguments as JSON where `Trainer` leaves a pickle of them."""
         folder = Path(output_dir or self.args.output_dir)
+        self._check_weights()
         if _internal_call and folder.name == f"checkpoint-{self.state.global_step}":
             self._keeper.start(folder, self.args.should_save)
         super().save_model(str(folder), _internal_call=True)
@@ -267,6 +269,23 @@ class MoCoSETrainer(Trainer):
         A fused optimizer is called all the same, so accelerate does not notice (1.15), but the scale falls.
         """
         return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scale
+
+    def _check_weights(self) -> None:
+        """Raise a `FloatingPointError`, on all processes, where a weight that is to be saved is not finite."""
+        held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
+        bad = not all(weight.isfinite().all() for weight in held)
+        if any_process(bad, self.args.device):
+            raise FloatingPointError(
+                f"A weight is not finite after step {self.state.global_step}; lower `learning_rate` or "
+                "`weight_decay`. Checkpoints before it are good."
+            )
+
+    def _close_progress_bar(self) -> None:
+        """Let what is said next begin on a line of its own."""
+        for callback in self.callback_handler.callbacks:
+            bar = getattr(callback, "training_bar", None)
+            if bar is not None:
+                bar.close()
 
     def _load_finished(self, checkpoint: str) -> TrainOutput:
         """Load what a finished run ended with."""

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mocose_hf.step_log import FILE, NAMES, StepLog, measure
+from mocose_hf.checkpointing import STEP_LOG_FILE as FILE
+from mocose_hf.step_log import NAMES, StepLog, measure
 
 CPU = torch.device("cpu")
 

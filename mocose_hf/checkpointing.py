@@ -72,9 +72,9 @@ def read_manifest(checkpoint: str | Path) -> dict:
 def why_incomplete(checkpoint: str | Path) -> str | None:
     """Return why a checkpoint cannot be gone on from, None where every file is as its manifest says."""
     checkpoint = Path(checkpoint)
-    if not checkpoint.is_dir():
-        return "no such directory"
     try:
+        if not checkpoint.is_dir():
+            return "no such directory"
         manifest = _read(checkpoint)
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so its save did not come to an end"

@@ -12,7 +12,7 @@ Go on:              the command that was interrupted, with --resume_from_checkpo
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from mocose_hf.errors import (
     SaveError,
     input_error_line,
     one_line,
+    printable,
 )
 from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
 from mocose_hf.export import (
@@ -46,9 +47,9 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import check_output_dir, clear_output_dir
+from mocose_hf.output_dir import cannot_be_made, check_output_dir, clear_output_dir
 from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.pretrained_encoders import load_encoder, load_tokenizer, save_tokenizer
+from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer, save_tokenizer
 from mocose_hf.streaming import HubDataset, SentenceStream, check_stream_arguments
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
@@ -88,11 +89,12 @@ def run(options: Options, command: str) -> None:
     if not options.trains:
         report(options, evaluate_alone(options, model, tokenizer, pairs))
         return
-    trainer = build_trainer(options, model, tokenizer, sentences, pairs, resuming=checkpoint is not None)
-    if checkpoint is None and options.data.overwrite_output_dir:
-        with options.training.main_process_first(local=False):
-            clear_output_dir(options.output_dir)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    with refusing(options.output_dir):
+        trainer = build_trainer(options, model, tokenizer, sentences, pairs, resuming=checkpoint is not None)
+        if checkpoint is None and options.data.overwrite_output_dir:
+            with options.training.main_process_first(local=False):
+                clear_output_dir(options.output_dir)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
     with saving(options.output_dir):
         scores = score(trainer, result.metrics)
         save(trainer, options, sentences, scores, command)
@@ -201,15 +203,19 @@ def build_model(options: Options):
     try:
         tokenizer = load_tokenizer(source.model_name_or_path, **hub_options)
         encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **hub_options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        check_tokenizer(tokenizer, encoder.encoder)
+    except Exception as error:  # transformers raises many kinds on files that it does not expect
+        told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
+        reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({one_line(error)}); give a "
-            "directory with config.json, weights and tokenizer, or a model id of the hub."
+            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({reason}); give a directory with "
+            "config.json, weights and tokenizer, or a model id of the hub."
         ) from error
     try:
         return MoCoSEForPreTraining.from_encoder(encoder, **asdict(options.method)), tokenizer
-    except ValueError as error:
-        raise InputError(options.locate(str(error))) from error
+    except (ValueError, RuntimeError) as error:
+        message = str(error) if isinstance(error, ValueError) else one_line(error)
+        raise InputError(options.locate(message)) from error
 
 
 def build_trainer(options: Options, model, tokenizer, sentences, pairs, resuming: bool) -> MoCoSETrainer:
@@ -223,8 +229,23 @@ def build_trainer(options: Options, model, tokenizer, sentences, pairs, resuming
             eval_dataset=pairs,
             processing_class=tokenizer,
         )
+    except OSError as error:
+        raise cannot_be_made(options.output_dir, error) from error
     except (ValueError, RuntimeError, ImportError) as error:
         raise InputError(options.locate(one_line(error))) from error
+
+
+@contextmanager
+def refusing(output_dir: str) -> Iterator[None]:
+    """Leave no empty output directory behind where input is refused after `Trainer` made it."""
+    was_there = Path(output_dir).exists()
+    try:
+        yield
+    except InputError:
+        if not was_there:
+            with suppress(OSError, ValueError):  # there is something in it by now, or it can have no such name
+                Path(output_dir).rmdir()
+        raise
 
 
 @contextmanager
@@ -279,7 +300,7 @@ def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: s
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
-        data=f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}",
+        data=printable(f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}"),
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
@@ -328,11 +349,11 @@ def report(options: Options, scores: list[tuple[str, dict[str, float]]]) -> None
 def say(options: Options, line: str) -> None:
     """Print on the first process alone."""
     if options.training.process_index == 0:
-        print(line)
+        print(line.encode(errors="backslashreplace").decode())  # a file's name may not be UTF-8
 
 
 def _end(line: str, code: int) -> int:
-    sys.stderr.write(f"run_mocose.py: {line}\n")
+    sys.stderr.write(f"run_mocose.py: {printable(line)}\n")
     return code
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import json
 import re
 import shlex
@@ -180,7 +181,7 @@ def parse_command_line(argv: list[str]) -> Options:
     known = {action.dest: action for action in parser._actions}
     for entry in config.values():
         if entry.name not in known:
-            raise InputError(f"{entry.place}: unknown option `{entry.name}`; {_hint(entry.name, known)}")
+            raise InputError(f"{entry.place}: unknown option `{entry.name[:40]}`; {_hint(entry.name, known)}")
         if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
             raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
     if "fsdp" in given:
@@ -194,7 +195,7 @@ def parse_command_line(argv: list[str]) -> Options:
         raise InputError(_locate(one_line(error), in_force)) from error
     for argument in rest:
         name = argument.lstrip("-").split("=")[0]
-        raise InputError(f"unknown option {argument}; {_hint(name.replace('-', '_'), known)}")
+        raise InputError(f"unknown option {argument[:99]}; {_hint(name.replace('-', '_'), known)}")
     return Options(model, method, data, training, given.get("output_dir"), in_force)
 
 
@@ -208,7 +209,7 @@ def printable_command(argv: list[str]) -> str:
         elif name.startswith("--") and name.endswith("token") and equals:
             argument = f"{name}=***"
         secret = argument.startswith("--") and argument.endswith("token")
-        shown.append(argument)
+        shown.append(argument.encode(errors="backslashreplace").decode())  # a file's name may be no UTF-8
     return shlex.join(["run_mocose.py", *shown])
 
 
@@ -259,36 +260,47 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
     Raises:
         InputError: With file, line and remedy.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        if Path(path).suffix == ".json":
-            text = text.replace("\t", " ")  # YAML takes JSON but for tabs, which stand nowhere inside its strings
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path of the configuration.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8.") from error
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        problem = getattr(error, "problem", None) or one_line(error)
-        raise InputError(f"{path}, line {line}: not valid YAML or JSON ({problem}); mend the line.") from error
-    if not isinstance(node, yaml.MappingNode):
+    node = _compose(path)
+    if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
         raise InputError(f"{path}, line 1: not a mapping; write one `option: value` a line.")
-    entries = {}
+    entries, seen = {}, {id(node)}
     for key, value in node.value:
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
             raise InputError(f"{place}: an option's name is a word; write `option: value`.")
         name = key.value.replace("-", "_")
         if name in entries:
-            raise InputError(f"{place}: `{name}` stands twice, first at {entries[name].place}; drop one.")
+            raise InputError(f"{place}: `{name[:40]}` stands twice, first at {entries[name].place}; drop one.")
         try:
+            _check_plain([key, value], seen)
             values = _as_typed(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"{place}: `{name}` holds what is no plain value; write words and numbers.") from error
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            why = str(getattr(error, "problem", error))[:99]
+            raise InputError(f"{place}: `{name[:40]}` has no plain value ({why}); write words and numbers.") from error
         if values is not None:
             entries[name] = ConfigEntry(name, values, place)
     return entries
+
+
+def _compose(path: str) -> yaml.Node | None:
+    """Return the nodes of a YAML or JSON file; makes no objects of them."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if Path(path).suffix == ".json":
+            text = text.replace("\t", " ")  # YAML takes JSON but for tabs, which stand nowhere inside its strings
+        loader = yaml.BaseLoader(text)
+        return loader.get_single_node()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path of the configuration.") from None
+    except RecursionError:
+        line, problem = loader.get_mark().line, "nested too deep"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)  # a ReaderError has a position instead
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        problem = (getattr(error, "problem", None) or one_line(error))[:99]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8.") from error
+    raise InputError(f"{path}, line {line + 1}: not valid YAML or JSON ({problem}); mend the line.")
 
 
 def build_parser() -> "_Parser":
@@ -337,17 +349,33 @@ class _HelpFormatter(argparse.HelpFormatter):
         return action.help if shown else f"{action.help} [{str(getattr(default, 'value', default)).lower()}]"
 
 
-def _as_typed(node) -> list[str] | None:
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+
+
+def _check_plain(nodes: list[yaml.Node], seen: set[int]) -> None:
+    """Raise a `ValueError` at an alias, a tag or deep nesting, which no option has; `seen` grows by all nodes."""
+    left = [(node, 1) for node in nodes]
+    while left:
+        node, depth = left.pop()
+        if id(node) in seen:
+            raise ValueError("an alias")
+        if node.tag not in _PLAIN_TAGS:
+            raise ValueError(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')[:40]}")
+        if depth > 20:
+            raise ValueError("nested over 20 deep")
+        seen.add(id(node))
+        if isinstance(node, yaml.CollectionNode):
+            parts = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            left += [(part, depth + 1) for part in parts]
+
+
+def _as_typed(node: yaml.Node) -> list[str] | None:
     if isinstance(node, yaml.ScalarNode):
         return None if node.value in ("", "null", "~") and not node.style else [node.value]
-    if isinstance(node, yaml.SequenceNode):
-        return [item.value if isinstance(item, yaml.ScalarNode) else json.dumps(_plain(item)) for item in node.value]
-    return [json.dumps(_plain(node))]
-
-
-def _plain(node):
-    """Turn a nested node into the objects that JSON would give."""
-    return yaml.safe_load(yaml.serialize(node))
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not parts:
+        raise ValueError("an empty list")
+    return [p.value if p.id == "scalar" else json.dumps(yaml.safe_load(yaml.serialize(p))) for p in parts]
 
 
 _OTHER_NAMES = {
@@ -362,12 +390,10 @@ _OTHER_NAMES = {
 def _hint(name: str, known: dict[str, argparse.Action]) -> str:
     if name in _OTHER_NAMES:
         return f"did you mean `{_OTHER_NAMES[name]}`?"
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:99], known, n=1)
     return f"did you mean `{close[0]}`?" if close else "`run_mocose.py --help` lists the options."
 
 
 def _locate(message: str, config: dict[str, ConfigEntry]) -> str:
-    for name in re.findall(r"\w+", message):
-        if name in config:
-            return f"{config[name].place}: {message}"
-    return message
+    places = [config[name].place for name in re.findall(r"\w+", message) if name in config]
+    return f"{places[0]}: {message}" if places else message

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import os
 from dataclasses import MISSING, field, fields
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -54,6 +55,14 @@ def _of_encoder(name: str, doc: str, default=None) -> property:
         setattr(config.encoder_config, name, value)
 
     return property(get, set_, doc=doc)
+
+
+def _memory() -> int | None:
+    """Return the bytes of memory of this machine, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class MoCoSEConfig(PreTrainedConfig):
@@ -156,6 +165,26 @@ class MoCoSEConfig(PreTrainedConfig):
                 )
             for name, probability in self.encoder_dropouts.items():
                 setattr(self.encoder_config, name, probability)
+
+    def check_memory(self) -> None:
+        """Refuse a queue or heads that this machine has no room for, before torch tries.
+
+        Raises:
+            ValueError: With the names of the fields to lower.
+        """
+        width, layers = self.embedding_dim, self.num_projection_layers
+        projection = width * (self.hidden_size + (layers - 1) * width) if layers else 0
+        heads = 4 * (2 * projection + self.num_predictor_layers * width**2)
+        queue = self.queue_size * (4 * width + 16)
+        memory = _memory()
+        for part, size, remedy in (
+            (f"Heads {width} wide", heads, "`projection_dim`, `num_projection_layers` or `num_predictor_layers`"),
+            (f"A queue of {self.queue_size} rows", queue, "`queue_size` or `projection_dim`"),
+        ):
+            if memory is not None and size > memory:
+                raise ValueError(
+                    f"{part}: {size // 2**30} GiB are needed, but this machine has {memory // 2**30}; lower {remedy}."
+                )
 
     def _check_values(self) -> None:
         for f in fields(type(self)):

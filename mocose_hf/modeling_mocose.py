@@ -153,6 +153,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     def __init__(self, config: MoCoSEConfig):
         super().__init__(config)
+        config.check_memory()
         self.mocose = MoCoSEModel(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.projection_head = build_projection_head(config)

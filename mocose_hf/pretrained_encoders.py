@@ -1,10 +1,12 @@
 """Find encoder, pooler and pooling in whatever a training may start from."""
 
 import copy
+import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -62,7 +64,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
 
     Raises:
         OSError: Where there are no weights in safetensors.
-        ValueError: Where the model needs code of its own.
+        ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
     hub_options = _usable(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
@@ -81,13 +83,20 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         options["attn_implementation"] = attn_implementation
     with _code_refused():
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
+        if config.is_encoder_decoder:
+            raise ValueError(f"`{config.model_type}` is an encoder-decoder, but an encoder is needed; start from one")
         _check_encoder_files(name_or_path, config, hub_options)
         if layout is None and config.model_type == "mocose":
-            model = AutoModelForPreTraining.from_pretrained(name_or_path, trust_remote_code=False, **options)
+            model, info = AutoModelForPreTraining.from_pretrained(
+                name_or_path, output_loading_info=True, trust_remote_code=False, **options
+            )
+            _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
             return PretrainedEncoder(model.mocose.encoder, model.pooler, config.pooling_mode)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
+    _check_takes_text(encoder)
+    _check_weights(encoder, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
     dense = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         dense = None
@@ -105,7 +114,7 @@ def load_tokenizer(name_or_path: str, **hub_options):
 
     Raises:
         OSError: Where there is none; transformers makes one that knows special tokens alone.
-        ValueError: Where it needs code of its own.
+        ValueError: Where it needs code of its own, cannot pad, or has a limit that is none.
     """
     hub_options = _usable(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
@@ -118,7 +127,27 @@ def load_tokenizer(name_or_path: str, **hub_options):
         tokenizer.model_max_length = layout.max_seq_length
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, Real) or not longest > 0:
+        raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
+    if tokenizer.pad_token is None:
+        raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
     return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
+    """Refuse a tokenizer whose tokens the encoder has no embeddings for.
+
+    Raises:
+        ValueError: In one line.
+    """
+    rows = getattr(encoder.get_input_embeddings(), "num_embeddings", None)
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and highest >= rows:
+        raise ValueError(
+            f"the tokenizer has tokens up to id {highest}, but the encoder's embedding has {rows} rows; use the "
+            "tokenizer that was saved with the encoder"
+        )
 
 
 def _usable(name_or_path: str, hub_options: dict) -> dict:
@@ -176,6 +205,28 @@ def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_option
         files = list(shards.values()) if isinstance(shards, dict) else []
     if not files or not all(str(name).endswith(".safetensors") for name in files):
         raise OSError(_SAFETENSORS_ALONE)
+
+
+def _check_takes_text(encoder: PreTrainedModel) -> None:
+    """Refuse a model of images or sounds."""
+    if "input_ids" not in inspect.signature(encoder.forward).parameters:
+        raise ValueError(
+            f"`{encoder.config.model_type}` takes `{encoder.main_input_name}`, but an encoder of text is needed; "
+            "start from one"
+        )
+
+
+def _check_weights(model: PreTrainedModel, missing: list[str]) -> None:
+    """Refuse a model with parameters that its files have no values for; transformers would draw them at random.
+
+    Buffers are made anew alike each time, so files of older versions may lack them or hold more.
+    """
+    missing = sorted(set(missing) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise ValueError(
+            f"its weights lack {len(missing)} of those that config.json asks for, the first is `{missing[0]}`; "
+            "fetch or save config and weights again, together"
+        )
 
 
 def _check_tokenizer_class(name_or_path: str, hub_options: dict) -> None:

@@ -2,10 +2,12 @@
 
 import codecs
 import csv
+import errno
 import gzip
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -26,6 +28,11 @@ FINGERPRINT_BYTES = 2**20
 """How much of a file's start and of its end goes into its fingerprint."""
 
 _ROWS_AT_ONCE = 1024
+
+_MARKS = {  # that of UTF-32 goes first, as it starts with that of UTF-16
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 
 Row = tuple[str | None, str | None]
 """The text of a sentence and, in pairs, the text of its key view."""
@@ -75,7 +82,7 @@ def load_hub_dataset(name: str, config_name: str | None, split: str, **options):
         return load_dataset(name, config_name, split=split, **options)
     except Exception as error:  # datasets raises many kinds, from its own to those of the network
         reason = one_line(error)
-        raise InputError(f"--dataset_name {name}: cannot be loaded ({reason}); check name and split.") from error
+        raise InputError(f"--dataset_name {name[:99]}: cannot be loaded ({reason}); check name and split.") from error
 
 
 def record_rows(records, source: str, text_column: str = "text", key_column: str | None = None) -> Iterator[Row]:
@@ -108,10 +115,9 @@ def iterate_lines(path: str | Path) -> Iterator[str]:
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
-                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise InputError(
-                        f"{path}, line 1: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path} > new{path.suffix}"
-                    )
+                for encoding, marks in _MARKS.items():
+                    if line.startswith(marks):
+                        raise InputError(f"{path}, line 1: {encoding} text; convert it: {_conversion(path, encoding)}")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
                 raise InputError(f"{path}, line {number}: binary data, a zero byte; the file should be UTF-8 text.")
@@ -120,7 +126,7 @@ def iterate_lines(path: str | Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{path}, line {number}: not UTF-8 at byte {error.start + 1} of the line; if the file is Latin-1, "
-                    f"convert it: iconv -f LATIN1 -t UTF-8 {path} > new{path.suffix}"
+                    f"convert it: {_conversion(path, 'LATIN1')}"
                 ) from None
 
 
@@ -163,7 +169,19 @@ def _readable(path: Path) -> Iterator[None]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a complete gzip file ({one_line(error)}); make it again.") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{str(path)[:200]}…: {len(str(path))} characters are no path; check it.") from None
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _conversion(path: Path, encoding: str) -> str:
+    """Return the command that writes a file anew, in UTF-8 and under another name."""
+    zipped = _is_zipped(path)
+    new = "newer" if path.name.startswith("new.") else "new"  # a shell would empty the file before it is read
+    new = shlex.quote(f"{new}{''.join(path.suffixes[-2:] if zipped else path.suffixes[-1:])}")
+    old = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+    command = f"iconv -f {encoding} -t UTF-8"
+    return f"gzip -dc {old} | {command} | gzip > {new}" if zipped else f"{command} {old} > {new}"
 
 
 def _is_zipped(path: Path) -> bool:
@@ -171,7 +189,16 @@ def _is_zipped(path: Path) -> bool:
 
 
 def _refuse_directory(path: Path) -> None:
-    if path.is_dir():
+    """Refuse a directory, and a name that no file can have."""
+    try:
+        impossible = b"\0" in os.fsencode(path)
+    except UnicodeEncodeError:
+        impossible = True
+    if impossible:
+        raise InputError(f"{path}: a zero byte or half of a surrogate pair is in no file's name; check the path.")
+    with _readable(path):
+        directory = path.is_dir()
+    if directory:
         raise InputError(f"{path}: is a directory; give the file in it.")
 
 
@@ -222,7 +249,9 @@ def _jsonl_rows(path, lines, text_column, key_column) -> Iterator[Row]:
                 f"{path}, line {number}: not valid JSON ({one_line(error)}); each line is one complete object."
             ) from error
         if not isinstance(record, dict):
-            raise InputError(f'{path}, line {number}: not a JSON object; write {{"{text_column}": "a sentence"}}.')
+            raise InputError(
+                f'{path}, line {number}: not a JSON object; write {{"{text_column[:40]}": "a sentence"}}.'
+            )
         for column in filter(None, (text_column, key_column)):
             _require_column(f"{path}, line {number}", column, record)
         yield _row(record, f"{path}, line {number}", text_column, key_column)
@@ -236,6 +265,7 @@ def _parquet_rows(path, text_column, key_column) -> Iterator[Row]:
             table = pq.ParquetFile(seekable, buffer_size=2**20)
             for column in columns:
                 _require_column(str(path), column, table.schema_arrow.names)
+                _require_text(path, column, table.schema_arrow.field(column).type)
             for group in range(table.num_row_groups):
                 for batch in table.iter_batches(_ROWS_AT_ONCE, [group], columns, use_threads=False):
                     for record in batch.to_pylist():
@@ -264,7 +294,9 @@ def _row(record: dict, place: str, text_column: str, key_column: str | None) -> 
     for column in (text_column, key_column):
         text = record[column] if column else None
         if text is not None and not isinstance(text, str):
-            raise InputError(f"{place}: `{column}` holds {str(text)[:40]!r}, which is no text; name a text column.")
+            raise InputError(
+                f"{place}: `{column[:40]}` holds {str(text)[:40]!r}, which is no text; name a text column."
+            )
         texts.append(text)
     return texts[0], texts[1]
 
@@ -273,6 +305,15 @@ def _require_column(place: str, column: str, names: Collection[str]) -> None:
     if column not in names:
         found = ", ".join(str(name)[:40] for name in list(names)[:8])
         raise InputError(
-            f"{place}: no column `{column}`, the columns are: {found}; name one by --text_column or --key_column, or "
-            "add the missing header line."
+            f"{place}: no column `{column[:40]}`, the columns are: {found}; name one by --text_column or "
+            "--key_column, or add the missing header line."
         )
+    if isinstance(names, list) and names.count(column) > 1:
+        raise InputError(f"{place}: {names.count(column)} columns are named `{column[:40]}`; rename all but one.")
+
+
+def _require_text(path: Path, column: str, kind: pa.DataType) -> None:
+    """Refuse a column of another type than text before its values are made, as not all can be."""
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if values not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+        raise InputError(f"{path}, row 1: `{column[:40]}` holds {str(kind)[:40]}, not text; name a text column.")

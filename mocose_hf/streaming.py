@@ -284,7 +284,8 @@ def as_stream(dataset: IterableDataset, args, needs_text: bool) -> EndlessStream
     stream = dataset if isinstance(dataset, EndlessStream) else RowStream(dataset)
     first = stream.check(args.global_batch_size)
     if needs_text and "text" not in first:
-        raise InputError(f"The training set has no column `text`, only {', '.join(map(str, first))}; rename one.")
+        found = ", ".join(str(name)[:40] for name in list(first)[:8])
+        raise InputError(f"The training set has no column `text`, only {found}; rename one.")
     return stream
 
 

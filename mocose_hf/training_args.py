@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from mocose_hf.argument_checks import check_scheduler, check_values
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
 METRICS = ("stsb_spearman", "alignment", "uniformity")
@@ -115,24 +116,9 @@ class MoCoSETrainingArguments(TrainingArguments):
         return self.train_batch_size * self.world_size
 
     def __post_init__(self):
-        for name in ("ema_decay", "ema_decay_end"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"`{name}` lies in [0, 1], but is {getattr(self, name)}.")
-        if self.ema_schedule_steps is not None and self.ema_schedule_steps < 1:
-            raise ValueError(f"`ema_schedule_steps` is at least 1, but is {self.ema_schedule_steps}.")
-        if self.max_seq_length < 3:
-            raise ValueError(
-                f"`max_seq_length` is at least 3, a token between two marks, but is {self.max_seq_length}."
-            )
-        if self.collapse_check_steps < 0:
-            raise ValueError(f"`collapse_check_steps` is at least 0, but is {self.collapse_check_steps}.")
+        check_values(self)
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is at least 1, but is {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` lies in [0, 2**32), but is {self.seed}.")
         if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in LESS_IS_BETTER:
             self.greater_is_better = False
         if self.hub_strategy != "end":
@@ -145,6 +131,7 @@ class MoCoSETrainingArguments(TrainingArguments):
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
         check_settings(self)
         super().__post_init__()
+        check_scheduler(self)
         if self.accelerator_config.dispatch_batches is None:
             # Where accelerate decides, it joins the batches of a stream, which are padded to different lengths.
             self.accelerator_config.dispatch_batches = False

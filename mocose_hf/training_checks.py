@@ -6,6 +6,7 @@ from torch.utils.data import IterableDataset
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
 
@@ -25,6 +26,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
         longest = encoder_max_length(processing_class, model.config.encoder_config)
         if args.max_seq_length > longest:
             raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
+        check_tokenizer(processing_class, model.mocose.encoder)
     check_model(model)
 
 

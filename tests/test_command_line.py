@@ -207,7 +207,7 @@ def test_scalars_of_yaml_mean_what_they_would_mean_typed(tmp_path):
         "projection_dim: null\n"
         "ema_schedule_steps: ~\n"
         "num_train_epochs: 0.5  # half a pass\n"
-        "weight_decay: -1\n"
+        "eval_delay: -1\n"
         'dataset_split: "train[:5]"\n'
     )
     options = parse(tmp_path, text)
@@ -220,13 +220,13 @@ def test_scalars_of_yaml_mean_what_they_would_mean_typed(tmp_path):
     assert options.method.projection_dim is None
     assert options.training.ema_schedule_steps is None
     assert options.training.num_train_epochs == 0.5
-    assert options.training.weight_decay == -1
+    assert options.training.eval_delay == -1
     assert options.data.dataset_split == "train[:5]"
 
 
 def test_values_that_start_with_a_dash(tmp_path):
-    options = parse(tmp_path, "weight_decay: -1e-5\noutput_dir: -out\n")
-    assert (options.training.weight_decay, options.output_dir) == (-1e-5, "-out")
+    options = parse(tmp_path, "eval_delay: -1e-5\noutput_dir: -out\n")
+    assert (options.training.eval_delay, options.output_dir) == (-1e-5, "-out")
 
 
 def test_null_leaves_an_option_out(tmp_path):

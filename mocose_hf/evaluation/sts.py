@@ -88,14 +88,22 @@ def _read_pairs(path: Path, score: int, sentence1: int, exact: bool) -> Dataset:
             value = math.nan
         if not math.isfinite(value):
             raise InputError(
-                f"{path}, line {number}: the score {fields[score]!r} is no number; mend the line, or drop it "
+                f"{path}, line {number}: the score {fields[score][:40]!r} is no number; mend the line, or drop it "
                 "where it is a header."
             )
-        columns["score"].append(value)
-        columns["sentence1"].append(fields[sentence1].strip())
-        columns["sentence2"].append(fields[sentence1 + 1].strip())
+        first, second = fields[sentence1].strip(), fields[sentence1 + 1].strip()
+        if not first or not second:
+            raise InputError(f"{path}, line {number}: a blank sentence; write it, or drop the line.")
+        for column, entry in zip(columns, (value, first, second), strict=True):
+            columns[column].append(entry)
     if len(set(columns["score"])) < 2:
         raise InputError(f"{path}: {len(columns['score'])} scored pairs of one score; give pairs of different scores.")
+    pairs = zip(columns["sentence1"], columns["sentence2"], strict=True)
+    if len({frozenset(pair) if len(set(pair)) > 1 else None for pair in pairs}) < 2:
+        raise InputError(
+            f"{path}: {len(columns['score'])} scored pairs of one cosine, as each has the same two sentences or one "
+            "twice; give pairs of different sentences."
+        )
     return Dataset.from_dict(columns)
 
 

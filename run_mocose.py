@@ -25,7 +25,7 @@ from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
-from mocose_hf.distributed import leave_others
+from mocose_hf.distributed import end_process
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
     EXIT_CTRL_C,
@@ -367,6 +367,4 @@ def _scores(metrics: dict[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    leave_others()
-    sys.exit(exit_code)
+    end_process(main())

@@ -1,5 +1,11 @@
 """The little that the model needs to know of other processes."""
 
+import atexit
+import os
+import sys
+import threading
+from typing import NoReturn
+
 import torch
 from torch import Tensor, distributed
 
@@ -38,10 +44,24 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def leave_others() -> None:
-    """Take leave of the other processes before this one ends, or torch may end it by an abort (2.13)."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+def end_process(code: int) -> NoReturn:
+    """End this process as `sys.exit(code)` does, but, where it has talked to others, before torch can abort it.
+
+    A thread of torch's (2.13, gloo) that lets go of a tensor while the interpreter is taken apart ends the process by
+    SIGABRT, whatever it has achieved (the fault: https://github.com/pytorch/pytorch/pull/179291), and
+    `destroy_process_group` does not end that thread where DistributedDataParallel has been used. So what is to be
+    done at the end is done here, and the interpreter left as it is.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        sys.exit(code)
+    distributed.destroy_process_group()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()  # as multiprocessing ends its processes
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _alone() -> bool:

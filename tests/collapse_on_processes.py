@@ -11,6 +11,7 @@ from conftest import sentences, tiny_model
 from datasets import Dataset
 
 from mocose_hf import CollapseError, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer
+from mocose_hf.distributed import end_process
 
 
 def main(encoder_dir: str, output_dir: str) -> None:
@@ -45,3 +46,4 @@ def main(encoder_dir: str, output_dir: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process(0)

@@ -9,6 +9,7 @@ import sys
 from transformers import set_seed
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, SentenceStream, load_tokenizer
+from mocose_hf.distributed import end_process
 
 
 def main(
@@ -43,3 +44,4 @@ def main(
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process(0)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import set_seed
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer
+from mocose_hf.distributed import end_process
 
 
 def main(encoder_dir: str, output_dir: str, batch: str) -> None:
@@ -48,3 +49,4 @@ def main(encoder_dir: str, output_dir: str, batch: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process(0)

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, set_seed
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer
 from mocose_hf import trainer as trainer_module
-from mocose_hf.distributed import gather_rows
+from mocose_hf.distributed import end_process, gather_rows
 from mocose_hf.momentum import cosine_ema_decay
 from mocose_hf.zero import whole_model
 
@@ -202,3 +202,4 @@ def main(encoder_dir: str, output_dir: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process(0)

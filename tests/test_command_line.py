@@ -16,8 +16,8 @@ from mocose_hf.command_line import (
     build_parser,
     parse_command_line,
     printable_command,
-    read_config_file,
 )
+from mocose_hf.config_file import read_config_file
 from mocose_hf.errors import InputError
 
 MODEL = {

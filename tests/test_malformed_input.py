@@ -20,7 +20,7 @@ from test_bad_input import contents
 from transformers import BertModel
 
 from mocose_hf.checkpointing import why_incomplete, write_manifest
-from mocose_hf.command_line import read_config_file
+from mocose_hf.config_file import read_config_file
 from mocose_hf.data import read_sentences
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import read_scored_pairs

@@ -1,5 +1,7 @@
 """Turn sentences into embeddings outside training."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,9 +17,10 @@ def encode(
     batch_size: int = 128,
     max_seq_length: int | None = None,
     normalize: bool = False,
+    autocast_dtype: torch.dtype | None = None,
     show_progress: bool = False,
 ) -> Tensor:
-    """Embed sentences with dropout off, in batches of similar length, in the order given.
+    """Embed sentences with dropout off, in batches of equal length as far as there are such, in the order given.
 
     Args:
         model: A `MoCoSEModel`; it is left in the mode it was in.
@@ -26,6 +29,7 @@ def encode(
         batch_size: Sentences per forward.
         max_seq_length: Longest input in tokens; that of `encoder_max_length` where None.
         normalize: Whether to scale each embedding to length 1.
+        autocast_dtype: What to compute in, such as `torch.bfloat16`; the dtype of the weights where None.
         show_progress: Whether to show a bar.
 
     Returns:
@@ -36,25 +40,31 @@ def encode(
     """
     if isinstance(sentences, str):
         raise TypeError("`encode` takes a list of sentences; put the one sentence into a list.")
+    max_seq_length = max_seq_length or encoder_max_length(tokenizer, model.config.encoder_config)
+    tokens = _tokenize(tokenizer, sentences, max_seq_length)
+    order = sorted(range(len(sentences)), key=lambda i: len(tokens[i]["input_ids"]), reverse=True)
+    embeddings = torch.empty(len(sentences), model.config.hidden_size)
+    computing = torch.autocast(model.device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext()
     was_training = model.training
     model.eval()
-    max_seq_length = max_seq_length or encoder_max_length(tokenizer, model.config.encoder_config)
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]), reverse=True)
-    embeddings = torch.empty(len(sentences), model.config.hidden_size)
     try:
-        for start in tqdm(range(0, len(order), batch_size), desc="Encoding", disable=None if show_progress else True):
-            rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [sentences[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=max_seq_length,
-                return_tensors="pt",
-            ).to(model.device)
-            embeddings[rows] = model(**batch).pooler_output.float().cpu()
+        with computing, tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = tokenizer.pad([tokens[i] for i in rows], return_tensors="pt").to(model.device)
+                embeddings[rows] = model(**batch).pooler_output.float().cpu()
+                bar.update(len(rows))
     finally:
         model.train(was_training)
     return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+
+def _tokenize(tokenizer, sentences: list[str], max_seq_length: int) -> list[dict[str, list[int]]]:
+    """Return the tokens of each sentence, unpadded, all in one call: lengths are known before batches are made."""
+    if not sentences:
+        return []
+    columns = tokenizer(list(sentences), truncation=True, max_length=max_seq_length)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def encoder_max_length(tokenizer, encoder_config) -> int:

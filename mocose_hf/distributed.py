@@ -15,6 +15,11 @@ def process_index() -> int:
     return 0 if _alone() else distributed.get_rank()
 
 
+def process_count() -> int:
+    """Return the number of processes."""
+    return 1 if _alone() else distributed.get_world_size()
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows (B, …) of all W processes as (W·B, …) in the order of their ranks, without gradient.
 

@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from conftest import sentences
+from datasets import Dataset
 
-from mocose_hf.evaluation import alignment, effective_rank, geometry, uniformity
+from mocose_hf.evaluation import alignment, effective_rank, geometry, read_stsb, uniformity
+from mocose_hf.evaluation.geometry import POSITIVE_SCORE, GeometryTask, mean_cosine, singular_values
 
 
 def random_rows(rows: int, dim: int = 4, seed: int = 0) -> torch.Tensor:
@@ -191,3 +194,179 @@ def test_scores_are_floats_and_leave_the_embeddings_alone():
     assert type(effective_rank(first)) is float
     assert torch.equal(first, before[0])
     assert torch.equal(second, before[1])
+
+
+# Mean cosine
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([[1.0, 0.0], [1.0, 1.0]], math.sqrt(0.5)),
+        ([[3.0, 0.0], [-2.0, 0.0]], -1.0),
+        ([[0.6, 0.8]] * 5, 1.0),
+        ([[5.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]], 0.0),
+        # Cosines −1/2 of three corners 120° apart: −1 / (N − 1), the least there is.
+        ([[1.0, 0.0], [-0.5, math.sqrt(0.75)], [-0.5, -math.sqrt(0.75)]], -0.5),
+        # One pair is equal, two pairs have a row of zeros.
+        ([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]], 1 / 3),
+    ],
+)
+def test_mean_cosine_worked_by_hand(points, expected):
+    assert mean_cosine(torch.tensor(points)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_mean_cosine_is_the_slow_loops():
+    rows = random_rows(19) + 0.5
+    listed = [unit(row) for row in rows.tolist()]
+    cosines = [
+        sum(a * b for a, b in zip(listed[i], listed[j], strict=True)) for i in range(19) for j in range(19) if i != j
+    ]
+    assert mean_cosine(rows) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
+    assert mean_cosine(torch.arange(1.0, 20.0)[:, None] * rows) == pytest.approx(mean_cosine(rows), abs=1e-6)
+
+
+@pytest.mark.parametrize("score", [uniformity, mean_cosine])
+def test_one_embedding_has_no_pair(score):
+    with pytest.raises(ValueError, match=r"needs at least 2 embeddings, not 1\.$"):
+        score(torch.ones(1, 4))
+
+
+# Singular values
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ([[3.0, 0.0], [0.0, 4.0]], [4.0, 3.0]),
+        ([[0.0, 3.0, 0.0], [-1.0, 0.0, 0.0]], [3.0, 1.0]),
+        ([[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]], [2 * math.sqrt(6), 0.0]),
+        # Eigenvalues of [[10, 14], [14, 20]], the products of its columns: 15 ± √221.
+        ([[1.0, 2.0], [3.0, 4.0]], [math.sqrt(15 + math.sqrt(221)), math.sqrt(15 - math.sqrt(221))]),
+    ],
+)
+def test_singular_values_worked_by_hand(matrix, expected):
+    values = singular_values(torch.tensor(matrix))
+    assert values.dtype == torch.float64
+    assert values.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_singular_values_are_those_of_the_slow_loops_and_descend():
+    rows = 3 * random_rows(6, dim=9) + 1  # neither centred nor of length 1
+    expected = sorted(singular_values_one_by_one(rows.tolist()), reverse=True)
+    assert singular_values(rows).tolist() == pytest.approx(expected, abs=1e-5)
+    assert singular_values(rows.T).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_singular_values_of_orthonormal_rows_are_ones():
+    rows, _ = torch.linalg.qr(random_rows(8, dim=8).double())
+    assert singular_values(rows[:5]).tolist() == pytest.approx([1.0] * 5, abs=1e-12)
+
+
+# The task
+
+
+class Table:
+    """Embeddings of known sentences, and what was asked for."""
+
+    def __init__(self, rows: dict[str, list[float]]):
+        self.rows = rows
+        self.asked = []
+
+    def __call__(self, sentences: list[str]) -> torch.Tensor:
+        self.asked.append(sentences)
+        return torch.tensor([self.rows[sentence] for sentence in sentences])
+
+
+def scored(scores, first, second) -> Dataset:
+    return Dataset.from_dict({"score": scores, "sentence1": first, "sentence2": second})
+
+
+def test_the_task_worked_by_hand():
+    table = Table({"right": [2.0, 0.0], "up": [0.0, 3.0], "left": [-1.0, 0.0], "down": [0.0, -1.0]})
+    task = GeometryTask(
+        scored(
+            [5.0, 4.1, 4.0, 4.9],
+            ["right", "right", "left", "up"],
+            ["up", "left", "down", "right"],
+        )
+    )
+    assert task.name == "geometry"
+    assert task.sentences() == ["right", "left", "up", "down"]
+    corners = math.log((2 * math.exp(-4) + math.exp(-8)) / 3)
+    # Less their mean (1/4, 1/2), the columns have the squares 5 − 4/16 and 10 − 4/4 and the product −4/8.
+    root = math.sqrt((9 - 4.75) ** 2 + 4 * 0.5**2)
+    values = [math.sqrt((4.75 + 9 + sign * root) / 2) for sign in (1, -1)]
+    shares = [value / sum(values) for value in values]
+    assert task.score(table) == pytest.approx(
+        {
+            "alignment": (2 + 4 + 2) / 3,  # 4.0 is not above 4
+            "alignment_all_pairs": (2 + 4 + 2 + 2) / 4,
+            "uniformity": corners,
+            "uniformity_positive_pairs": math.log((2 * math.exp(-4) + math.exp(-8)) / 3),  # of three corners
+            "effective_rank": math.prod(share**-share for share in shares),
+            "mean_cosine": -1 / 3,
+        },
+        abs=1e-6,
+    )
+    assert table.asked == [task.sentences()]
+    # As they are, the columns are at right angles: √(9 + 1) and √(4 + 1).
+    assert task.spectrum(table).tolist() == pytest.approx([math.sqrt(10), math.sqrt(5)], abs=1e-6)
+
+
+def test_the_task_is_its_parts_on_other_embeddings():
+    made = sentences(40)
+    table = Table(dict(zip(made, (random_rows(40, dim=6) + 0.7).tolist(), strict=True)))
+    first, second = made[:20] + made[:5], made[20:] + made[5:10]
+    scores = [i % 6 + 0.0 for i in range(25)]
+    task = GeometryTask(scored(scores, first, second), name="other")
+    metrics = task.score(table, show_progress=True)
+    left, right, everything = table(first), table(second), table(made)
+    positive = [i for i in range(25) if scores[i] > 4]
+    of_positive = sorted({first[i] for i in positive} | {second[i] for i in positive})
+    assert 0 < len(of_positive) < 40
+    assert metrics == pytest.approx(
+        {
+            "alignment": alignment(left[positive], right[positive]),
+            "alignment_all_pairs": alignment(left, right),
+            "uniformity": uniformity(everything),
+            "uniformity_positive_pairs": uniformity(table(of_positive)),
+            "effective_rank": effective_rank(everything - everything.mean(0)),
+            "mean_cosine": mean_cosine(everything),
+        },
+        abs=1e-6,
+    )
+    assert all(type(value) is float for value in metrics.values())
+    assert task.spectrum(table).tolist() == pytest.approx(singular_values(everything).tolist(), abs=1e-6)
+
+
+def test_effective_rank_of_the_task_does_not_see_a_common_offset_but_the_mean_cosine_does():
+    made = sentences(12)
+    rows = random_rows(12, dim=5)
+    task = GeometryTask(scored([0.0] * 6, made[:6], made[6:]))
+    near, far = (task.score(Table(dict(zip(made, (rows + c).tolist(), strict=True)))) for c in (0.0, 50.0))
+    assert far["effective_rank"] == pytest.approx(near["effective_rank"], abs=1e-3)
+    assert far["mean_cosine"] > 0.99 > near["mean_cosine"] + 0.5
+
+
+def test_what_is_of_positive_pairs_is_left_out_without_them():
+    table = Table({"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0]})
+    rest = {"alignment_all_pairs", "uniformity", "effective_rank", "mean_cosine"}
+    assert set(GeometryTask(scored([POSITIVE_SCORE, 1.0], ["a", "b"], ["b", "c"])).score(table)) == rest
+    same = GeometryTask(scored([5.0, 1.0], ["a", "b"], ["a", "c"])).score(table)  # one sentence has no uniformity
+    assert set(same) == {*rest, "alignment"}
+    assert same["alignment"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_task_on_the_real_stsb(shared_data):
+    task = GeometryTask(read_stsb(shared_data / "senteval"))
+    different = task.sentences()
+    assert len(different) == len(set(different)) == 2909
+    rows = dict(zip(different, random_rows(2909, dim=16).tolist(), strict=True))
+    metrics = task.score(Table(rows))
+    assert len(metrics) == 6
+    # Independent even rows: no direction and no pair is special.
+    assert metrics["mean_cosine"] == pytest.approx(0.0, abs=1e-3)
+    assert metrics["effective_rank"] == pytest.approx(16.0, abs=0.1)
+    assert metrics["alignment_all_pairs"] == pytest.approx(2.0, abs=0.05)
+    assert metrics["uniformity_positive_pairs"] == pytest.approx(metrics["uniformity"], abs=0.1)

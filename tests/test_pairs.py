@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from conftest import sentences, tiny_model
@@ -10,19 +9,8 @@ from datasets import Dataset
 from scipy.stats import spearmanr
 
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
-from mocose_hf.evaluation.sts import SpearmanOfCosine
-
-
-def write_stsb(folder, lines: list[str], split: str = "dev"):
-    path = folder / "downstream" / "STS" / "STSBenchmark" / f"sts-{split}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def stsb_line(score, first: str, second: str, *more: str) -> str:
-    return "\t".join(["main-news", "MSRpar", "2012test", "0001", str(score), first, second, *more])
+from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs
+from mocose_hf.evaluation.pairs import pair_cosines
 
 
 def scored(scores, first, second) -> Dataset:
@@ -41,61 +29,12 @@ class Known:
         return torch.tensor([self.embeddings[sentence] for sentence in sentences])
 
 
-def test_stsb_takes_score_and_sentences_from_their_columns(tmp_path):
-    write_stsb(tmp_path, [stsb_line(5.0, "A cat.", "A  cat. "), stsb_line("2.500", "Ein Käfer", "a bird")])
-    pairs = read_stsb(tmp_path)
-    assert pairs.to_dict() == {
-        "score": [5.0, 2.5],
-        "sentence1": ["A cat.", "Ein Käfer"],
-        "sentence2": ["A  cat.", "a bird"],
-    }
-
-
-def test_quotes_are_text_and_lose_no_rows(tmp_path):
-    lines = [
-        stsb_line(1.0, '"Stop', "he said"),
-        stsb_line(2.0, 'a "quoted" word', "b, c"),
-        stsb_line(3.0, "d", 'e"'),
-        stsb_line(4.0, '""', "it's"),
-    ]
-    write_stsb(tmp_path, lines)
-    pairs = read_stsb(str(tmp_path))
-    assert list(pairs["score"]) == [1.0, 2.0, 3.0, 4.0]
-    assert list(pairs["sentence1"]) == ['"Stop', 'a "quoted" word', "d", '""']
-    assert list(pairs["sentence2"]) == ["he said", "b, c", 'e"', "it's"]
-
-
-def test_stsb_ignores_further_columns_and_blank_lines(tmp_path):
-    write_stsb(tmp_path, [stsb_line(1, "a", "b", "source one", "source two"), "", stsb_line(2, "c", "d")], "test")
-    pairs = read_stsb(tmp_path, "test")
-    assert list(pairs["sentence2"]) == ["b", "d"]
-
-
-def test_unusual_line_separators_do_not_split_a_pair(tmp_path):
-    write_stsb(tmp_path, [stsb_line(1, "a\u2028b", "c\x0cd"), stsb_line(2, "e\x85f", "g")])
-    pairs = read_stsb(tmp_path)
-    assert list(pairs["sentence1"]) == ["a\u2028b", "e\x85f"]
-    assert list(pairs["sentence2"]) == ["c\x0cd", "g"]
-
-
-def test_a_short_line_is_named(tmp_path):
-    path = write_stsb(tmp_path, [stsb_line(1, "a", "b"), "", "main-news\tMSRpar\t2012test\t0001\t2.0\talone"])
-    with pytest.raises(InputError) as raised:
-        read_stsb(tmp_path)
-    assert str(raised.value) == f"{path}, line 3: 6 tab-separated fields, but 7 are needed; fetch the file again."
-
-
 @pytest.mark.parametrize("score", ["high", "", "nan", "inf", "1,5"])
 def test_a_score_that_is_no_number_is_named(tmp_path, score):
     path = tmp_path / "pairs.tsv"
     path.write_text(f"1.0\ta\tb\n{score}\tc\td\n", encoding="utf-8")
     with pytest.raises(InputError, match=rf"pairs\.tsv, line 2: the score '{score}' is no number; mend the line"):
         read_scored_pairs(path)
-
-
-def test_a_missing_file_is_named_in_full(tmp_path):
-    with pytest.raises(InputError, match=r"downstream/STS/STSBenchmark/sts-dev\.csv: no such file"):
-        read_stsb(tmp_path)
 
 
 def test_scored_pairs_are_three_fields(tmp_path):
@@ -119,36 +58,39 @@ def test_pairs_of_one_score_cannot_be_ranked(tmp_path):
         read_scored_pairs(path)
 
 
+@pytest.mark.parametrize("line", ["2.0\t \tb", "2.0\ta\t\u3000"])
+def test_a_blank_sentence_is_named(tmp_path, line):
+    path = tmp_path / "pairs.tsv"
+    path.write_text(f"1.0\ta\tb\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"pairs\.tsv, line 3: a blank sentence; write it, or drop the line\.$"):
+        read_scored_pairs(path)
+
+
 @pytest.mark.parametrize(
-    ("predictions", "references", "expected"),
+    "lines",
     [
-        ([0.1, 0.2, 0.3, 0.4, 0.5], [1, 0, 3, 2, 4], 80.0),  # d² sums to 4: 1 − 6·4 / (5·24)
-        ([0.9, 0.1, 0.5], [5, 1, 3], 100.0),
-        ([0.9, 0.1, 0.5], [1, 5, 3], -100.0),
-        # Ranks 1, 2.5, 2.5, 4 against 1 to 4: covariance 4.5, variances 4.5 and 5.
-        ([0.1, 0.2, 0.2, 0.3], [1, 2, 3, 4], 100 * 4.5 / math.sqrt(4.5 * 5)),
+        ["1\ta\tb", "2\tb\ta"],
+        ["1\ta\ta", "2\tb\tb", "3\tc\tc"],
     ],
 )
-def test_spearman_by_hand(predictions, references, expected):
-    result = SpearmanOfCosine().compute(predictions=predictions, references=references)
-    assert result == {"spearman": pytest.approx(expected, abs=1e-9)}
+def test_pairs_of_one_cosine_cannot_be_ranked(tmp_path, lines):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"pairs\.tsv: {len(lines)} scored pairs of one cosine"):
+        read_scored_pairs(path)
+    path.write_text("\n".join([*lines, "4\ta\tc"]), encoding="utf-8")
+    assert len(read_scored_pairs(path)) == len(lines) + 1
 
 
-def test_spearman_agrees_with_scipy_and_sees_ranks_alone():
-    random = np.random.default_rng(3)
-    references = random.integers(0, 26, 400) / 5  # with ties
-    predictions = np.tanh(references / 5 + random.normal(size=400))
-    expected = 100 * spearmanr(predictions, references).statistic
-    assert 10 < expected < 90
-    for values in (predictions, np.exp(3 * predictions)):
-        result = SpearmanOfCosine().compute(predictions=values.tolist(), references=references.tolist())
-        assert result["spearman"] == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_spearman_of_a_constant_is_nan():
-    result = SpearmanOfCosine().compute(predictions=[0.5, 0.5, 0.5], references=[1.0, 2.0, 3.0])
-    assert math.isnan(result["spearman"])
+def test_cosines_of_pairs_are_those_of_their_angles_at_any_length():
+    angles = torch.tensor([0.0, 30.0, 90.0, 120.0, 180.0], dtype=torch.float64).deg2rad()
+    first = torch.tensor([[2.0, 0.0]]).expand(5, 2)
+    second = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([[1.0], [5.0], [0.1], [1.0], [3.0]])
+    cosines = pair_cosines(first, second)
+    assert cosines.tolist() == pytest.approx([1.0, math.sqrt(0.75), 0.0, -0.5, -1.0], abs=1e-12)
+    of_float32 = pair_cosines(first, second.float())
+    assert of_float32.dtype == torch.float64  # which ranks what float32 would round to one number
+    assert of_float32.tolist() == pytest.approx(cosines.tolist(), abs=1e-6)
 
 
 def test_evaluate_pairs_on_known_embeddings():
@@ -189,13 +131,3 @@ def test_evaluate_pairs_of_a_model_is_deterministic_and_leaves_its_mode(tokenize
     embeddings = model.encode(made, tokenizer).double()
     cosines = torch.nn.functional.cosine_similarity(embeddings[:12], embeddings[12:])
     assert metrics["stsb_spearman"] == pytest.approx(100 * spearmanr(cosines, pairs["score"]).statistic, abs=1e-6)
-
-
-@pytest.mark.parametrize(("split", "count"), [("dev", 1500), ("test", 1379), ("train", 5749)])
-def test_the_real_stsb_is_read_whole(shared_data, split, count):
-    pairs = read_stsb(shared_data / "senteval", split)
-    assert len(pairs) == count
-    assert min(pairs["score"]) == 0.0
-    assert max(pairs["score"]) == 5.0
-    assert all(pairs["sentence1"])
-    assert all(pairs["sentence2"])

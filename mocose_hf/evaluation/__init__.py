@@ -1,14 +1,56 @@
-"""Scores of sentence embeddings: how they rank pairs, and how they spread."""
+"""Scores of sentence embeddings: how they rank pairs, what a classifier finds in them, and how they spread."""
 
-from mocose_hf.evaluation.geometry import alignment, effective_rank, uniformity
-from mocose_hf.evaluation.sts import SpearmanOfCosine, evaluate_pairs, read_scored_pairs, read_stsb
+from mocose_hf.evaluation.correlation import pearson, spearman
+from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
+from mocose_hf.evaluation.geometry import (
+    GeometryTask,
+    alignment,
+    effective_rank,
+    mean_cosine,
+    singular_values,
+    uniformity,
+)
+from mocose_hf.evaluation.metrics import (
+    Alignment,
+    EffectiveRank,
+    PearsonOfCosine,
+    SpearmanOfCosine,
+    STSBenchmark,
+    Uniformity,
+)
+from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
+from mocose_hf.evaluation.sts import STS_TASKS, STSTask, load_sts_task, read_sts_task, read_stsb
+from mocose_hf.evaluation.tasks import embed_tasks, read_tasks, score_tasks
+from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task
 
 __all__ = [
+    "STS_TASKS",
+    "TRANSFER_TASKS",
+    "Alignment",
+    "EffectiveRank",
+    "GeometryTask",
+    "PearsonOfCosine",
+    "STSBenchmark",
+    "STSTask",
+    "SentenceEmbeddings",
     "SpearmanOfCosine",
+    "TransferTask",
+    "Uniformity",
     "alignment",
     "effective_rank",
+    "embed",
+    "embed_tasks",
     "evaluate_pairs",
+    "load_sts_task",
+    "mean_cosine",
+    "pearson",
     "read_scored_pairs",
+    "read_sts_task",
     "read_stsb",
+    "read_tasks",
+    "read_transfer_task",
+    "score_tasks",
+    "singular_values",
+    "spearman",
     "uniformity",
 ]

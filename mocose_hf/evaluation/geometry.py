@@ -1,8 +1,15 @@
 """The geometry of an embedding space."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
+
+POSITIVE_SCORE = 4.0
+"""Pairs scored above this are positive pairs for `alignment`, as in SimCSE (https://arxiv.org/abs/2104.08821)."""
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
@@ -38,6 +45,34 @@ def uniformity(embeddings: Tensor) -> float:
     return torch.log((total - count) / (count * (count - 1))).item()  # less the distance of each row to itself
 
 
+def mean_cosine(embeddings: Tensor) -> float:
+    """Return the mean cosine of all pairs of different rows, in [−1 / (N − 1), 1]; near 1 all point one way.
+
+    The cosines of all pairs sum to the squared length of the sum of the unit rows, so no pair is looked at: O(N · H).
+
+    Args:
+        embeddings: (N, H), N ≥ 2; normalised here. A row of zeros has the cosine 0 to every other.
+
+    Raises:
+        ValueError: Where there are fewer than two.
+    """
+    if len(embeddings) < 2:
+        raise ValueError(f"The mean cosine needs at least 2 embeddings, not {len(embeddings)}.")
+    unit = F.normalize(embeddings.double(), dim=-1)
+    count = len(unit)
+    total = unit.sum(0).square().sum() - unit.square().sum()  # less the cosine of each row to itself
+    return (total / (count * (count - 1))).item()
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Return the singular values of a matrix, the largest first: min(N, D) numbers, float64, none below 0.
+
+    Args:
+        matrix: (N, D), N, D ≥ 1; taken as it is.
+    """
+    return torch.linalg.svdvals(matrix.double())
+
+
 def effective_rank(matrix: Tensor) -> float:
     """Return exp(−Σ_k p_k log p_k), p_k = σ_k / Σ_j σ_j, of the singular values σ, in [1, min(N, D)].
 
@@ -47,11 +82,79 @@ def effective_rank(matrix: Tensor) -> float:
     Args:
         matrix: (N, D), N, D ≥ 1; taken as it is: subtract the mean row first to leave it out.
     """
-    singular_values = torch.linalg.svdvals(matrix.double())
-    total = singular_values.sum()
+    values = singular_values(matrix)
+    total = values.sum()
     if total == 0:
         return 0.0
-    return torch.special.entr(singular_values / total).sum().exp().item()
+    return torch.special.entr(values / total).sum().exp().item()
+
+
+@dataclass
+class GeometryTask:
+    """How the embeddings of scored pairs spread, and how close those of positive pairs are.
+
+    The paper studies alignment and uniformity (of all pairs and of the positive ones) and the singular values (Figure
+    7) on STS-B (https://arxiv.org/abs/2202.13093).
+
+    Attributes:
+        pairs: Columns `score`, `sentence1`, `sentence2`, such as `read_stsb` gives; scores of 0 to 5.
+        name: What the results are filed under.
+    """
+
+    pairs: Dataset
+    name: str = "geometry"
+
+    def sentences(self) -> list[str]:
+        """Return the different sentences of all pairs, in order of first sight."""
+        return _different(self.pairs["sentence1"], self.pairs["sentence2"])
+
+    def score(self, embeddings: Callable[[list[str]], Tensor], show_progress: bool = False) -> dict[str, float]:
+        """Measure the embeddings of all pairs.
+
+        Args:
+            embeddings: Gives the (N, H) embeddings of N sentences.
+            show_progress: Taken as every task takes it; there is nothing to wait for.
+
+        Returns:
+            `alignment` of the pairs scored above `POSITIVE_SCORE` and `alignment_all_pairs`; `uniformity` of all
+            different sentences and `uniformity_positive_pairs` of those in positive pairs; `effective_rank` of all
+            different sentences **less their mean**; their `mean_cosine`, of which nothing is subtracted. What is of
+            positive pairs is left out where there are none, or none of two different sentences.
+
+        Raises:
+            ValueError: Where all sentences are the same one.
+        """
+        first, second = list(self.pairs["sentence1"]), list(self.pairs["sentence2"])
+        sentences = self.sentences()
+        matrix = embeddings(sentences).double()
+        row_of = {sentence: row for row, sentence in enumerate(sentences)}
+        left, right = matrix[[row_of[s] for s in first]], matrix[[row_of[s] for s in second]]
+        positive = [i for i, score in enumerate(self.pairs["score"]) if score > POSITIVE_SCORE]
+        metrics = {}
+        if positive:
+            metrics["alignment"] = alignment(left[positive], right[positive])
+        metrics["alignment_all_pairs"] = alignment(left, right)
+        metrics["uniformity"] = uniformity(matrix)
+        of_positive = _different((first[i] for i in positive), (second[i] for i in positive))
+        if len(of_positive) > 1:
+            metrics["uniformity_positive_pairs"] = uniformity(matrix[[row_of[s] for s in of_positive]])
+        metrics["effective_rank"] = effective_rank(matrix - matrix.mean(0))
+        metrics["mean_cosine"] = mean_cosine(matrix)
+        return metrics
+
+    def spectrum(self, embeddings: Callable[[list[str]], Tensor]) -> Tensor:
+        """Return the singular values of the embeddings of all different sentences, neither centred nor normalised.
+
+        Figure 7 of https://arxiv.org/abs/2202.13093.
+
+        Args:
+            embeddings: As `score` takes it.
+        """
+        return singular_values(embeddings(self.sentences()))
+
+
+def _different(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))
 
 
 _ROWS_AT_ONCE = 512

@@ -1,51 +1,174 @@
-"""Semantic textual similarity: read scored pairs and correlate their cosines with the scores."""
+"""The seven tasks of semantic textual similarity: STS12 to STS16, STS-B and SICK-R.
 
-import math
+They are read from a folder in the layout of SentEval (https://github.com/facebookresearch/SentEval) or from the hub,
+and scored as SentEval does: the cosine of two embeddings against the human score, over all pairs of a year together
+("all"), and sub-set by sub-set.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-import evaluate
-from datasets import Dataset
-from scipy.stats import spearmanr
+import torch
+from datasets import Dataset, load_dataset
 from torch import Tensor
-from torch.nn import functional as F
 
-from mocose_hf.errors import InputError
-from mocose_hf.evaluation.geometry import alignment, uniformity
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.correlation import pearson, spearman
+from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_cosines, pairs_dataset, scored_pair
 from mocose_hf.readers import read_lines
 
-STSB_FOLDER = Path("downstream", "STS", "STSBenchmark")
-_STSB_SCORE, _STSB_SENTENCE1 = 4, 5
+STS_TASKS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 
-POSITIVE_SCORE = 4.0
-"""Pairs scored above this are positive pairs for `alignment`, as in SimCSE (https://arxiv.org/abs/2104.08821)."""
+FETCH_AGAIN = "fetch the file again, or give --allow_partial_tasks true to score another number of pairs"
+
+_STS = Path("downstream", "STS")
+
+_YEARS = {
+    "sts12": {
+        "MSRpar": 750,
+        "MSRvid": 750,
+        "SMTeuroparl": 459,
+        "surprise.OnWN": 750,
+        "surprise.SMTnews": 399,
+    },
+    "sts13": {"FNWN": 189, "headlines": 750, "OnWN": 561},
+    "sts14": {
+        "deft-forum": 450,
+        "deft-news": 300,
+        "headlines": 750,
+        "images": 750,
+        "OnWN": 750,
+        "tweet-news": 750,
+    },
+    "sts15": {
+        "answers-forums": 375,
+        "answers-students": 750,
+        "belief": 375,
+        "headlines": 750,
+        "images": 750,
+    },
+    "sts16": {
+        "answer-answer": 254,
+        "headlines": 249,
+        "plagiarism": 230,
+        "postediting": 244,
+        "question-question": 209,
+    },
+}
+"""The sub-sets of each year and the number of their scored pairs; STS13's SMT was never free to share."""
+
+_STSB_COUNTS = {"train": 5749, "dev": 1500, "test": 1379}
+_SICK_FILE = Path("downstream", "SICK", "SICK_test_annotated.txt")
+_SICK_COUNT = 4927
+
+_HUB = {
+    **{year: (f"mteb/{year}-sts", sum(counts.values())) for year, counts in _YEARS.items()},
+    "stsb": ("mteb/stsbenchmark-sts", _STSB_COUNTS["test"]),
+    "sickr": ("mteb/sickr-sts", 9927),
+}
+"""Datasets of the hub with columns score, sentence1, sentence2, and the pairs of each test split.
+
+That of SICK-R is all of SICK: figures on it are not those of SentEval's 4,927 test pairs.
+"""
 
 
-class SpearmanOfCosine(evaluate.Metric):
-    """Spearman's rank correlation of predicted similarities with human scores, × 100; needs no hub.
+@dataclass
+class STSTask:
+    """Scored test pairs of one task.
 
-    `SpearmanOfCosine().compute(predictions=cosines, references=scores)` gives `{"spearman": …}` in [−100, 100], NaN
-    where one side is constant.
+    Args:
+        name: One of `STS_TASKS`.
+        subsets: Pairs by name of the sub-set, each with columns `score`, `sentence1`, `sentence2`; one of them where
+            the task has no sub-sets.
+        development: Pairs of a development set, scored beside the test pairs.
     """
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description="Spearman's rank correlation of cosine similarities with human scores, times 100.",
-            citation="",
-            inputs_description="`predictions`: cosine similarities; `references`: human scores.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+    name: str
+    subsets: dict[str, Dataset]
+    development: Dataset | None = None
 
-    def _compute(self, predictions, references):
-        if len(set(predictions)) < 2 or len(set(references)) < 2:
-            return {"spearman": math.nan}
-        return {"spearman": 100.0 * float(spearmanr(predictions, references).statistic)}
+    def __len__(self) -> int:
+        """Return the number of scored test pairs."""
+        return sum(len(pairs) for pairs in self.subsets.values())
+
+    def sentences(self) -> list[str]:
+        """Return all sentences, repeated as they are."""
+        sets = [*self.subsets.values(), *([self.development] if self.development is not None else [])]
+        return [sentence for pairs in sets for side in ("sentence1", "sentence2") for sentence in pairs[side]]
+
+    def score(self, embeddings, show_progress: bool = False) -> dict[str, float]:
+        """Correlate cosines with human scores, × 100.
+
+        Args:
+            embeddings: Returns the embeddings (N, H) of N sentences.
+            show_progress: Not used: this takes no time.
+
+        Returns:
+            `{name}_spearman` and `{name}_pearson` over all pairs together; with sub-sets also the mean over them
+            (`{name}_spearman_mean`), the mean weighted by their pairs (`{name}_spearman_wmean`), and each one's own
+            (`{name}_{subset}_spearman`), and so for Pearson; with a development set `{name}_dev_spearman` and
+            `{name}_dev_pearson`.
+        """
+        scores = {subset: _scores(pairs) for subset, pairs in self.subsets.items()}
+        cosines = {subset: _cosines(pairs, embeddings) for subset, pairs in self.subsets.items()}
+        sizes = torch.tensor([len(pairs) for pairs in scores.values()], dtype=torch.float64)
+        metrics = {}
+        for kind, correlation in (("spearman", spearman), ("pearson", pearson)):
+            metrics[f"{self.name}_{kind}"] = correlation(torch.cat([*cosines.values()]), torch.cat([*scores.values()]))
+            if len(scores) > 1:
+                own = [correlation(cosines[subset], scores[subset]) for subset in scores]
+                metrics[f"{self.name}_{kind}_mean"] = sum(own) / len(own)
+                metrics[f"{self.name}_{kind}_wmean"] = (
+                    torch.tensor(own, dtype=torch.float64) @ sizes / sizes.sum()
+                ).item()
+                metrics |= {f"{self.name}_{_word(s)}_{kind}": value for s, value in zip(scores, own, strict=True)}
+            if self.development is not None:
+                pairs = self.development
+                metrics[f"{self.name}_dev_{kind}"] = correlation(_cosines(pairs, embeddings), _scores(pairs))
+        return metrics
 
 
-def read_scored_pairs(path: str | Path) -> Dataset:
-    """Read a TSV of score, sentence, sentence: unquoted, without header.
+def sts_files(name: str, senteval_dir: str | Path) -> list[Path]:
+    """Return the files of a task in a folder in SentEval's layout, whether or not they are there.
+
+    Raises:
+        InputError: Where there is no task of that name.
+    """
+    _require_known(name)
+    root = Path(senteval_dir)
+    if name in _YEARS:
+        return [path for subset in _YEARS[name] for path in _year_files(name, subset, root)]
+    return [root / _SICK_FILE] if name == "sickr" else [_stsb_file(root, split) for split in ("dev", "test")]
+
+
+def read_sts_task(name: str, senteval_dir: str | Path, check_counts: bool = True) -> STSTask:
+    """Read a task from a folder in SentEval's layout.
+
+    Args:
+        name: One of `STS_TASKS`.
+        senteval_dir: The folder that holds `downstream/STS` and `downstream/SICK`.
+        check_counts: Whether files of other than the published numbers of pairs are refused.
+
+    Raises:
+        InputError: With file, line and remedy, and where there is no task of that name.
+    """
+    _require_known(name)
+    root = Path(senteval_dir)
+    if name in _YEARS:
+        subsets = {s: _read_subset(name, s, root, n if check_counts else None) for s, n in _YEARS[name].items()}
+        return STSTask(name, subsets)
+    if name == "sickr":
+        return STSTask(name, {"test": _read_sick(root / _SICK_FILE, _SICK_COUNT if check_counts else None)})
+    return STSTask(name, {"test": read_stsb(root, "test", check_counts)}, read_stsb(root, "dev", check_counts))
+
+
+def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool = False) -> Dataset:
+    """Read a split of STS-B (train: 5,749 pairs, dev: 1,500, test: 1,379) from a folder in SentEval's layout.
+
+    Args:
+        senteval_dir: The folder that holds `downstream/STS/STSBenchmark/sts-dev.csv`.
+        split: "train", "dev" or "test".
+        check_counts: Whether another number of pairs is refused.
 
     Returns:
         Columns `score` (float), `sentence1`, `sentence2`.
@@ -53,84 +176,118 @@ def read_scored_pairs(path: str | Path) -> Dataset:
     Raises:
         InputError: With file, line and remedy.
     """
-    return _read_pairs(Path(path), score=0, sentence1=1, exact=True)
+    path, rows, number = _stsb_file(Path(senteval_dir), split), [], 0
+    for number, line in numbered_lines(path):
+        # Tabs alone part the fields: they are not quoted, and a csv reader would lose rows at stray quotes.
+        *_, score, first, second = _fields(path, number, line, 7)[:7]
+        rows.append(scored_pair(f"{path}, line {number}", score, first, second))
+    _check_count(path, number, rows, _STSB_COUNTS[split] if check_counts else None, f"STS-B {split}")
+    return pairs_dataset(path, rows)
 
 
-def read_stsb(senteval_dir: str | Path, split: str = "dev") -> Dataset:
-    """Read a split of STS-B (dev: 1,500 pairs, test: 1,379) from a folder in SentEval's layout.
+def load_sts_task(name: str) -> STSTask:
+    """Load a task from the hub, where years have no sub-sets and SICK-R is all of SICK's 9,927 pairs.
 
-    Args:
-        senteval_dir: The folder that holds `downstream/STS/STSBenchmark/sts-dev.csv`.
-        split: "train", "dev" or "test".
-
-    Returns, Raises: As `read_scored_pairs`.
+    Raises:
+        InputError: Where it cannot be loaded or has another number of pairs, or there is no task of that name.
     """
-    path = Path(senteval_dir) / STSB_FOLDER / f"sts-{split}.csv"
-    return _read_pairs(path, score=_STSB_SCORE, sentence1=_STSB_SENTENCE1, exact=False)
+    _require_known(name)
+    dataset, count = _HUB[name]
+    pairs = _load_split(name, dataset, "test", count)
+    return STSTask(
+        name,
+        {"test": pairs},
+        _load_split(name, dataset, "validation", _STSB_COUNTS["dev"]) if name == "stsb" else None,
+    )
 
 
-def _read_pairs(path: Path, score: int, sentence1: int, exact: bool) -> Dataset:
-    """Split at tabs alone: the files are not quoted, and a csv reader would lose rows at stray quotes."""
-    needed = sentence1 + 2
-    columns = {"score": [], "sentence1": [], "sentence2": []}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) < needed or (exact and len(fields) > needed):
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} tab-separated fields, but {needed} are needed; "
-                + ("write score, sentence, sentence." if exact else "fetch the file again.")
-            )
-        try:
-            value = float(fields[score])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(
-                f"{path}, line {number}: the score {fields[score][:40]!r} is no number; mend the line, or drop it "
-                "where it is a header."
-            )
-        first, second = fields[sentence1].strip(), fields[sentence1 + 1].strip()
-        if not first or not second:
-            raise InputError(f"{path}, line {number}: a blank sentence; write it, or drop the line.")
-        for column, entry in zip(columns, (value, first, second), strict=True):
-            columns[column].append(entry)
-    if len(set(columns["score"])) < 2:
-        raise InputError(f"{path}: {len(columns['score'])} scored pairs of one score; give pairs of different scores.")
-    pairs = zip(columns["sentence1"], columns["sentence2"], strict=True)
-    if len({frozenset(pair) if len(set(pair)) > 1 else None for pair in pairs}) < 2:
+def _require_known(name: str) -> None:
+    if name not in STS_TASKS:
+        raise InputError(f"{name[:40]!r} is no STS task; name one of {', '.join(STS_TASKS)}.")
+
+
+def _load_split(name: str, dataset: str, split: str, count: int) -> Dataset:
+    try:
+        pairs = load_dataset(dataset, split=split).select_columns(["score", "sentence1", "sentence2"])
+    except Exception as error:  # datasets raises many kinds, from its own to those of the network
         raise InputError(
-            f"{path}: {len(columns['score'])} scored pairs of one cosine, as each has the same two sentences or one "
-            "twice; give pairs of different sentences."
+            f"--eval_tasks {name}: {dataset} cannot be loaded from the hub ({one_line(error)}); give --senteval_dir, "
+            "a folder in SentEval's layout."
+        ) from error
+    if len(pairs) != count:
+        raise InputError(
+            f"--eval_tasks {name}: {dataset} has {len(pairs):,} pairs in its {split} split, but {count:,} are known; "
+            "give --senteval_dir."
         )
-    return Dataset.from_dict(columns)
+    return pairs
 
 
-def evaluate_pairs(model, tokenizer, pairs: Dataset, batch_size: int = 128, **encode_options) -> dict[str, float]:
-    """Score the sentence embeddings of a model on scored pairs.
+def _scores(pairs: Dataset) -> Tensor:
+    return torch.tensor(list(pairs["score"]), dtype=torch.float64)
 
-    Args:
-        model: Anything with `encode(sentences, tokenizer, …)`, such as `MoCoSEModel` and `MoCoSEForPreTraining`.
-        tokenizer: The model's tokenizer.
-        pairs: Columns `score`, `sentence1`, `sentence2`.
-        batch_size, encode_options: As `encode` takes them.
 
-    Returns:
-        `stsb_spearman` (× 100), `uniformity` over all different sentences and, where there are positive pairs,
-        `alignment` over those.
-    """
-    first, second, scores = list(pairs["sentence1"]), list(pairs["sentence2"]), list(pairs["score"])
-    sentences = list(dict.fromkeys(first + second))
-    embeddings = model.encode(sentences, tokenizer, batch_size=batch_size, **encode_options)
-    rows = {sentence: row for row, sentence in enumerate(sentences)}
-    left, right = embeddings[[rows[s] for s in first]], embeddings[[rows[s] for s in second]]
-    cosines: Tensor = F.cosine_similarity(left.double(), right.double())
-    metrics = {
-        "stsb_spearman": SpearmanOfCosine().compute(predictions=cosines.tolist(), references=scores)["spearman"]
-    }
-    positive = [i for i, score in enumerate(scores) if score > POSITIVE_SCORE]
-    if positive:
-        metrics["alignment"] = alignment(left[positive], right[positive])
-    metrics["uniformity"] = uniformity(embeddings)
-    return metrics
+def _cosines(pairs: Dataset, embeddings) -> Tensor:
+    return pair_cosines(embeddings(list(pairs["sentence1"])), embeddings(list(pairs["sentence2"])))
+
+
+def _year_files(name: str, subset: str, root: Path) -> tuple[Path, Path]:
+    folder = root / _STS / f"{name.upper()}-en-test"
+    return folder / f"STS.gs.{subset}.txt", folder / f"STS.input.{subset}.txt"
+
+
+def _stsb_file(root: Path, split: str) -> Path:
+    return root / _STS / "STSBenchmark" / f"sts-{split}.csv"
+
+
+def _read_subset(name: str, subset: str, root: Path, count: int | None) -> Dataset:
+    """Join a file of scores with one of sentence pairs, line by line; a blank score is a pair that nobody scored."""
+    scores_path, pairs_path = _year_files(name, subset, root)
+    scores, pairs = read_lines(scores_path), read_lines(pairs_path)
+    if len(scores) != len(pairs):
+        short, long = sorted(((len(scores), scores_path), (len(pairs), pairs_path)))
+        raise InputError(
+            f"{short[1]}, line {short[0]}: the file ends, but {long[1].name} has {long[0]} lines and line must score "
+            "line; fetch both again."
+        )
+    rows: list[ScoredPair] = []
+    for number, (score, line) in enumerate(zip(scores, pairs, strict=True), start=1):
+        if score.strip():
+            first, second = _fields(pairs_path, number, line, 2)[:2]
+            places = (f"{scores_path}, line {number}", f"{pairs_path}, line {number}")
+            rows.append(scored_pair(places[0], score.strip(), first, second, sentences_place=places[1]))
+    _check_count(scores_path, len(scores), rows, count, f"{name.upper()} {subset}")
+    return pairs_dataset(scores_path, rows)
+
+
+def _read_sick(path: Path, count: int | None) -> Dataset:
+    rows, number = [], 0
+    for number, line in numbered_lines(path):
+        _, first, second, score = _fields(path, number, line, 4)[:4]
+        if number == 1 and score == "relatedness_score":
+            continue
+        rows.append(scored_pair(f"{path}, line {number}", score, first, second))
+    _check_count(path, number, rows, count, "SICK-R")
+    return pairs_dataset(path, rows)
+
+
+def _fields(path: Path, number: int, line: str, needed: int) -> list[str]:
+    fields = line.split("\t")
+    if len(fields) < needed:
+        raise InputError(
+            f"{path}, line {number}: {len(fields)} tab-separated fields, but {needed} are needed; fetch the file "
+            "again."
+        )
+    return fields
+
+
+def _check_count(path: Path, last_line: int, rows: list[ScoredPair], count: int | None, what: str) -> None:
+    if count is not None and len(rows) != count:
+        raise InputError(
+            f"{path}, line {last_line}: the file ends after {len(rows):,} scored pairs, but {what} has {count:,}; "
+            f"{FETCH_AGAIN}."
+        )
+
+
+def _word(subset: str) -> str:
+    """Return a sub-set's name as part of a metric's: `surprise.OnWN` is `surprise_onwn`."""
+    return subset.lower().replace(".", "_").replace("-", "_")

@@ -1,0 +1,62 @@
+"""What it is worth to select a checkpoint on the test sets, as the paper's released code does."""
+
+import math
+from collections.abc import Sequence
+
+from mocose_hf.evaluation.sts import STS_TASKS, STSTask
+from mocose_hf.evaluation.tasks import averages, embed_tasks, score_tasks
+
+DEVELOPMENT = "stsb_spearman"
+"""The figure of the development pairs, in the log of a run."""
+
+_IN_LOG = {"stsb_spearman": "stsb_test_spearman"}
+"""How a test figure is named in the log, where its name is that of the development pairs."""
+
+
+def score_test_sets(model, tokenizer, tasks: Sequence[STSTask], **encode_options) -> dict[str, float]:
+    """Return the Spearman of each test set and their mean, named as in the log of a run."""
+    scores = score_tasks(tasks, embed_tasks(model, tokenizer, tasks, **encode_options))
+    names = [f"{name}_spearman" for name in STS_TASKS if f"{name}_spearman" in scores]
+    figures = {name: scores[name] for name in names}
+    return {_IN_LOG.get(name, name): value for name, value in figures.items()} | averages(figures)
+
+
+def average_name(tasks: Sequence[STSTask]) -> str:
+    """Return the name of the mean over these test sets, or of the one figure where there is but one."""
+    figures = {f"{task.name}_spearman": 0.0 for task in tasks}
+    (name,) = averages(figures) or [_IN_LOG.get(next(iter(figures)), next(iter(figures)))]
+    return name
+
+
+def compare_selections(log_history: Sequence[dict], average: str) -> list[tuple[str, dict[str, float]]]:
+    """Return the test figures of three checkpoints: the last, the best on development pairs, the best on the tests.
+
+    Args:
+        log_history: The log of a run that scored the test sets at each evaluation, `Trainer.state.log_history`.
+        average: What the test sets select by, `average_name` of them.
+
+    Returns:
+        Three rows of a name, with the step in it, and the figures by name, in which `stsb_spearman` is that of the
+        test set and `stsb_dev_spearman` that of the development pairs; none where there was no such evaluation.
+    """
+    of_step: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        if entry.get("step") and f"eval_{average}" in entry and f"eval_{DEVELOPMENT}" in entry:
+            of_step.setdefault(entry["step"], {n.removeprefix("eval_"): v for n, v in entry.items()})
+    if not of_step:
+        return []
+
+    def best(name: str) -> int:
+        return max(of_step, key=lambda step: -math.inf if math.isnan(of_step[step][name]) else of_step[step][name])
+
+    chosen = {
+        "last": max(of_step),
+        "selected on development pairs": best(DEVELOPMENT),
+        "selected on test sets": best(average),
+    }
+    return [(f"{how}, step {step}", _row(of_step[step])) for how, step in chosen.items()]
+
+
+def _row(figures: dict[str, float]) -> dict[str, float]:
+    to_table = {logged: name for name, logged in _IN_LOG.items()} | {DEVELOPMENT: "stsb_dev_spearman"}
+    return {to_table.get(name, name): value for name, value in figures.items() if name.endswith("_spearman")}

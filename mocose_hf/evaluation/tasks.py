@@ -1,0 +1,132 @@
+"""Which tasks there are, reading those that are wanted, and scoring them all on embeddings made once."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mocose_hf.distributed import process_index
+from mocose_hf.errors import InputError
+from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
+from mocose_hf.evaluation.geometry import GeometryTask
+from mocose_hf.evaluation.sts import STS_TASKS, load_sts_task, read_sts_task, read_stsb, sts_files
+from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task, transfer_files
+
+GEOMETRY = "geometry"
+
+TASK_GROUPS = {"sts": STS_TASKS, "transfer": TRANSFER_TASKS, GEOMETRY: (GEOMETRY,)}
+"""The tasks that go by one name together."""
+
+AVERAGED = {
+    "sts": ("spearman", STS_TASKS),
+    "transfer_dev": ("dev_accuracy", TRANSFER_TASKS),
+    "transfer_test": ("test_accuracy", TRANSFER_TASKS),
+}
+"""What is averaged over which tasks, by the row of a table that it makes."""
+
+
+class Task(Protocol):
+    """What can be scored on embeddings of its sentences."""
+
+    name: str
+
+    def sentences(self) -> list[str]:
+        """Return all sentences, repeated or not."""
+
+    def score(self, embeddings, show_progress: bool = False) -> dict[str, float]:
+        """Return figures by name; `embeddings` returns those of N sentences, (N, H)."""
+
+
+def read_tasks(
+    wanted: Sequence[str], senteval_dir: str | Path | None, check_counts: bool = True
+) -> tuple[list[Task], list[str]]:
+    """Read tasks from a folder in SentEval's layout, or load them from the hub where there is none.
+
+    Args:
+        wanted: Names of tasks and of `TASK_GROUPS`.
+        senteval_dir: That folder; None for the hub, which has no transfer tasks.
+        check_counts: Whether files of other than the published numbers of examples are refused.
+
+    Returns:
+        The tasks in the order of `TASK_GROUPS`, and the names of those that were wanted as part of a group and whose
+        files are not there.
+
+    Raises:
+        InputError: Where a task is unknown, one wanted by its own name or a whole group is not there, or its files
+            cannot be used.
+    """
+    names, missing = [], []
+    known = [name for group in TASK_GROUPS.values() for name in group]
+    for word in wanted:
+        if word not in TASK_GROUPS and word not in known:
+            raise InputError(f"--eval_tasks {word[:40]}: unknown; choose of {', '.join([*TASK_GROUPS, *known[:-1]])}.")
+    for group, members in TASK_GROUPS.items():
+        absent = [name for name in members if group in wanted and not _is_there(name, senteval_dir)]
+        if members and len(absent) == len(members):
+            raise InputError(f"--eval_tasks {group}: {senteval_dir} has none of its files; check --senteval_dir.")
+        missing += absent
+        names += [name for name in members if name in wanted or (group in wanted and name not in absent)]
+    _check_libraries(names)
+    return [_read(name, senteval_dir, check_counts) for name in names], missing
+
+
+def embed_tasks(model, tokenizer, tasks: Sequence[Task], **encode_options) -> SentenceEmbeddings:
+    """Embed the sentences of all tasks, each once, as `embed` does; all processes must call it."""
+    return embed(model, tokenizer, (text for task in tasks for text in task.sentences()), **encode_options)
+
+
+def score_tasks(
+    tasks: Sequence[Task], embeddings: SentenceEmbeddings, show_progress: bool = False
+) -> dict[str, float]:
+    """Return the figures of all tasks and their `averages`; all processes but the first leave out transfer tasks."""
+    metrics = {}
+    for task in tasks:
+        if process_index() == 0 or not isinstance(task, TransferTask):  # which take minutes, and give one result
+            metrics |= task.score(embeddings, show_progress=show_progress)
+    return metrics | averages(metrics)
+
+
+def averages(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the mean Spearman over STS tasks, and dev and test accuracy over transfer tasks.
+
+    `sts_avg_spearman`, `transfer_avg_dev_accuracy` and `transfer_avg_test_accuracy` are means over all seven; over
+    fewer, from two on, the name says how many, as in `sts_avg_of_4_spearman`.
+    """
+    means = {}
+    for row, (figure, tasks) in AVERAGED.items():
+        values = [metrics[f"{task}_{figure}"] for task in tasks if f"{task}_{figure}" in metrics]
+        if len(values) > 1:
+            count = "" if len(values) == len(tasks) else f"of_{len(values)}_"
+            means[f"{row.partition('_')[0]}_avg_{count}{figure}"] = sum(values) / len(values)
+    return means
+
+
+def _is_there(name: str, senteval_dir: str | Path | None) -> bool:
+    return senteval_dir is None or any(path.exists() for path in _files(name, senteval_dir))
+
+
+def _files(name: str, senteval_dir: str | Path) -> list[Path]:
+    if name in TRANSFER_TASKS:
+        return transfer_files(name, senteval_dir)
+    return sts_files("stsb" if name == GEOMETRY else name, senteval_dir)
+
+
+def _read(name: str, senteval_dir: str | Path | None, check_counts: bool) -> Task:
+    if name in TRANSFER_TASKS:
+        if senteval_dir is None:
+            raise InputError(f"--eval_tasks {name}: is read from SentEval's files alone; give --senteval_dir.")
+        return read_transfer_task(name, senteval_dir, check_counts)
+    if name == GEOMETRY:
+        pairs = load_sts_task("stsb").development if senteval_dir is None else None
+        return GeometryTask(read_stsb(senteval_dir, "dev", check_counts) if pairs is None else pairs)
+    return load_sts_task(name) if senteval_dir is None else read_sts_task(name, senteval_dir, check_counts)
+
+
+def _check_libraries(names: Sequence[str]) -> None:
+    needed = {"sklearn": TRANSFER_TASKS, "matplotlib": (GEOMETRY,)}
+    for library, tasks in needed.items():
+        if set(tasks) & set(names) and importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"--eval_tasks {next(name for name in names if name in tasks)}: needs {library}, which is not "
+                "installed; run pip install 'mocose_hf[evaluation]'."
+            )

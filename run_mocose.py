@@ -4,12 +4,12 @@
 One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
 With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
 With DeepSpeed:     accelerate launch --config_file configs/accelerate/zero2.yaml run_mocose.py ...
-Score alone:        python run_mocose.py --model_name_or_path out --senteval_dir data/senteval
+Score alone:        python run_mocose.py --do_eval --model_name_or_path out --senteval_dir data/senteval \
+                        --eval_tasks sts transfer geometry --output_dir scores
 More than memory:   python run_mocose.py ... --train_file large.txt --streaming --max_steps 100000
 Go on:              the command that was interrupted, with --resume_from_checkpoint true
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +38,7 @@ from mocose_hf.errors import (
     one_line,
     printable,
 )
-from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs, read_stsb
+from mocose_hf.evaluation.report import markdown_table, tables
 from mocose_hf.export import (
     SENTENCE_ENCODER,
     RunRecord,
@@ -47,9 +47,19 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import cannot_be_made, check_output_dir, clear_output_dir
+from mocose_hf.output_dir import cannot_be_made, check_output_dir, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer, save_tokenizer
+from mocose_hf.scoring import (
+    check_results,
+    compare,
+    evaluate_alone,
+    evaluate_trained,
+    read_evaluation_tasks,
+    read_pairs,
+    report,
+    score,
+)
 from mocose_hf.streaming import HubDataset, SentenceStream, check_stream_arguments
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
@@ -83,22 +93,25 @@ def run(options: Options, command: str) -> None:
     """Check everything before anything is written, then train, score, save and report."""
     check_options(options)
     checkpoint = plan_start(options) if options.trains else None
-    pairs = read_pairs(options)
+    pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
     sentences = read_training_sentences(options) if options.trains else None
     model, tokenizer = build_model(options)
     if not options.trains:
-        report(options, evaluate_alone(options, model, tokenizer, pairs))
+        evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
         return
     with refusing(options.output_dir):
-        trainer = build_trainer(options, model, tokenizer, sentences, pairs, resuming=checkpoint is not None)
+        trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks, resuming=checkpoint is not None)
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
         result = trainer.train(resume_from_checkpoint=checkpoint)
     with saving(options.output_dir):
         scores = score(trainer, result.metrics)
-        save(trainer, options, sentences, scores, command)
-    report(options, scores)
+        selections = compare(trainer, options, tasks)
+        save(trainer, options)
+        results = evaluate_trained(trainer, options, tasks, scores, selections)
+        write_cards(trainer, options, sentences, scores, results, command)
+    report(options, scores, results, selections)
 
 
 def check_options(options: Options) -> None:
@@ -107,8 +120,13 @@ def check_options(options: Options) -> None:
         raise InputError("--model_name_or_path is needed: a hub id or directory of the encoder to start from.")
     if options.data.train_file and options.data.dataset_name:
         raise InputError("--train_file and --dataset_name are both given; drop one.")
-    if options.data.validation_file and options.data.senteval_dir:
-        raise InputError("--validation_file and --senteval_dir are both given; drop one.")
+    wanted = options.evaluation
+    if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and wanted.eval_protocol == "dev":
+        raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
+    if wanted.eval_protocol == "released" and not (options.trains and options.develops):
+        raise InputError(
+            "--eval_protocol released scores test sets during training; give --train_file and --senteval_dir."
+        )
     if options.trains and options.output_dir is None:
         raise InputError("--output_dir is needed for training: the directory for model and checkpoints.")
     strategy = IntervalStrategy(options.training.eval_strategy)
@@ -117,13 +135,16 @@ def check_options(options: Options) -> None:
             f"--eval_strategy {strategy.value} needs development pairs; give --validation_file or --senteval_dir."
         )
     metric = str(options.training.metric_for_best_model or METRICS[0]).removeprefix("eval_")
-    if options.training.load_best_model_at_end and metric not in METRICS:
-        raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(METRICS)}.")
-    if not options.trains and not options.develops:
+    known = METRICS if wanted.eval_protocol == "dev" else (*METRICS, "sts_avg_spearman")
+    if options.training.load_best_model_at_end and metric not in known:
+        raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(known)}.")
+    if not options.trains and not options.develops and not wanted.eval_tasks:
         raise InputError(
-            "there is nothing to do: give --train_file or --dataset_name to train, and --validation_file or "
-            "--senteval_dir to score."
+            "there is nothing to do: give --train_file or --dataset_name to train, and --eval_tasks, "
+            "--validation_file or --senteval_dir to score."
         )
+    if not options.trains and options.output_dir is not None:
+        check_results(options)
     if options.data.streaming:
         try:
             check_stream_arguments(options.training)
@@ -136,24 +157,17 @@ def plan_start(options: Options) -> str | None:
     training = options.training
     found = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
     for reason in found.skipped:
-        say(options, f"Passed over {reason}.")
+        options.say(f"Passed over {reason}.")
     if found.path is not None:
         if Path(found.path).resolve().parent != Path(options.output_dir).resolve():
             check_output_dir(options.output_dir, options.data.overwrite_output_dir, resume_wanted=False)
-        say(options, f"Going on from {found.path}.")
+        options.say(f"Going on from {found.path}.")
         return found.path
     wanted = str(training.resume_from_checkpoint or "false").lower() == "true"
     check_output_dir(options.output_dir, options.data.overwrite_output_dir, wanted)
     if wanted:
-        say(options, f"There is no complete checkpoint in {options.output_dir} to go on from; starting at step 0.")
+        options.say(f"There is no complete checkpoint in {options.output_dir} to go on from; starting at step 0.")
     return None
-
-
-def read_pairs(options: Options):
-    """Read the development pairs, None where there are none."""
-    if options.data.validation_file:
-        return read_scored_pairs(options.data.validation_file)
-    return read_stsb(options.data.senteval_dir) if options.data.senteval_dir else None
 
 
 def read_training_sentences(options: Options) -> Sentences | SentenceStream:
@@ -179,7 +193,7 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
             f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "
             "lower --per_device_train_batch_size."
         )
-    say(options, f"{source}: {sentences.summary()}")
+    options.say(f"{source}: {sentences.summary()}")
     return sentences
 
 
@@ -191,7 +205,7 @@ def open_stream(options: Options) -> SentenceStream:
         data.train_file or hub, data.text_column, data.key_column, shuffle_buffer_size=data.shuffle_buffer_size
     )
     stream.check(options.training.global_batch_size)
-    say(options, f"{stream}: {stream.summary()}")
+    options.say(f"{stream}: {stream.summary()}")
     return stream
 
 
@@ -218,7 +232,7 @@ def build_model(options: Options):
         raise InputError(options.locate(message)) from error
 
 
-def build_trainer(options: Options, model, tokenizer, sentences, pairs, resuming: bool) -> MoCoSETrainer:
+def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks, resuming: bool) -> MoCoSETrainer:
     """Build the trainer, which makes the output directory."""
     options.training.eval_on_start = pairs is not None and not resuming
     try:
@@ -228,6 +242,7 @@ def build_trainer(options: Options, model, tokenizer, sentences, pairs, resuming
             train_dataset=sentences if options.data.streaming else sentences.dataset,
             eval_dataset=pairs,
             processing_class=tokenizer,
+            test_tasks=tasks.during_training,
         )
     except OSError as error:
         raise cannot_be_made(options.output_dir, error) from error
@@ -248,50 +263,24 @@ def refusing(output_dir: str) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def saving(output_dir: str) -> Iterator[None]:
-    """Turn what goes wrong while results are written into one line; the checkpoints are complete by then."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # safetensors, tokenizers and torch each raise kinds of their own on a full disk
-        if not _is_of_the_disk(error):
-            raise
-        raise SaveError(
-            f"{output_dir}: the results cannot be written ({one_line(error)}); training is done: put the cause right, "
-            "such as a full disk, and repeat the command with --resume_from_checkpoint true, which writes them again."
-        ) from error
-
-
-def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
-    """Return the scores at the start, from the log, and those of the model as it is saved, measured now."""
-    if metrics:
-        trainer.save_metrics("train", metrics)
-    if trainer.eval_dataset is None:
-        return []
-    evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
-    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-    end = f"best, step {trainer.state.best_global_step}" if best else f"last, step {trainer.state.global_step}"
-    start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
-    final = trainer.evaluate()
-    trainer.save_metrics("eval", final)
-    return [*start, (end, _scores(final))]
-
-
-def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: str) -> None:
-    """Write the model, the plain encoder, their card and the run's settings; nothing here is a pickle."""
+def save(trainer: MoCoSETrainer, options: Options) -> None:
+    """Write the model, the plain encoder and the run's settings; nothing here is a pickle."""
     model = whole_model(trainer)
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(options.output_dir)
-    encoder_dir = output_dir / SENTENCE_ENCODER
     model.save_pretrained(output_dir)
     save_tokenizer(trainer.processing_class, output_dir)
-    export_sentence_encoder(model, trainer.processing_class, encoder_dir)
-    training = options.training
-    (output_dir / "training_args.json").write_text(training.to_json_string() + "\n", encoding="utf-8")
+    export_sentence_encoder(model, trainer.processing_class, output_dir / SENTENCE_ENCODER)
+    (output_dir / "training_args.json").write_text(options.training.to_json_string() + "\n", encoding="utf-8")
     trainer.save_state()
+
+
+def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, results, command: str) -> None:
+    """Write the model card beside the model and beside the plain encoder, and push both where that is asked for."""
+    if not trainer.is_world_process_zero():
+        return
+    training, config = options.training, trainer.accelerator.unwrap_model(trainer.model).config
     shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
     shown += ("max_steps", "max_seq_length", "ema_decay", "ema_decay_end")
     streams = options.data.streaming
@@ -305,65 +294,19 @@ def save(trainer: MoCoSETrainer, options: Options, sentences, scores, command: s
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
         settings={name: getattr(training, name) for name in shown}
-        | {name: getattr(model.config, name) for name in model.config.option_names()},
+        | {name: getattr(config, name) for name in config.option_names()},
+        results="\n\n".join(markdown_table(table) for table in tables(results)),
     )
-    for directory in (output_dir, encoder_dir):
-        write_model_card(directory, model_card(record, model.config.pooling_mode))
+    output_dir = Path(options.output_dir)
+    for directory in (output_dir, output_dir / SENTENCE_ENCODER):
+        write_model_card(directory, model_card(record, config.pooling_mode))
     if training.push_to_hub:
         push_output(output_dir, trainer.hub_model_id, training.hub_token)
-
-
-def evaluate_alone(options: Options, model, tokenizer, pairs) -> list[tuple[str, dict[str, float]]]:
-    """Score a model without training it; writes eval_results.json where there is an output directory."""
-    model.to(options.training.device)
-    metrics = evaluate_pairs(model, tokenizer, pairs, batch_size=options.training.eval_batch_size, show_progress=True)
-    if options.output_dir is not None and options.training.process_index == 0:
-        path = Path(options.output_dir) / "eval_results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        named = {f"eval_{name}": value for name, value in metrics.items()}
-        path.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
-    return [(options.model.model_name_or_path, metrics)]
-
-
-def report(options: Options, scores: list[tuple[str, dict[str, float]]]) -> None:
-    """Print the scores, one line each, and where the results are."""
-    if scores:
-        width = max(len(when) for when, _ in scores)
-        say(
-            options,
-            f"\n{'development pairs':<{max(width, 17)}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}",
-        )
-    for when, metrics in scores:
-        alignment = f"{metrics['alignment']:.4f}" if "alignment" in metrics else "-"
-        say(
-            options,
-            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9}  "
-            f"{metrics['uniformity']:>10.4f}",
-        )
-    if len(scores) == 2 and scores[1][1]["stsb_spearman"] < scores[0][1]["stsb_spearman"]:
-        say(options, "The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
-    if options.trains:
-        say(options, f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
-
-
-def say(options: Options, line: str) -> None:
-    """Print on the first process alone."""
-    if options.training.process_index == 0:
-        print(line.encode(errors="backslashreplace").decode())  # a file's name may not be UTF-8
 
 
 def _end(line: str, code: int) -> int:
     sys.stderr.write(f"run_mocose.py: {printable(line)}\n")
     return code
-
-
-def _is_of_the_disk(error: Exception) -> bool:
-    """Return whether an error came from writing, whatever library raised it."""
-    return isinstance(error, OSError) or any(part in str(error) for part in ("os error", "PytorchStreamWriter"))
-
-
-def _scores(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
 
 
 if __name__ == "__main__":

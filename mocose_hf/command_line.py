@@ -15,15 +15,17 @@ from mocose_hf.training_args import MoCoSETrainingArguments
 
 DESCRIPTION = "Train a sentence encoder on unlabelled text by momentum contrast (MoCoSE, arXiv 2202.13093)."
 
+EVAL_PROTOCOLS = ("dev", "released")
+
 USAGE = "run_mocose.py [config.yaml | config.json] [--option value ...]"
 
 EPILOG = (
     "A first argument ending in .yaml, .yml or .json gives defaults, one option a line, that later options override. "
-    "Training happens if and only if there is a --train_file or a --dataset_name; with development pairs alone, the "
-    "model is scored. Exit codes: 0 done; 2 bad input, nothing written; 75 told to stop by SIGTERM or SIGINT, all "
-    "saved, the same command with --resume_from_checkpoint true goes on; 1 numbers, embeddings or disk gone bad, the "
-    "last complete checkpoint is good; 130 ended at once by a second Ctrl-C. Every other field of "
-    "transformers.TrainingArguments is an option too: "
+    "Training happens if and only if there is a --train_file or a --dataset_name; without, the model is scored on "
+    "--eval_tasks, or on development pairs. Exit codes: 0 done; 2 bad input, nothing written; 75 told to stop by "
+    "SIGTERM or SIGINT, all saved, the same command with --resume_from_checkpoint true goes on; 1 numbers, embeddings "
+    "or disk gone bad, the last complete checkpoint is good; 130 ended at once by a second Ctrl-C. Every other field "
+    "of transformers.TrainingArguments is an option too: "
     "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
 )
 
@@ -35,7 +37,9 @@ TRANSFORMERS_OPTIONS = {
     "warmup_steps": "Steps of rising learning rate, or their share of the run where below 1 (paper: 0).",
     "max_grad_norm": "Norm at which gradients are clipped (paper: 1.0).",
     "seed": "Seed of heads, queue, dropout and data order.",
+    "do_eval": "Whether to score the finished model on eval_tasks; implied by these.",
     "bf16": "Whether to compute in bfloat16; target, queue and loss stay in float32.",
+    "bf16_full_eval": "Whether to score in bfloat16.",
     "activation_checkpointing": "Whether to save memory by computing activations twice.",
     "use_cpu": "Whether to leave a GPU alone.",
     "deepspeed": "DeepSpeed's configuration, such as ds_configs/zero2.json; the launcher's where not given.",
@@ -100,16 +104,53 @@ class DataArguments:
     key_column: str | None = field(
         default=None, metadata={"help": "Column of the text that the target sees instead, which makes rows pairs."}
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether to replace an earlier run, or earlier scores, in output_dir."}
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """What to score on, while training and afterwards."""
+
+    _argument_group_name = "evaluation"
+
     validation_file: str | None = field(
         default=None, metadata={"help": "Development pairs: a TSV of score, sentence, sentence without header."}
     )
     senteval_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder in SentEval's layout, whose downstream/STS/STSBenchmark/sts-dev.csv is used."},
+        metadata={
+            "help": "Folder in SentEval's layout: its downstream/STS/STSBenchmark/sts-dev.csv gives development "
+            "pairs, and all tasks are read from it; STS tasks come from the hub where it is not given."
+        },
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Whether to replace an earlier run in output_dir."}
+    eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What the finished model is scored on: sts, transfer, geometry, or single tasks such as sts12 "
+            "stsb sickr mr trec; sts where do_eval is given alone."
+        },
     )
+    eval_protocol: str = field(
+        default="dev",
+        metadata={
+            "help": "dev, or released: score the STS test sets at each evaluation too, as the authors' code did, and "
+            "report what selecting on them is worth; the model kept is selected on development pairs all the same."
+        },
+    )
+    allow_partial_tasks: bool = field(
+        default=False,
+        metadata={"help": "Whether to score tasks whose files hold other numbers of examples than are published."},
+    )
+
+    def __post_init__(self):
+        if self.eval_protocol not in EVAL_PROTOCOLS:
+            raise ValueError(
+                f"`eval_protocol` is one of {', '.join(EVAL_PROTOCOLS)}, but is {self.eval_protocol:.40}."
+            )
+        if self.eval_tasks is not None:
+            self.eval_tasks = [name for word in self.eval_tasks for name in word.replace(",", " ").lower().split()]
 
 
 def _method_arguments() -> type:
@@ -142,6 +183,7 @@ class Options:
     model: ModelArguments
     method: object
     data: DataArguments
+    evaluation: EvaluationArguments
     training: MoCoSETrainingArguments
     output_dir: str | None
     config_file: dict[str, ConfigEntry]
@@ -154,7 +196,12 @@ class Options:
     @property
     def develops(self) -> bool:
         """Whether there are development pairs."""
-        return bool(self.data.validation_file or self.data.senteval_dir)
+        return bool(self.evaluation.validation_file or self.evaluation.senteval_dir)
+
+    def say(self, line: str) -> None:
+        """Print on the first process alone."""
+        if self.training.process_index == 0:
+            print(line.encode(errors="backslashreplace").decode())  # a file's name may not be UTF-8
 
     def locate(self, message: str) -> str:
         """Put file and line in front of a complaint about a value that the configuration file gave."""
@@ -185,7 +232,7 @@ def parse_command_line(argv: list[str]) -> Options:
         raise InputError("--fsdp is not supported; give --deepspeed ds_configs/zero3.json, which shards as FSDP does.")
     from_config = [part for entry in in_force.values() for part in entry.as_typed()]
     try:
-        model, method, data, training, rest = parser.parse_args_into_dataclasses(
+        model, method, data, evaluation, training, rest = parser.parse_args_into_dataclasses(
             _development_defaults(given) + from_config + argv, return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError) as error:  # InputError is a ValueError
@@ -193,7 +240,11 @@ def parse_command_line(argv: list[str]) -> Options:
     for argument in rest:
         name = argument.lstrip("-").split("=")[0]
         raise InputError(f"unknown option {argument[:99]}; {_hint(name.replace('-', '_'), known)}")
-    return Options(model, method, data, training, given.get("output_dir"), in_force)
+    options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force)
+    asked = "do_eval" in given and training.do_eval and not evaluation.validation_file
+    if evaluation.eval_tasks is None and asked and (evaluation.senteval_dir or not options.trains):
+        evaluation.eval_tasks = ["sts"]
+    return options
 
 
 def printable_command(argv: list[str]) -> str:
@@ -240,7 +291,7 @@ def build_parser() -> "_Parser":
     """Build the parser whose help shows our options and the most used ones of transformers, grouped."""
     MoCoSETrainingArguments._argument_group_name = "training"
     parser = _Parser(
-        (ModelArguments, MethodArguments, DataArguments, MoCoSETrainingArguments),
+        (ModelArguments, MethodArguments, DataArguments, EvaluationArguments, MoCoSETrainingArguments),
         description=DESCRIPTION,
         usage=USAGE,
         epilog=EPILOG,

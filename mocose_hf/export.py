@@ -66,6 +66,7 @@ class RunRecord:
         data_fingerprint: What stands for it where they were streamed.
         scores: Rows of (when, metrics by name), such as before and after.
         settings: Settings of model and training by name.
+        results: Tables of scores on tasks, in Markdown.
     """
 
     start: str
@@ -76,6 +77,7 @@ class RunRecord:
     scores: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     settings: dict[str, object] = field(default_factory=dict)
     data_fingerprint: str = ""
+    results: str = ""
 
 
 def model_card(record: RunRecord, pooling_mode: str) -> str:
@@ -103,6 +105,7 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         _table(["", *names], [[when, *(_number(m.get(n)) for n in names)] for when, m in record.scores]),
         "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
         "and `uniformity`.\n",
+        *(["## Scores on test sets\n", f"{record.results}\n"] if record.results else []),
         "## Training\n",
         f"* Data: {record.data}\n* Data, {known}\n* Seed: {record.seed}\n",
         f"```\n{record.command}\n```\n",

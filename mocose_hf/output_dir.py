@@ -2,10 +2,12 @@
 
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -89,6 +91,25 @@ def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_
         )
 
 
+AFTER_TRAINING = (
+    "training is done: put the cause right, such as a full disk, and repeat the command with "
+    "--resume_from_checkpoint true, which writes them again"
+)
+
+
+@contextmanager
+def saving(output_dir: str | None, remedy: str = AFTER_TRAINING) -> Iterator[None]:
+    """Turn what goes wrong while results are written into one line, a `SaveError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # safetensors, tokenizers and torch each raise kinds of their own on a full disk
+        if not _is_of_the_disk(error):
+            raise
+        raise SaveError(f"{output_dir}: the results cannot be written ({one_line(error)}); {remedy}.") from error
+
+
 def _checkpoints_to_come(args: MoCoSETrainingArguments, max_steps: int) -> int:
     """Return how many checkpoints a run may write: at least the one that a signal asks for."""
     if args.save_strategy == "no":
@@ -103,3 +124,8 @@ def _checkpoints_to_come(args: MoCoSETrainingArguments, max_steps: int) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Return whether an error came from writing, whatever library raised it."""
+    return isinstance(error, OSError) or any(part in str(error) for part in ("os error", "PytorchStreamWriter"))

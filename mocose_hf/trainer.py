@@ -1,6 +1,7 @@
 """The trainer: the only place where training state moves."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import load_weights, read_state, require_complete
 from mocose_hf.distributed import any_process, broadcast, gather_rows
-from mocose_hf.evaluation.sts import evaluate_pairs
+from mocose_hf.evaluation.pairs import evaluate_pairs
+from mocose_hf.evaluation.selection import score_test_sets
+from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
@@ -45,6 +48,8 @@ class MoCoSETrainer(Trainer):
             and `sentence_id`; or a `SentenceStream` or any other iterable dataset of such rows, with `max_steps`.
         eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`.
         processing_class: The tokenizer; the default collator and the evaluation need it.
+        test_tasks: STS test sets to score at each evaluation beside `eval_dataset`, as the released code of the paper
+            does; they have no say in which checkpoint is best unless `metric_for_best_model` gives it to them.
         options: As `transformers.Trainer` takes them.
 
     Raises:
@@ -59,6 +64,7 @@ class MoCoSETrainer(Trainer):
         eval_dataset=None,
         processing_class=None,
         data_collator=None,
+        test_tasks: Sequence[STSTask] = (),
         **options,
     ):
         check_arguments(model, args, processing_class, data_collator)
@@ -76,6 +82,7 @@ class MoCoSETrainer(Trainer):
             raise ValueError(
                 "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
             )
+        self._test_tasks = test_tasks
         self._step_log = StepLog()
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
@@ -239,7 +246,9 @@ class MoCoSETrainer(Trainer):
 
         Returns:
             `eval_stsb_spearman` (Spearman of cosine and score, × 100), `eval_alignment`, `eval_uniformity` and the
-            time taken. The first name is the same for any development pairs.
+            time taken. The first name is the same for any development pairs. With `test_tasks` and the default pairs
+            also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_test_spearman`, and their mean
+            `eval_sts_avg_spearman`.
         """
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
@@ -251,7 +260,10 @@ class MoCoSETrainer(Trainer):
             return metrics
         start = time.time()
         model = self.accelerator.unwrap_model(self.model)
-        scores = evaluate_pairs(model, self.processing_class, eval_dataset, batch_size=self.args.eval_batch_size)
+        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
+        scores = evaluate_pairs(model, self.processing_class, eval_dataset, **encoding)
+        if eval_dataset is self.eval_dataset and self._test_tasks:
+            scores |= score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))
         self.log(metrics)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -114,6 +115,13 @@ class MoCoSETrainingArguments(TrainingArguments):
     def global_batch_size(self) -> int:
         """Sentences of one forward on all processes together."""
         return self.train_batch_size * self.world_size
+
+    @property
+    def evaluation_dtype(self) -> torch.dtype | None:
+        """What to score in: that of `bf16_full_eval` or `fp16_full_eval`, None for that of the weights."""
+        if self.bf16_full_eval:
+            return torch.bfloat16
+        return torch.float16 if self.fp16_full_eval else None
 
     def __post_init__(self):
         check_values(self)

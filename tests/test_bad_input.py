@@ -345,7 +345,7 @@ def test_two_sources_of_one_thing(refused):
     said = refused(dataset_name="some/texts")
     assert said == "--train_file and --dataset_name are both given; drop one."
     said = refused(validation_file="good.tsv", senteval_dir="senteval")
-    assert said == "--validation_file and --senteval_dir are both given; drop one."
+    assert said == "--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks."
 
 
 def test_output_dir_that_is_not_empty(refused, folder):

@@ -11,6 +11,7 @@ from mocose_hf import MoCoSEConfig, MoCoSETrainingArguments
 from mocose_hf.command_line import (
     TRANSFORMERS_OPTIONS,
     DataArguments,
+    EvaluationArguments,
     MethodArguments,
     ModelArguments,
     build_parser,
@@ -49,9 +50,14 @@ DATA = {
     "shuffle_buffer_size": ("9", 9),
     "text_column": ("sentence", "sentence"),
     "key_column": ("other", "other"),
+    "overwrite_output_dir": ("true", True),
+}
+EVALUATION = {
     "validation_file": ("pairs.tsv", "pairs.tsv"),
     "senteval_dir": ("senteval", "senteval"),
-    "overwrite_output_dir": ("true", True),
+    "eval_tasks": ("sts12", ["sts12"]),
+    "eval_protocol": ("released", "released"),
+    "allow_partial_tasks": ("true", True),
 }
 TRAINING = {
     "ema_decay": ("0.5", 0.5),
@@ -79,6 +85,7 @@ TRAINING = {
     "max_grad_norm": ("0.5", 0.5),
     "seed": ("11", 11),
     "activation_checkpointing": ("true", True),
+    "do_eval": ("true", True),
     "use_cpu": ("true", True),
     "dataloader_num_workers": ("2", 2),
     "metric_for_best_model": ("uniformity", "uniformity"),
@@ -86,7 +93,7 @@ TRAINING = {
     "push_to_hub": ("true", True),
     "hub_model_id": ("me/model", "me/model"),
 }
-PARTS = {"model": MODEL, "method": METHOD, "data": DATA, "training": TRAINING}
+PARTS = {"model": MODEL, "method": METHOD, "data": DATA, "evaluation": EVALUATION, "training": TRAINING}
 OPTIONS = [
     pytest.param(part, name, *values, id=name) for part, options in PARTS.items() for name, values in options.items()
 ]
@@ -121,7 +128,8 @@ def test_the_options_below_are_all_there_are():
     assert list(MODEL) == [f.name for f in fields(ModelArguments)]
     assert list(METHOD) == [f.name for f in fields(MethodArguments)] == MoCoSEConfig.option_names()
     assert list(DATA) == [f.name for f in fields(DataArguments)]
-    tested_elsewhere = {"bf16", "deepspeed", "eval_strategy", "load_best_model_at_end", "report_to"}
+    assert list(EVALUATION) == [f.name for f in fields(EvaluationArguments)]
+    tested_elsewhere = {"bf16", "bf16_full_eval", "deepspeed", "eval_strategy", "load_best_model_at_end", "report_to"}
     assert {"remove_unused_columns", "ddp_broadcast_buffers", "hub_strategy"} <= KEPT
     own = set(MoCoSETrainingArguments.__annotations__) - KEPT
     assert set(TRAINING) | tested_elsewhere == own | set(TRANSFORMERS_OPTIONS)
@@ -456,10 +464,11 @@ def test_help_fits_into_its_width(help_text):
 
 def test_help_shows_each_of_our_options_once_under_its_group(help_text):
     groups = help_groups(help_text)
-    assert list(groups) == ["options", "model", "method", "data and output", "training"]
+    assert list(groups) == ["options", "model", "method", "data and output", "evaluation", "training"]
     assert list(groups["model"]) == list(MODEL)
     assert list(groups["method"]) == list(METHOD)
     assert list(groups["data and output"]) == list(DATA)
+    assert list(groups["evaluation"]) == list(EVALUATION)
     own = set(MoCoSETrainingArguments.__annotations__) - KEPT
     assert set(groups["training"]) == own | set(TRANSFORMERS_OPTIONS)
     shown = re.findall(r"^ +(-[^ ]+)", help_text, flags=re.MULTILINE)
@@ -495,3 +504,31 @@ def test_help_tells_about_configuration_files_and_further_options(help_text):
     assert help_text.startswith("usage: run_mocose.py [config.yaml | config.json] [--option value ...]")
     assert re.search(r"first argument ending in \.yaml, \.yml or\s+\.json", help_text)
     assert "transformers.TrainingArguments" in help_text
+
+
+@pytest.mark.parametrize(
+    ("typed", "tasks"),
+    [
+        (["--eval_tasks", "sts", "transfer", "geometry"], ["sts", "transfer", "geometry"]),
+        (["--eval_tasks", "STS12,mr"], ["sts12", "mr"]),
+        (["--do_eval"], ["sts"]),
+        (["--do_eval", "false"], None),
+        (["--do_eval", "--eval_tasks", "trec"], ["trec"]),
+        (["--do_eval", "--validation_file", "pairs.tsv"], None),
+        (["--do_eval", "--train_file", "a.txt", "--output_dir", "out"], None),
+        (["--do_eval", "--train_file", "a.txt", "--senteval_dir", "b", "--output_dir", "out"], ["sts"]),
+        (["--senteval_dir", "b"], None),
+    ],
+)
+def test_the_tasks_are_those_named_or_sts_where_evaluation_alone_is_asked_for(typed, tasks):
+    assert parse_command_line(typed).evaluation.eval_tasks == tasks
+
+
+def test_tasks_in_a_configuration_file_are_a_list_or_words(tmp_path):
+    for text in ("eval_tasks: [sts, mr]\n", "eval_tasks: sts mr\n", "eval_tasks:\n- sts\n- mr\n"):
+        assert parse(tmp_path, text).evaluation.eval_tasks == ["sts", "mr"]
+
+
+def test_an_unknown_protocol_is_refused_where_it_stands(tmp_path):
+    said = refusal([write(tmp_path, "seed: 1\neval_protocol: paper\n")])
+    assert said == f"{tmp_path}/run.yaml, line 2: `eval_protocol` is one of dev, released, but is paper"

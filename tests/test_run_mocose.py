@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, sentences
 from safetensors.torch import load_file, save_file
+from senteval_folder import write_senteval
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from mocose_hf import MoCoSEForPreTraining
@@ -103,6 +104,9 @@ def test_without_training_text_the_command_only_scores(
     assert run_mocose.main([*argv, "--output_dir", str(tmp_path / "scores")]) == 0
     scores = json.loads((tmp_path / "scores" / "eval_results.json").read_text())
     assert set(scores) >= {"eval_stsb_spearman", "eval_uniformity"}
+    table = (tmp_path / "scores" / "eval_results.md").read_text()
+    assert table.startswith("Development pairs\n")
+    assert "STS-B" not in table
 
 
 def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_file, tmp_path):
@@ -114,6 +118,123 @@ def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_fi
         assert run_mocose.main([*argv, "--output_dir", str(scores)]) == 0
         alone = json.loads((scores / "eval_results.json").read_text())["eval_stsb_spearman"]
         assert alone == pytest.approx(after)
+
+
+@pytest.fixture
+def scores(encoder_dir, tmp_path):
+    """Score the tiny encoder on small tasks; returns the exit code and the output directory."""
+    write_senteval(tmp_path / "senteval")
+
+    def run(*options: str, output_dir: str = "scores") -> tuple[int, Path]:
+        argv = ["--do_eval", "--model_name_or_path", str(encoder_dir), "--senteval_dir", str(tmp_path / "senteval")]
+        argv += ["--output_dir", str(tmp_path / output_dir), "--use_cpu"]
+        return run_mocose.main([*argv, *options]), tmp_path / output_dir
+
+    return run
+
+
+def test_a_model_is_scored_on_all_tasks_and_the_figures_are_kept(scores, capsys):
+    code, out = scores("--eval_tasks", "sts", "mr", "geometry", "--allow_partial_tasks", "true")
+    assert code == 0
+    assert {p.name for p in out.iterdir()} == {
+        "eval_results.json",
+        "eval_results.csv",
+        "eval_results.md",
+        "spectrum.csv",
+        "spectrum.png",
+    }
+    figures = json.loads((out / "eval_results.json").read_text())
+    names = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
+    spearmans = [figures[f"eval_{name}_spearman"] for name in names]
+    assert figures["eval_sts_avg_spearman"] == pytest.approx(sum(spearmans) / 7)
+    assert min(spearmans) > 20  # pairs that share more words are scored higher
+    assert 0 <= figures["eval_mr_test_accuracy"] <= 100
+    assert {"eval_stsb_dev_spearman", "eval_sts12_msrpar_pearson", "eval_alignment", "eval_uniformity"} <= set(figures)
+    assert not any("development" in name for name in figures)
+    printed = capsys.readouterr().out
+    row = re.search(r"^\| .*encoder\d+, cls pooling \|(.*)\|$", printed, re.M)[1].split("|")
+    assert [float(cell) for cell in row] == [round(value, 2) for value in [*spearmans, sum(spearmans) / 7]]
+    assert f"{figures['eval_mr_dev_accuracy']:.2f}" in printed
+    assert f"{out}/eval_results.csv" in printed
+
+
+def test_scores_are_not_written_over_unless_told(scores, capsys):
+    assert scores("--eval_tasks", "stsb", "--allow_partial_tasks", "true")[0] == 0
+    code, out = scores("--eval_tasks", "sickr", "--allow_partial_tasks", "true")
+    assert code == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"run_mocose.py: --output_dir {out}: holds eval_results.json of an earlier evaluation; give another "
+        "directory, or --overwrite_output_dir true.\n"
+    )
+    assert "eval_stsb_spearman" in json.loads((out / "eval_results.json").read_text())
+    more = ("--eval_tasks", "sickr", "--allow_partial_tasks", "true", "--overwrite_output_dir", "true")
+    assert scores(*more)[0] == 0
+    assert "eval_sickr_spearman" in json.loads((out / "eval_results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--eval_tasks", "sts"), "has 750; fetch the file again, or give --allow_partial_tasks true"),
+        (("--eval_tasks", "sts11"), "--eval_tasks sts11: unknown; choose of sts, transfer, geometry, sts12"),
+        (("--eval_tasks", "cr"), "custrev.pos: no such file"),
+        (("--eval_protocol", "released"), "--eval_protocol released scores test sets during training"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_is_written(scores, capsys, options, said):
+    code, out = scores(*options)
+    assert code == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert not out.exists()
+
+
+def test_bfloat16_is_close_and_told_apart(scores):
+    options = ("--eval_tasks", "stsb", "--allow_partial_tasks", "true")
+    exact, rounded = (
+        json.loads((scores(*options, *more, output_dir=name)[1] / "eval_results.json").read_text())
+        for name, more in (("a", ()), ("b", ("--bf16", "true")))
+    )
+    assert exact["eval_stsb_pearson"] != rounded["eval_stsb_pearson"]
+    assert exact["eval_stsb_pearson"] == pytest.approx(rounded["eval_stsb_pearson"], abs=3)
+
+
+def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(command, tmp_path, capsys):
+    senteval = write_senteval(tmp_path / "senteval", years=["STS12"])
+    options = ("--senteval_dir", str(senteval), "--eval_tasks", "sts", "geometry", "--eval_protocol", "released")
+    options += ("--allow_partial_tasks", "true", "--eval_steps", "2", "--learning_rate", "1e-3")
+    out = command(*options)
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    of_step = {}
+    for entry in history:
+        if entry.get("step") and "eval_sts12_spearman" in entry:
+            of_step.setdefault(entry["step"], entry)
+    assert sorted(of_step) == [2, 4, 6]
+    figures = json.loads((out / "eval_results.json").read_text())
+    best = max(of_step, key=lambda step: of_step[step]["eval_stsb_spearman"])
+    assert figures["eval_stsb_spearman"] == pytest.approx(of_step[best]["eval_stsb_test_spearman"], abs=1e-6)
+    assert figures["eval_stsb_dev_spearman"] == pytest.approx(of_step[best]["eval_stsb_spearman"], abs=1e-6)
+    assert figures["eval_development_spearman"] == pytest.approx(figures["eval_stsb_dev_spearman"], abs=1e-6)
+    last, on_dev, on_test = figures["selections"]
+    assert last["selection"] == "last, step 6"
+    assert on_dev["selection"] == f"selected on development pairs, step {best}"
+    top = max(of_step, key=lambda step: of_step[step]["eval_sts_avg_of_3_spearman"])
+    assert on_test["selection"] == f"selected on test sets, step {top}"
+    assert on_test["sts_avg_of_3_spearman"] == of_step[top]["eval_sts_avg_of_3_spearman"]
+    printed = capsys.readouterr().out
+    for row in (last, on_dev, on_test):
+        assert re.search(rf"^\| {row['selection']} .* {row['sts_avg_of_3_spearman']:.2f} \|$", printed, re.M)
+    for card in (out / "README.md", out / "sentence_encoder" / "README.md"):
+        assert f"{figures['eval_sts12_spearman']:.2f}" in card.read_text()
+    assert (out / "alignment_uniformity.png").read_bytes().startswith(b"\x89PNG")
+    again = ("--do_eval", "--model_name_or_path", str(out), "--senteval_dir", str(senteval), "--eval_tasks", "sts")
+    again += ("geometry", "--allow_partial_tasks", "true", "--use_cpu", "--output_dir", str(tmp_path / "again"))
+    assert run_mocose.main([*again]) == 0
+    alone = json.loads((tmp_path / "again" / "eval_results.json").read_text())
+    assert alone["eval_sts12_spearman"] == pytest.approx(figures["eval_sts12_spearman"], abs=1e-6)
+    assert (tmp_path / "again" / "alignment_uniformity.png").is_file()  # of the log beside the model
 
 
 def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):

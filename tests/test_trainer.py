@@ -7,9 +7,11 @@ import torch
 from conftest import REPOSITORY, sentences, tiny_model
 from datasets import Dataset
 from safetensors.torch import load_file
+from senteval_folder import scored, write_senteval
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
+from mocose_hf.evaluation import embed_tasks, read_sts_task
 
 BATCH = 4
 
@@ -249,6 +251,86 @@ def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkey
     state = trainer.model.state_dict()
     assert [name for name in best if not torch.equal(best[name], state[name])] == []
     assert load_file(tmp_path / "checkpoint-6" / "model.safetensors")["queue.rows"].ne(state["queue.rows"]).any()
+
+
+class Spoil(TrainerCallback):
+    """Make the encoder worse before the last evaluation: all words become one of two."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            words = model.mocose.encoder.embeddings.word_embeddings.weight.data
+            words[2:] = words[torch.arange(len(words))[2:] % 2]
+
+
+def test_a_worse_last_checkpoint_is_not_the_best_one(tmp_path, tokenizer):
+    columns = zip(*scored(24, seed=3), strict=True)
+    pairs = Dataset.from_dict(dict(zip(("score", "sentence1", "sentence2"), columns, strict=True)))
+    trainer = make_trainer(
+        tmp_path,
+        tokenizer,
+        pairs=pairs,
+        callbacks=[Spoil(step=6)],
+        learning_rate=1e-4,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        load_best_model_at_end=True,
+        metric_for_best_model="stsb_spearman",
+    )
+    trainer.train()
+    of_step = {e["step"]: e["eval_stsb_spearman"] for e in trainer.state.log_history if "eval_stsb_spearman" in e}
+    assert of_step[6] < min(of_step[2], of_step[4]) - 5
+    best = max((2, 4), key=of_step.get)
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_stsb_spearman"] == pytest.approx(of_step[best], abs=1e-9)
+
+
+def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, tokenizer, monkeypatch):
+    write_senteval(tmp_path / "senteval", years=["STS12"])
+    tasks = [read_sts_task(name, tmp_path / "senteval", check_counts=False) for name in ("sts12", "stsb")]
+    development = iter([30.0, 20.0, 10.0])
+    monkeypatch.setattr(
+        "mocose_hf.trainer.evaluate_pairs",
+        lambda *args, **kwargs: {"stsb_spearman": next(development), "uniformity": -1.0},
+    )
+    trainer = MoCoSETrainer(
+        model=tiny_model(),
+        args=training_arguments(
+            tmp_path / "out",
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            load_best_model_at_end=True,
+            metric_for_best_model="stsb_spearman",
+        ),
+        train_dataset=Dataset.from_dict({"text": sentences(24)}),
+        eval_dataset=scored_pairs(),
+        processing_class=tokenizer,
+        test_tasks=tasks,
+    )
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "eval_stsb_spearman" in line]
+    assert [line["eval_stsb_spearman"] for line in lines] == [30.0, 20.0, 10.0]
+    for line in lines:
+        mean = (line["eval_sts12_spearman"] + line["eval_stsb_test_spearman"]) / 2
+        assert line["eval_sts_avg_of_2_spearman"] == pytest.approx(mean)
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    embeddings = embed_tasks(trainer.model, tokenizer, tasks)
+    again = tasks[0].score(embeddings)["sts12_spearman"]  # of the best checkpoint, loaded at the end
+    assert again == pytest.approx(lines[0]["eval_sts12_spearman"], abs=1e-9)
+    assert len({line["eval_sts12_spearman"] for line in lines}) > 1
+
+
+def test_evaluation_computes_in_bfloat16_where_asked(tmp_path, tokenizer):
+    in_float32 = make_trainer(tmp_path / "a", tokenizer, pairs=scored_pairs())
+    in_bfloat16 = make_trainer(tmp_path / "b", tokenizer, in_float32.model, pairs=scored_pairs(), bf16_full_eval=True)
+    first, second = in_float32.evaluate()["eval_uniformity"], in_bfloat16.evaluate()["eval_uniformity"]
+    assert first != second
+    assert first == pytest.approx(second, rel=0.05)
+    assert {parameter.dtype for parameter in in_bfloat16.model.parameters()} == {torch.float32}
 
 
 def test_pairs_train_with_the_key_view_of_their_own(tmp_path, tokenizer):

@@ -1,0 +1,75 @@
+"""CPU seconds of scoring STS tasks, over those of embedding the same test pairs in the order of their files.
+
+    python benchmarks/evaluation.py --model_name_or_path ENCODER --senteval_dir data/senteval
+
+Scoring is all of it: reading the files, embedding each different sentence once, the shorter beside the shorter, and
+correlating; embedding in file order is what SentEval does, batches of 128 pairs, each side padded to its longest.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from mocose_hf import MoCoSEForPreTraining, load_tokenizer
+from mocose_hf.encoding import encoder_max_length
+from mocose_hf.evaluation import embed_tasks, read_tasks, score_tasks
+
+TASKS = ("sts12", "sts15", "stsb", "sickr")
+
+
+def main() -> None:
+    """Measure both in turn, in one process, and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True)
+    parser.add_argument("--senteval_dir", required=True)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--pooling_mode", default="mean")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    tokenizer = load_tokenizer(options.model_name_or_path)
+    model = MoCoSEForPreTraining.from_encoder_pretrained(
+        options.model_name_or_path, pooling_mode=options.pooling_mode
+    ).mocose.eval()
+    pairs = [pair for task in read_tasks(options.tasks, options.senteval_dir)[0] for pair in test_pairs(task)]
+
+    ratios = []
+    for number in range(options.rounds):
+        scoring = cpu_seconds(lambda: score(model, tokenizer, options))
+        in_order = cpu_seconds(lambda: embed_in_file_order(model, tokenizer, pairs))
+        ratios.append(scoring / in_order)
+        print(f"round {number + 1}: {scoring:.1f} s over {in_order:.1f} s = {ratios[-1]:.3f}", flush=True)
+    print(f"{len(pairs):,} pairs: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def test_pairs(task) -> list[tuple[str, str]]:
+    """Return the sentences of each test pair, in the order of the files."""
+    return [pair for part in task.subsets.values() for pair in zip(part["sentence1"], part["sentence2"], strict=True)]
+
+
+def score(model, tokenizer, options) -> dict[str, float]:
+    """Read, embed and score, as the command does."""
+    tasks, _ = read_tasks(options.tasks, options.senteval_dir)
+    return score_tasks(tasks, embed_tasks(model, tokenizer, tasks, batch_size=128))
+
+
+@torch.no_grad()
+def embed_in_file_order(model, tokenizer, pairs: list[tuple[str, str]], batch_size: int = 128) -> None:
+    """Embed both sides of each pair, batch by batch, and do no more."""
+    longest = encoder_max_length(tokenizer, model.config.encoder_config)
+    for start in range(0, len(pairs), batch_size):
+        for side in zip(*pairs[start : start + batch_size], strict=True):
+            batch = tokenizer(list(side), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            model(**batch)
+
+
+def cpu_seconds(work) -> float:
+    """Return the CPU time of a call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()

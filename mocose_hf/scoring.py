@@ -1,0 +1,223 @@
+"""What the command scores a model on, and how it writes and tells the figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from mocose_hf.command_line import Options
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.geometry import GeometryTask
+from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
+from mocose_hf.evaluation.plots import plot_alignment_uniformity, plot_spectrum
+from mocose_hf.evaluation.report import (
+    RESULT_FILES,
+    TITLES,
+    Row,
+    development_table,
+    tables,
+    text_table,
+    write_results,
+    write_spectrum,
+)
+from mocose_hf.evaluation.selection import average_name, compare_selections
+from mocose_hf.evaluation.sts import STSTask, read_stsb
+from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
+from mocose_hf.export import SENTENCE_ENCODER
+from mocose_hf.output_dir import cannot_be_made, saving
+from mocose_hf.trainer import MoCoSETrainer
+from mocose_hf.training_args import METRICS
+
+
+@dataclass
+class Tasks:
+    """What is scored beside the development pairs.
+
+    Args:
+        final: Tasks for the finished model.
+        during_training: Test sets for each evaluation of a run.
+    """
+
+    final: list[Task] = field(default_factory=list)
+    during_training: list[STSTask] = field(default_factory=list)
+
+
+def check_results(options: Options) -> None:
+    """Refuse to write scores over earlier ones, or where no directory can be."""
+    folder = Path(options.output_dir)
+    earlier = [name for name in RESULT_FILES if (folder / name).exists()]
+    if earlier and not options.data.overwrite_output_dir:
+        raise InputError(
+            f"--output_dir {folder}: holds {earlier[0]} of an earlier evaluation; give another directory, or "
+            "--overwrite_output_dir true."
+        )
+
+
+def read_pairs(options: Options):
+    """Read the development pairs, None where there are none, or tasks are scored in place of them."""
+    wanted = options.evaluation
+    if wanted.validation_file:
+        return read_scored_pairs(wanted.validation_file)
+    if wanted.senteval_dir is None or (not options.trains and wanted.eval_tasks):
+        return None
+    return read_stsb(wanted.senteval_dir)
+
+
+def read_evaluation_tasks(options: Options) -> Tasks:
+    """Read what the finished model is scored on, and the test sets to score during training; tell which are absent."""
+    wanted = options.evaluation
+    tasks = Tasks()
+    if wanted.eval_tasks:
+        tasks.final, missing = read_tasks(wanted.eval_tasks, wanted.senteval_dir, not wanted.allow_partial_tasks)
+        if missing:
+            names = ", ".join(TITLES.get(name, name.upper()) for name in missing)
+            options.say(f"{wanted.senteval_dir}: {names} not there, so left out, and no mean is that of all seven.")
+        if wanted.senteval_dir is None and any(task.name == "sickr" for task in tasks.final):
+            options.say("SICK-R of the hub is all of SICK, 9,927 pairs; papers score SentEval's 4,927.")
+    if wanted.eval_protocol == "released":
+        sets, _ = read_tasks(["sts"], wanted.senteval_dir, not wanted.allow_partial_tasks)
+        tasks.during_training = [replace(task, development=None) for task in sets]
+    return tasks
+
+
+def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
+    """Return the scores at the start, from the log, and those of the model as it is saved, measured now."""
+    if metrics:
+        trainer.save_metrics("train", metrics)
+    if trainer.eval_dataset is None:
+        return []
+    evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    end = f"best, step {trainer.state.best_global_step}" if best else f"last, step {trainer.state.global_step}"
+    start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
+    final = trainer.evaluate()
+    trainer.save_metrics("eval", final)
+    return [*start, (end, _scores(final))]
+
+
+def compare(trainer: MoCoSETrainer, options: Options, tasks: Tasks) -> list[Row]:
+    """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
+    if not tasks.during_training:
+        return []
+    return compare_selections(trainer.state.log_history, average_name(tasks.during_training))
+
+
+def evaluate_trained(
+    trainer: MoCoSETrainer, options: Options, tasks: Tasks, scores: list[Row], selections: list[Row]
+) -> list[Row]:
+    """Score the model as it is saved on the tasks, and write the figures beside those of the development pairs."""
+    if not tasks.final and not selections:
+        return []
+    training, name = options.training, scores[-1][0] if scores else f"last, step {trainer.state.global_step}"
+    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": training.evaluation_dtype}
+    results = []
+    if tasks.final:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        embeddings = embed_tasks(model, trainer.processing_class, tasks.final, **encoding)
+        results.append((name, score_tasks(tasks.final, embeddings)))
+        _plot_geometry(options, tasks.final, embeddings, name, trainer.state.log_history)
+    if trainer.is_world_process_zero():
+        figures = _in_json(scores[-1:], results)
+        if selections:
+            figures["selections"] = [{"selection": how, **row} for how, row in selections]
+        made = [*([development_table(scores)] if scores else []), *tables(results), *tables(selections)]
+        write_results(options.output_dir, results + selections, made, figures)
+    return results
+
+
+def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, tasks: Tasks) -> None:
+    """Score a model without training it, write the figures where there is an output directory, and report."""
+    training, source = options.training, options.model.model_name_or_path
+    name = f"{_short(source)}, {model.config.pooling_mode} pooling"
+    first = training.process_index == 0
+    writes = first and options.output_dir is not None
+    log_history = _log_of(source) if writes else []
+    if writes:
+        try:
+            Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_be_made(options.output_dir, error) from error
+    model.to(training.device)
+    dtype = torch.bfloat16 if training.bf16 else training.evaluation_dtype
+    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": dtype, "show_progress": first}
+    scores = [] if pairs is None else [(name, evaluate_pairs(model, tokenizer, pairs, **encoding))]
+    results = []
+    with saving(options.output_dir, remedy="put the cause right, such as a full disk, and repeat the command"):
+        if tasks.final:
+            embeddings = embed_tasks(model, tokenizer, tasks.final, **encoding)
+            results.append((name, score_tasks(tasks.final, embeddings, show_progress=first)))
+            _plot_geometry(options, tasks.final, embeddings, name, log_history)
+        if writes:
+            made = [*([development_table(scores)] if scores else []), *tables(results)]
+            write_results(options.output_dir, results or scores, made, _in_json(scores, results))
+    report(options, scores, results)
+
+
+def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
+    """Where the geometry is asked for and there is a place for them, write and plot the spectrum, and plot the run."""
+    for task in tasks:
+        if isinstance(task, GeometryTask) and options.output_dir is not None and options.training.process_index == 0:
+            folder, spectrum = Path(options.output_dir), task.spectrum(embeddings)
+            write_spectrum(folder / "spectrum.csv", spectrum)
+            plot_spectrum({name: spectrum}, folder / "spectrum.png")
+            plot_alignment_uniformity(log_history, folder / "alignment_uniformity.png")
+
+
+def _log_of(model_name_or_path: str) -> list[dict]:
+    """Return the log of the run that made a model, none where there is no such file beside it."""
+    path = Path(model_name_or_path) / TRAINER_STATE_NAME
+    if not path.is_file():
+        return []
+    try:
+        return TrainerState.load_from_json(str(path)).log_history
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); delete it.") from error
+
+
+def report(options: Options, scores: list[Row], results: Sequence[Row] = (), selections: Sequence[Row] = ()) -> None:
+    """Print the scores, and where the results are."""
+    if scores:
+        width = max(len(when) for when, _ in scores)
+        options.say(
+            f"\n{'development pairs':<{max(width, 17)}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}",
+        )
+    for when, metrics in scores:
+        alignment = f"{metrics['alignment']:.4f}" if "alignment" in metrics else "-"
+        options.say(
+            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9}  "
+            f"{metrics['uniformity']:>10.4f}",
+        )
+    if len(scores) == 2 and scores[1][1]["stsb_spearman"] < scores[0][1]["stsb_spearman"]:
+        options.say("The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
+    for table in tables(results):
+        options.say(f"\n{text_table(table)}")
+    if selections:
+        options.say("\nWhat selecting the checkpoint on the test sets would be worth:")
+        options.say("\n".join(text_table(table) for table in tables(selections)))
+    if options.trains:
+        options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
+    elif options.output_dir is None:
+        options.say("\nGive --output_dir to keep all figures as JSON, CSV and Markdown.")
+    else:
+        options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
+
+
+def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:
+    """Name the figures of tasks and of development pairs, `eval_development_*` where a task has one of that name."""
+    of_tasks = {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
+    of_pairs = {name.removeprefix("stsb_"): (f"eval_{name}", v) for _, m in scores for name, v in m.items()}
+    named = {f"eval_development_{short}" if name in of_tasks else name: v for short, (name, v) in of_pairs.items()}
+    return named | of_tasks
+
+
+def _short(source: str) -> str:
+    """Return the end of a path, or a model's id as it is."""
+    return str(Path(*Path(source).resolve().parts[-2:])) if Path(source).is_dir() else source
+
+
+def _scores(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}

@@ -576,3 +576,16 @@ def test_the_real_tasks_are_read_whole(shared_data, name, labels, sentences):
     assert {part: Counter(label for _, label in examples) for part, examples in task.parts.items()} == labels
     assert len(task.sentences()) == sentences
     assert all(task.sentences())
+
+
+def test_of_a_binary_task_both_files_together_count(tmp_path, monkeypatch):
+    """Where SentEval's editions divide the same examples otherwise."""
+    monkeypatch.setitem(transfer._EXAMPLES, "cr", {"CR/custrev.pos": 15, "CR/custrev.neg": 13})
+    for part, count in (("pos", 14), ("neg", 14)):
+        path = tmp_path / "downstream" / "CR" / f"custrev.{part}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{part} {i}\n" for i in range(count)))
+    assert len(read_transfer_task("cr", tmp_path).sentences()) == 28
+    path.write_text("".join(f"neg {i}\n" for i in range(13)))
+    with pytest.raises(InputError, match=r"custrev\.pos, line 14: the file ends after 14 examples, but 15 are known"):
+        read_transfer_task("cr", tmp_path)

@@ -175,16 +175,9 @@ def read_transfer_task(name: str, senteval_dir: str | Path, check_counts: bool =
     files = transfer_files(name, senteval_dir)
     _require_scikit_learn()
     read = {"sst2": _read_sst2, "trec": _read_trec, "mrpc": _read_mrpc}.get(name, _read_sentences)
-    found = []
-    for path, known in zip(files, _EXAMPLES[name].values(), strict=True):
-        examples = list(read(path))
-        if check_counts and len(examples) != known:
-            last_line = len(examples) + (name == "mrpc")
-            raise InputError(
-                f"{path}, line {last_line}: the file ends after {len(examples)} examples, but {known} are known; "
-                "fetch the file again, or give --allow_partial_tasks true to score another number."
-            )
-        found.append(examples)
+    found = [list(read(path)) for path in files]
+    if check_counts:
+        _require_known_counts(name, files, found)
     if name in _PARTS:
         _require_examples(files[0], found[0], needed=1 if name == "sst2" else FOLDS)
         if not found[-1]:
@@ -269,6 +262,20 @@ def _sentence(path: Path, number: int, text: str) -> str:
 
 def _joined(text: str) -> str:
     return " ".join(text.split())
+
+
+def _require_known_counts(name: str, files: list[Path], found: list[list[Example]]) -> None:
+    """Raise an `InputError` where a file is not as long as SentEval's; of a binary task both together count."""
+    known = [*_EXAMPLES[name].values()]
+    if name not in _PARTS and sum(map(len, found)) == sum(known):
+        return
+    for path, examples, count in zip(files, found, known, strict=True):
+        if len(examples) != count:
+            last_line = len(examples) + (name == "mrpc")
+            raise InputError(
+                f"{path}, line {last_line}: the file ends after {len(examples)} examples, but {count} are known; "
+                "fetch the file again, or give --allow_partial_tasks true to score another number."
+            )
 
 
 def _require_examples(place: str | Path, examples: list[Example], needed: int) -> None:

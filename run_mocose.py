@@ -47,11 +47,10 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import cannot_be_made, check_output_dir, clear_output_dir, saving
+from mocose_hf.output_dir import cannot_be_made, check_output_dir, check_results_dir, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer, save_tokenizer
 from mocose_hf.scoring import (
-    check_results,
     compare,
     evaluate_alone,
     evaluate_trained,
@@ -144,7 +143,7 @@ def check_options(options: Options) -> None:
             "--validation_file or --senteval_dir to score."
         )
     if not options.trains and options.output_dir is not None:
-        check_results(options)
+        check_results_dir(options.output_dir, options.data.overwrite_output_dir)
     if options.data.streaming:
         try:
             check_stream_arguments(options.training)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
 from mocose_hf.errors import InputError, SaveError, one_line
+from mocose_hf.evaluation.report import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -47,6 +48,23 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     )
 
 
+def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
+    """Raise an `InputError` where scores would be written over earlier ones, or no directory can be."""
+    path = Path(output_dir)
+    try:
+        _check_place(path)
+        earlier = [name for name in (*RESULT_FILES, *GEOMETRY_FILES) if (path / name).exists()]
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise cannot_be_made(output_dir, error) from error
+    if earlier and not overwrite:
+        raise InputError(
+            f"--output_dir {path}: holds {earlier[0]} of an earlier evaluation; give another directory, or "
+            "--overwrite_output_dir true."
+        )
+
+
 def cannot_be_made(output_dir: str | Path, error: Exception) -> InputError:
     """Return what to say where the output directory cannot be made."""
     return InputError(f"--output_dir {output_dir}: cannot be made ({one_line(error)}); name another directory.")
@@ -62,10 +80,17 @@ def _check_place(path: Path) -> None:
 
 
 def clear_output_dir(output_dir: str | Path) -> None:
-    """Remove checkpoints and export of an earlier run, and leave files of any other kind alone."""
+    """Remove checkpoints, export and scores of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
+    clear_results(path)
     for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
         start_checkpoint(folder)
+
+
+def clear_results(output_dir: str | Path) -> None:
+    """Remove the scores of an earlier evaluation."""
+    for name in (*RESULT_FILES, *GEOMETRY_FILES):
+        (Path(output_dir) / name).unlink(missing_ok=True)
 
 
 def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_steps: int) -> None:

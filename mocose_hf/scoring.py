@@ -16,6 +16,9 @@ from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
 from mocose_hf.evaluation.plots import plot_alignment_uniformity, plot_spectrum
 from mocose_hf.evaluation.report import (
     RESULT_FILES,
+    RUN_PLOT,
+    SPECTRUM_PLOT,
+    SPECTRUM_TABLE,
     TITLES,
     Row,
     development_table,
@@ -28,7 +31,7 @@ from mocose_hf.evaluation.selection import average_name, compare_selections
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
 from mocose_hf.export import SENTENCE_ENCODER
-from mocose_hf.output_dir import cannot_be_made, saving
+from mocose_hf.output_dir import cannot_be_made, clear_results, saving
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 
@@ -44,17 +47,6 @@ class Tasks:
 
     final: list[Task] = field(default_factory=list)
     during_training: list[STSTask] = field(default_factory=list)
-
-
-def check_results(options: Options) -> None:
-    """Refuse to write scores over earlier ones, or where no directory can be."""
-    folder = Path(options.output_dir)
-    earlier = [name for name in RESULT_FILES if (folder / name).exists()]
-    if earlier and not options.data.overwrite_output_dir:
-        raise InputError(
-            f"--output_dir {folder}: holds {earlier[0]} of an earlier evaluation; give another directory, or "
-            "--overwrite_output_dir true."
-        )
 
 
 def read_pairs(options: Options):
@@ -150,8 +142,10 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
         if tasks.final:
             embeddings = embed_tasks(model, tokenizer, tasks.final, **encoding)
             results.append((name, score_tasks(tasks.final, embeddings, show_progress=first)))
-            _plot_geometry(options, tasks.final, embeddings, name, log_history)
         if writes:
+            clear_results(options.output_dir)
+            if tasks.final:
+                _plot_geometry(options, tasks.final, embeddings, name, log_history)
             made = [*([development_table(scores)] if scores else []), *tables(results)]
             write_results(options.output_dir, results or scores, made, _in_json(scores, results))
     report(options, scores, results)
@@ -162,9 +156,9 @@ def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: st
     for task in tasks:
         if isinstance(task, GeometryTask) and options.output_dir is not None and options.training.process_index == 0:
             folder, spectrum = Path(options.output_dir), task.spectrum(embeddings)
-            write_spectrum(folder / "spectrum.csv", spectrum)
-            plot_spectrum({name: spectrum}, folder / "spectrum.png")
-            plot_alignment_uniformity(log_history, folder / "alignment_uniformity.png")
+            write_spectrum(folder / SPECTRUM_TABLE, spectrum)
+            plot_spectrum({name: spectrum}, folder / SPECTRUM_PLOT)
+            plot_alignment_uniformity(log_history, folder / RUN_PLOT)
 
 
 def _log_of(model_name_or_path: str) -> list[dict]:

@@ -8,7 +8,7 @@ import torch
 from test_trainer import make_trainer, training_arguments
 
 from mocose_hf.errors import InputError
-from mocose_hf.output_dir import check_output_dir, check_space, clear_output_dir
+from mocose_hf.output_dir import check_output_dir, check_results_dir, check_space, clear_output_dir
 
 MODEL, MOMENTS, SMALL = 4 * (10 + 6 + 5) + 8, 2 * 4 * 10, 32 << 20
 CHECKPOINT = MODEL + MOMENTS + SMALL
@@ -212,3 +212,33 @@ def test_training_on_a_full_disk_is_refused_before_its_first_step(tmp_path, toke
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     disk.free = 1 << 50
     assert trainer.train().global_step == 6
+
+
+@pytest.mark.parametrize("name", ["eval_results.json", "eval_results.md", "spectrum.csv", "alignment_uniformity.png"])
+def test_scores_of_an_earlier_evaluation_are_kept_unless_told(tmp_path, name):
+    check_results_dir(tmp_path, overwrite=False)
+    check_results_dir(tmp_path / "new", overwrite=False)
+    (tmp_path / name).write_text("earlier")
+    with pytest.raises(InputError) as raised:
+        check_results_dir(tmp_path, overwrite=False)
+    assert str(raised.value) == (
+        f"--output_dir {tmp_path}: holds {name} of an earlier evaluation; give another directory, or "
+        "--overwrite_output_dir true."
+    )
+    check_results_dir(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "earlier"
+
+
+def test_scores_cannot_be_written_into_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"is a file; name a directory"):
+        check_results_dir(tmp_path / "file", overwrite=True)
+    with pytest.raises(InputError, match=r"cannot be made"):
+        check_results_dir(tmp_path / ("x" * 300), overwrite=True)
+
+
+def test_a_new_run_leaves_no_scores_of_the_one_before(tmp_path):
+    for name in ("eval_results.json", "spectrum.png", "notes.txt"):
+        (tmp_path / name).write_text("earlier")
+    clear_output_dir(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

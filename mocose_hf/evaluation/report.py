@@ -13,6 +13,8 @@ from mocose_hf.evaluation.transfer import TRANSFER_TASKS
 
 RESULT_FILES = ("eval_results.json", "eval_results.csv", "eval_results.md")
 
+SPECTRUM_TABLE, SPECTRUM_PLOT, RUN_PLOT = GEOMETRY_FILES = ("spectrum.csv", "spectrum.png", "alignment_uniformity.png")
+
 TITLES = {"stsb": "STS-B", "sickr": "SICK-R"}
 """Names of tasks in tables, where they are not the name in capitals."""
 

@@ -122,9 +122,11 @@ def check_options(options: Options) -> None:
     wanted = options.evaluation
     if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and wanted.eval_protocol == "dev":
         raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
-    if wanted.eval_protocol == "released" and not (options.trains and options.develops):
+    evaluates = IntervalStrategy(options.training.eval_strategy) != IntervalStrategy.NO
+    if wanted.eval_protocol == "released" and not (options.trains and wanted.senteval_dir and evaluates):
         raise InputError(
-            "--eval_protocol released scores test sets during training; give --train_file and --senteval_dir."
+            "--eval_protocol released scores test sets at each evaluation of a training; give --train_file, "
+            "--senteval_dir, and no --eval_strategy no."
         )
     if options.trains and options.output_dir is None:
         raise InputError("--output_dir is needed for training: the directory for model and checkpoints.")
@@ -135,7 +137,8 @@ def check_options(options: Options) -> None:
         )
     metric = str(options.training.metric_for_best_model or METRICS[0]).removeprefix("eval_")
     known = METRICS if wanted.eval_protocol == "dev" else (*METRICS, "sts_avg_spearman")
-    if options.training.load_best_model_at_end and metric not in known:
+    by_tests = wanted.eval_protocol == "released" and metric.startswith("sts_avg")
+    if options.training.load_best_model_at_end and metric not in known and not by_tests:
         raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(known)}.")
     if not options.trains and not options.develops and not wanted.eval_tasks:
         raise InputError(

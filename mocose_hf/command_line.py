@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from mocose_hf.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.configuration_mocose import MoCoSEConfig
@@ -151,6 +152,8 @@ class EvaluationArguments:
             )
         if self.eval_tasks is not None:
             self.eval_tasks = [name for word in self.eval_tasks for name in word.replace(",", " ").lower().split()]
+            if not self.eval_tasks:
+                raise ValueError("`eval_tasks` names nothing; give sts, transfer, geometry or single tasks.")
 
 
 def _method_arguments() -> type:
@@ -241,8 +244,11 @@ def parse_command_line(argv: list[str]) -> Options:
         name = argument.lstrip("-").split("=")[0]
         raise InputError(f"unknown option {argument[:99]}; {_hint(name.replace('-', '_'), known)}")
     options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force)
-    asked = "do_eval" in given and training.do_eval and not evaluation.validation_file
-    if evaluation.eval_tasks is None and asked and (evaluation.senteval_dir or not options.trains):
+    # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
+    asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not evaluation.validation_file
+    if evaluation.eval_tasks is None and asked:
+        if options.trains and not evaluation.senteval_dir:
+            raise InputError("--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks.")
         evaluation.eval_tasks = ["sts"]
     return options
 

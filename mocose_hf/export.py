@@ -92,6 +92,12 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
     known = (
         f"fingerprint: `{record.data_fingerprint}`" if record.data_fingerprint else f"sha256: `{record.data_sha256}`"
     )
+    development = [
+        "## Scores on the development pairs\n",
+        _table(["", *names], [[when, *(_number(m.get(n)) for n in names)] for when, m in record.scores]),
+        "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
+        "and `uniformity`.\n",
+    ]
     sections = [
         f"---\n{data.to_yaml()}\n---\n",
         "# Sentence encoder trained by momentum contrast\n",
@@ -101,11 +107,8 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'
         'embeddings = model.encode(["A sentence.", "Another one."])\n```\n',
-        "## Scores on the development pairs\n",
-        _table(["", *names], [[when, *(_number(m.get(n)) for n in names)] for when, m in record.scores]),
-        "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
-        "and `uniformity`.\n",
-        *(["## Scores on test sets\n", f"{record.results}\n"] if record.results else []),
+        *(development if record.scores else []),
+        *(["## Scores on tasks\n", f"{record.results}\n"] if record.results else []),
         "## Training\n",
         f"* Data: {record.data}\n* Data, {known}\n* Seed: {record.seed}\n",
         f"```\n{record.command}\n```\n",

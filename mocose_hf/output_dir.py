@@ -1,6 +1,7 @@
 """The output directory: nothing in it is overwritten unasked, and there is room for what will be written."""
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,9 @@ def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
         raise
     except (OSError, ValueError) as error:
         raise cannot_be_made(output_dir, error) from error
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {path}: {existing} cannot be written into; name another directory.")
     if earlier and not overwrite:
         raise InputError(
             f"--output_dir {path}: holds {earlier[0]} of an earlier evaluation; give another directory, or "

@@ -31,7 +31,7 @@ from mocose_hf.evaluation.selection import average_name, compare_selections
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
 from mocose_hf.export import SENTENCE_ENCODER
-from mocose_hf.output_dir import cannot_be_made, clear_results, saving
+from mocose_hf.output_dir import clear_results, saving
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 
@@ -60,19 +60,37 @@ def read_pairs(options: Options):
 
 
 def read_evaluation_tasks(options: Options) -> Tasks:
-    """Read what the finished model is scored on, and the test sets to score during training; tell which are absent."""
-    wanted = options.evaluation
-    tasks = Tasks()
-    if wanted.eval_tasks:
-        tasks.final, missing = read_tasks(wanted.eval_tasks, wanted.senteval_dir, not wanted.allow_partial_tasks)
-        if missing:
-            names = ", ".join(TITLES.get(name, name.upper()) for name in missing)
-            options.say(f"{wanted.senteval_dir}: {names} not there, so left out, and no mean is that of all seven.")
-        if wanted.senteval_dir is None and any(task.name == "sickr" for task in tasks.final):
-            options.say("SICK-R of the hub is all of SICK, 9,927 pairs; papers score SentEval's 4,927.")
-    if wanted.eval_protocol == "released":
-        sets, _ = read_tasks(["sts"], wanted.senteval_dir, not wanted.allow_partial_tasks)
-        tasks.during_training = [replace(task, development=None) for task in sets]
+    """Read what the finished model is scored on, and the test sets to score during training; tell which are absent.
+
+    Raises:
+        InputError: Where a task cannot be read, or the best checkpoint is to be selected by absent test sets.
+    """
+    wanted, tasks = options.evaluation, Tasks()
+    try:
+        if wanted.eval_tasks:
+            tasks.final = _read(options, wanted.eval_tasks)
+        if wanted.eval_protocol == "released":
+            sets = _read(options, ["sts"])
+            tasks.during_training = [replace(task, development=None) for task in sets]
+    except InputError as error:
+        raise InputError(options.locate(str(error))) from error
+    metric = str(options.training.metric_for_best_model).removeprefix("eval_")
+    if tasks.during_training and metric.startswith("sts_avg") and metric != average_name(tasks.during_training):
+        raise InputError(
+            f"--metric_for_best_model {metric}: is not scored with the test sets that are there; give "
+            f"{average_name(tasks.during_training)}."
+        )
+    return tasks
+
+
+def _read(options: Options, names: Sequence[str]) -> list[Task]:
+    folder = options.evaluation.senteval_dir
+    tasks, missing = read_tasks(names, folder, not options.evaluation.allow_partial_tasks)
+    if missing:
+        absent = ", ".join(TITLES.get(name, name.upper()) for name in missing)
+        options.say(f"{folder}: {absent} not there, so left out, and no mean is that of all seven.")
+    if folder is None and any(task.name == "sickr" for task in tasks):
+        options.say("SICK-R of the hub is all of SICK, 9,927 pairs; papers score SentEval's 4,927.")
     return tasks
 
 
@@ -84,7 +102,8 @@ def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, 
         return []
     evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-    end = f"best, step {trainer.state.best_global_step}" if best else f"last, step {trainer.state.global_step}"
+    # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
+    end = f"best, step {Path(best).name.rpartition('-')[2]}" if best else f"last, step {trainer.state.global_step}"
     start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)
@@ -95,7 +114,9 @@ def compare(trainer: MoCoSETrainer, options: Options, tasks: Tasks) -> list[Row]
     """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
     if not tasks.during_training:
         return []
-    return compare_selections(trainer.state.log_history, average_name(tasks.during_training))
+    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
+    chosen_by = (metric, bool(trainer.args.greater_is_better)) if metric in METRICS else (METRICS[0], True)
+    return compare_selections(trainer.state.log_history, average_name(tasks.during_training), *chosen_by)
 
 
 def evaluate_trained(
@@ -111,13 +132,14 @@ def evaluate_trained(
         model = trainer.accelerator.unwrap_model(trainer.model)
         embeddings = embed_tasks(model, trainer.processing_class, tasks.final, **encoding)
         results.append((name, score_tasks(tasks.final, embeddings)))
-        _plot_geometry(options, tasks.final, embeddings, name, trainer.state.log_history)
     if trainer.is_world_process_zero():
         figures = _in_json(scores[-1:], results)
         if selections:
             figures["selections"] = [{"selection": how, **row} for how, row in selections]
         made = [*([development_table(scores)] if scores else []), *tables(results), *tables(selections)]
         write_results(options.output_dir, results + selections, made, figures)
+    if tasks.final:
+        _plot_geometry(options, tasks.final, embeddings, name, trainer.state.log_history)
     return results
 
 
@@ -127,14 +149,10 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
     name = f"{_short(source)}, {model.config.pooling_mode} pooling"
     first = training.process_index == 0
     writes = first and options.output_dir is not None
-    log_history = _log_of(source) if writes else []
-    if writes:
-        try:
-            Path(options.output_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_be_made(options.output_dir, error) from error
     model.to(training.device)
-    dtype = torch.bfloat16 if training.bf16 else training.evaluation_dtype
+    dtype = training.evaluation_dtype
+    if dtype is None and (training.bf16 or training.fp16):
+        dtype = torch.bfloat16 if training.bf16 else torch.float16
     encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": dtype, "show_progress": first}
     scores = [] if pairs is None else [(name, evaluate_pairs(model, tokenizer, pairs, **encoding))]
     results = []
@@ -143,11 +161,12 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
             embeddings = embed_tasks(model, tokenizer, tasks.final, **encoding)
             results.append((name, score_tasks(tasks.final, embeddings, show_progress=first)))
         if writes:
+            Path(options.output_dir).mkdir(parents=True, exist_ok=True)
             clear_results(options.output_dir)
-            if tasks.final:
-                _plot_geometry(options, tasks.final, embeddings, name, log_history)
             made = [*([development_table(scores)] if scores else []), *tables(results)]
-            write_results(options.output_dir, results or scores, made, _in_json(scores, results))
+            write_results(options.output_dir, results or scores, made, _in_json(scores, results) if results else None)
+            if tasks.final:
+                _plot_geometry(options, tasks.final, embeddings, name, _log_of(source, options))
     report(options, scores, results)
 
 
@@ -161,15 +180,16 @@ def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: st
             plot_alignment_uniformity(log_history, folder / RUN_PLOT)
 
 
-def _log_of(model_name_or_path: str) -> list[dict]:
+def _log_of(model_name_or_path: str, options: Options) -> list[dict]:
     """Return the log of the run that made a model, none where there is no such file beside it."""
     path = Path(model_name_or_path) / TRAINER_STATE_NAME
     if not path.is_file():
         return []
     try:
-        return TrainerState.load_from_json(str(path)).log_history
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); delete it.") from error
+        return [entry for entry in TrainerState.load_from_json(str(path)).log_history if isinstance(entry, dict)]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        options.say(f"{path}: cannot be read ({one_line(error)}), so the way of its run is not plotted.")
+        return []
 
 
 def report(options: Options, scores: list[Row], results: Sequence[Row] = (), selections: Sequence[Row] = ()) -> None:
@@ -193,19 +213,25 @@ def report(options: Options, scores: list[Row], results: Sequence[Row] = (), sel
         options.say("\nWhat selecting the checkpoint on the test sets would be worth:")
         options.say("\n".join(text_table(table) for table in tables(selections)))
     if options.trains:
+        if results or selections:
+            options.say(f"\nAll figures: {_result_files(options)}")
         options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
     elif options.output_dir is None:
         options.say("\nGive --output_dir to keep all figures as JSON, CSV and Markdown.")
     else:
-        options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
+        options.say(f"\nAll figures: {_result_files(options)}")
+
+
+def _result_files(options: Options) -> str:
+    return ", ".join(str(Path(options.output_dir) / name) for name in RESULT_FILES)
 
 
 def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:
-    """Name the figures of tasks and of development pairs, `eval_development_*` where a task has one of that name."""
-    of_tasks = {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
-    of_pairs = {name.removeprefix("stsb_"): (f"eval_{name}", v) for _, m in scores for name, v in m.items()}
-    named = {f"eval_development_{short}" if name in of_tasks else name: v for short, (name, v) in of_pairs.items()}
-    return named | of_tasks
+    """Name the figures of tasks and, `eval_development_*`, those of development pairs beside them."""
+    named = {
+        f"eval_development_{name.removeprefix('stsb_')}": v for _, metrics in scores for name, v in metrics.items()
+    }
+    return named | {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
 
 
 def _short(source: str) -> str:

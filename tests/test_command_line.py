@@ -515,13 +515,18 @@ def test_help_tells_about_configuration_files_and_further_options(help_text):
         (["--do_eval", "false"], None),
         (["--do_eval", "--eval_tasks", "trec"], ["trec"]),
         (["--do_eval", "--validation_file", "pairs.tsv"], None),
-        (["--do_eval", "--train_file", "a.txt", "--output_dir", "out"], None),
+        (["--do_eval", "false", "--senteval_dir", "b"], None),
         (["--do_eval", "--train_file", "a.txt", "--senteval_dir", "b", "--output_dir", "out"], ["sts"]),
         (["--senteval_dir", "b"], None),
     ],
 )
 def test_the_tasks_are_those_named_or_sts_where_evaluation_alone_is_asked_for(typed, tasks):
     assert parse_command_line(typed).evaluation.eval_tasks == tasks
+
+
+def test_evaluation_after_training_needs_something_to_score_on():
+    said = refusal(["--do_eval", "--train_file", "a.txt", "--output_dir", "out"])
+    assert said == "--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks."
 
 
 def test_tasks_in_a_configuration_file_are_a_list_or_words(tmp_path):

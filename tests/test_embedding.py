@@ -114,3 +114,15 @@ def test_each_of_two_processes_encodes_its_half_alone(two_processes):
         assert [len(half) for half in halves] == [(len(wanted) + 1) // 2] * 2
         assert set(halves[0]) | set(halves[1]) == wanted
         assert len(set(halves[0]) & set(halves[1])) == len(wanted) % 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_embedding_that_is_not_finite_is_refused(value):
+    class Bad:
+        def encode(self, sentences, tokenizer, **options):
+            rows = torch.ones(len(sentences), 4)
+            rows[1, 2] = value
+            return rows
+
+    with pytest.raises(FloatingPointError, match="The embeddings of 1 of 3 sentences are not finite"):
+        embed(Bad(), None, ["a", "b", "c", "a"])

@@ -370,3 +370,13 @@ def test_the_task_on_the_real_stsb(shared_data):
     assert metrics["effective_rank"] == pytest.approx(16.0, abs=0.1)
     assert metrics["alignment_all_pairs"] == pytest.approx(2.0, abs=0.05)
     assert metrics["uniformity_positive_pairs"] == pytest.approx(metrics["uniformity"], abs=0.1)
+
+
+def test_a_collapse_has_no_rank_whatever_rounding_leaves():
+    torch.manual_seed(0)
+    names = [f"s{i}" for i in range(60)]
+    rows = dict(zip(names, 1 + 1e-8 * torch.randn(60, 16, dtype=torch.float64), strict=True))
+    pairs = Dataset.from_dict({"score": [5.0, 1.0] * 15, "sentence1": names[:30], "sentence2": names[30:]})
+    metrics = GeometryTask(pairs).score(lambda sentences: torch.stack([rows[s] for s in sentences]))
+    assert metrics["effective_rank"] == 0.0
+    assert metrics["mean_cosine"] == pytest.approx(1.0)

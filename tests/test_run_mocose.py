@@ -179,7 +179,11 @@ def test_scores_are_not_written_over_unless_told(scores, capsys):
         (("--eval_tasks", "sts"), "has 750; fetch the file again, or give --allow_partial_tasks true"),
         (("--eval_tasks", "sts11"), "--eval_tasks sts11: unknown; choose of sts, transfer, geometry, sts12"),
         (("--eval_tasks", "cr"), "custrev.pos: no such file"),
-        (("--eval_protocol", "released"), "--eval_protocol released scores test sets during training"),
+        (
+            ("--eval_protocol", "released"),
+            "--eval_protocol released scores test sets at each evaluation",
+        ),
+        (("--eval_tasks", ","), "`eval_tasks` names nothing; give sts"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(scores, capsys, options, said):
@@ -221,6 +225,7 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
     assert last["selection"] == "last, step 6"
     assert on_dev["selection"] == f"selected on development pairs, step {best}"
     top = max(of_step, key=lambda step: of_step[step]["eval_sts_avg_of_3_spearman"])
+    assert on_dev["development_spearman"] == of_step[best]["eval_stsb_spearman"]
     assert on_test["selection"] == f"selected on test sets, step {top}"
     assert on_test["sts_avg_of_3_spearman"] == of_step[top]["eval_sts_avg_of_3_spearman"]
     printed = capsys.readouterr().out
@@ -235,6 +240,63 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
     alone = json.loads((tmp_path / "again" / "eval_results.json").read_text())
     assert alone["eval_sts12_spearman"] == pytest.approx(figures["eval_sts12_spearman"], abs=1e-6)
     assert (tmp_path / "again" / "alignment_uniformity.png").is_file()  # of the log beside the model
+
+
+def test_the_kept_model_has_the_step_of_its_checkpoint(command, pairs_file, capsys, monkeypatch):
+    """Of evaluations at 2, 4 and 6 the one at 4 is best, but checkpoints are of 3 and 6."""
+    development = iter([20.0, 30.0, 90.0, 40.0, 40.0])
+    monkeypatch.setattr(
+        "mocose_hf.trainer.evaluate_pairs", lambda *a, **k: {"stsb_spearman": next(development), "uniformity": -1.0}
+    )
+    command("--validation_file", str(pairs_file), "--eval_steps", "2", "--save_steps", "6")
+    assert re.search(r"^(best|last), step 6 +40.00 ", capsys.readouterr().out, re.M)
+
+
+def test_the_test_sets_that_are_there_may_select(command, tmp_path, capsys):
+    senteval = write_senteval(tmp_path / "senteval", years=["STS12"])
+    options = ["--senteval_dir", str(senteval), "--eval_protocol", "released", "--allow_partial_tasks", "true"]
+    options += ["--eval_steps", "2"]
+    out = command(*options, "--metric_for_best_model", "sts_avg_spearman", code=2)
+    assert not out.exists()
+    assert "give sts_avg_of_3_spearman." in capsys.readouterr().err
+    command(*options, "--metric_for_best_model", "sts_avg_of_3_spearman")
+    figures = json.loads((out / "eval_results.json").read_text())
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["best_metric"] == figures["selections"][2]["sts_avg_of_3_spearman"]
+    assert "eval_stsb_spearman" not in figures  # which would be that of development pairs beside those of tests
+    assert "eval_development_spearman" in figures
+
+
+def test_embeddings_that_are_not_finite_end_the_command_in_one_line(scores, encoder_dir, tmp_path, capsys):
+    model = AutoModel.from_pretrained(encoder_dir)
+    model.embeddings.word_embeddings.weight.data[:] = float("nan")
+    shutil.copytree(encoder_dir, tmp_path / "bad")
+    model.save_pretrained(tmp_path / "bad")
+    more = ("--model_name_or_path", str(tmp_path / "bad"), "--allow_partial_tasks", "true", "--eval_tasks", "stsb")
+    capsys.readouterr()
+    code, out = scores(*more, "geometry")
+    assert code == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"run_mocose.py: The embeddings of \d+ of \d+ sentences are not finite, .*\n", said)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["{", '{"log_history": 5}', '{"log_history": [1, "a"]}', "[" * 100_000])
+def test_a_damaged_log_beside_the_model_costs_its_plot_alone(scores, encoder_dir, tmp_path, text):
+    shutil.copytree(encoder_dir, tmp_path / "model")
+    (tmp_path / "model" / "trainer_state.json").write_text(text)
+    more = (
+        "--model_name_or_path",
+        str(tmp_path / "model"),
+        "--allow_partial_tasks",
+        "true",
+        "--eval_tasks",
+        "geometry",
+    )
+    code, out = scores(*more)
+    assert code == 0
+    assert {p.name for p in out.iterdir()} >= {"eval_results.json", "spectrum.png"}
+    assert not (out / "alignment_uniformity.png").exists()
 
 
 def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):

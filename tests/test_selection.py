@@ -103,7 +103,7 @@ def test_entries_without_test_figures_are_no_evaluations_of_them():
 
 def test_figures_are_named_as_those_of_tasks_and_no_others_are_given():
     log = [entry(10, 80.0, 70.0, eval_sts12_spearman=60.0, eval_alignment=0.2)]
-    row = {"stsb_spearman": 75.0, "stsb_dev_spearman": 80.0, "sts12_spearman": 60.0, AVERAGE: 70.0}
+    row = {"stsb_spearman": 75.0, "development_spearman": 80.0, "sts12_spearman": 60.0, AVERAGE: 70.0}
     assert [figures for _, figures in compare_selections(log, AVERAGE)] == [row] * 3
 
 
@@ -145,4 +145,4 @@ def test_what_the_test_sets_select_by_is_in_the_log_under_its_name(names, averag
     log = [{f"eval_{name}": value for name, value in figures.items()} | {"step": 5, "eval_stsb_spearman": 1.0}]
     ((_, row), *_) = compare_selections(log, average)
     assert row.get("stsb_spearman") == figures.get("stsb_test_spearman")
-    assert row["stsb_dev_spearman"] == 1.0
+    assert row["development_spearman"] == 1.0

@@ -35,12 +35,21 @@ def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> Sente
         tokenizer: The model's tokenizer.
         sentences: In any order, repeated or not.
         encode_options: As `encode` takes them.
+
+    Raises:
+        FloatingPointError: Where an embedding is not finite, on all processes.
     """
     different = list(dict.fromkeys(sentences))
     share, row_of = _share(different, process_index(), process_count())
     embeddings = model.encode(share, tokenizer, **encode_options)
     if process_count() > 1:
         embeddings = gather_rows(embeddings.to(model.device)).cpu()[row_of]
+    bad = int((~embeddings.isfinite().all(dim=-1)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"The embeddings of {bad:,} of {len(different):,} sentences are not finite, so there is nothing to score; "
+            "use another checkpoint, or float32."
+        )
     return SentenceEmbeddings(different, embeddings)
 
 

@@ -118,8 +118,9 @@ class GeometryTask:
         Returns:
             `alignment` of the pairs scored above `POSITIVE_SCORE` and `alignment_all_pairs`; `uniformity` of all
             different sentences and `uniformity_positive_pairs` of those in positive pairs; `effective_rank` of all
-            different sentences **less their mean**; their `mean_cosine`, of which nothing is subtracted. What is of
-            positive pairs is left out where there are none, or none of two different sentences.
+            different sentences **less their mean**, 0 where they are all the same but for rounding; their
+            `mean_cosine`, of which nothing is subtracted. What is of positive pairs is left out where there are none,
+            or none of two different sentences.
 
         Raises:
             ValueError: Where all sentences are the same one.
@@ -138,7 +139,9 @@ class GeometryTask:
         of_positive = _different((first[i] for i in positive), (second[i] for i in positive))
         if len(of_positive) > 1:
             metrics["uniformity_positive_pairs"] = uniformity(matrix[[row_of[s] for s in of_positive]])
-        metrics["effective_rank"] = effective_rank(matrix - matrix.mean(0))
+        centered = matrix - matrix.mean(0)
+        collapsed = centered.norm() <= _ROUNDING * matrix.norm()  # where the rank would be that of rounding errors
+        metrics["effective_rank"] = 0.0 if collapsed else effective_rank(centered)
         metrics["mean_cosine"] = mean_cosine(matrix)
         return metrics
 
@@ -158,3 +161,4 @@ def _different(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
 
 _ROWS_AT_ONCE = 512
+_ROUNDING = 1e-6

@@ -72,6 +72,8 @@ def pairs_dataset(path: Path, rows: list[ScoredPair]) -> Dataset:
     Raises:
         InputError: Where no correlation can be computed, as scores or cosines are all one.
     """
+    if not rows:
+        raise InputError(f"{path}: no scored pairs; fetch the file again, or write some.")
     if len({score for score, _, _ in rows}) < 2:
         raise InputError(f"{path}: {len(rows)} scored pairs of one score; give pairs of different scores.")
     if len({frozenset(pair) if len(set(pair)) > 1 else None for _, *pair in rows}) < 2:

@@ -1,6 +1,7 @@
 """Figures of an embedding space; each is drawn by one function and saved by another."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,6 +218,7 @@ def _save(figure: "Figure | None", path: str | Path) -> bool:
 
     # No date, version or random name in the file: the same numbers give the same bytes.
     metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
-    with matplotlib.rc_context({"svg.hashsalt": "mocose_hf"}):
+    with matplotlib.rc_context({"svg.hashsalt": "mocose_hf"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks, in an encoder's name
         figure.savefig(path, dpi=200, metadata=metadata)
     return True

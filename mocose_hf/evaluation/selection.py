@@ -28,16 +28,20 @@ def average_name(tasks: Sequence[STSTask]) -> str:
     return name
 
 
-def compare_selections(log_history: Sequence[dict], average: str) -> list[tuple[str, dict[str, float]]]:
+def compare_selections(
+    log_history: Sequence[dict], average: str, metric: str = DEVELOPMENT, greater_is_better: bool = True
+) -> list[tuple[str, dict[str, float]]]:
     """Return the test figures of three checkpoints: the last, the best on development pairs, the best on the tests.
 
     Args:
         log_history: The log of a run that scored the test sets at each evaluation, `Trainer.state.log_history`.
         average: What the test sets select by, `average_name` of them.
+        metric: What the development pairs select by.
+        greater_is_better: Whether more of that is better.
 
     Returns:
         Three rows of a name, with the step in it, and the figures by name, in which `stsb_spearman` is that of the
-        test set and `stsb_dev_spearman` that of the development pairs; none where there was no such evaluation.
+        test set and `development_spearman` that of the development pairs; none where there was no such evaluation.
     """
     of_step: dict[int, dict[str, float]] = {}
     for entry in log_history:
@@ -46,17 +50,21 @@ def compare_selections(log_history: Sequence[dict], average: str) -> list[tuple[
     if not of_step:
         return []
 
-    def best(name: str) -> int:
-        return max(of_step, key=lambda step: -math.inf if math.isnan(of_step[step][name]) else of_step[step][name])
+    def best(name: str, sign: int = 1) -> int:
+        return max(of_step, key=lambda step: -math.inf if _is_nan(of_step[step], name) else sign * of_step[step][name])
 
     chosen = {
         "last": max(of_step),
-        "selected on development pairs": best(DEVELOPMENT),
+        "selected on development pairs": best(metric, 1 if greater_is_better else -1),
         "selected on test sets": best(average),
     }
     return [(f"{how}, step {step}", _row(of_step[step])) for how, step in chosen.items()]
 
 
+def _is_nan(figures: dict[str, float], name: str) -> bool:
+    return math.isnan(figures.get(name, math.nan))
+
+
 def _row(figures: dict[str, float]) -> dict[str, float]:
-    to_table = {logged: name for name, logged in _IN_LOG.items()} | {DEVELOPMENT: "stsb_dev_spearman"}
+    to_table = {logged: name for name, logged in _IN_LOG.items()} | {DEVELOPMENT: "development_spearman"}
     return {to_table.get(name, name): value for name, value in figures.items() if name.endswith("_spearman")}

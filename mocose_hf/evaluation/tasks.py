@@ -108,7 +108,10 @@ def _is_there(name: str, senteval_dir: str | Path | None) -> bool:
 def _files(name: str, senteval_dir: str | Path) -> list[Path]:
     if name in TRANSFER_TASKS:
         return transfer_files(name, senteval_dir)
-    return sts_files("stsb" if name == GEOMETRY else name, senteval_dir)
+    if name in (GEOMETRY, "stsb"):
+        development, test = sts_files("stsb", senteval_dir)
+        return [development] if name == GEOMETRY else [test]
+    return sts_files(name, senteval_dir)
 
 
 def _read(name: str, senteval_dir: str | Path | None, check_counts: bool) -> Task:

@@ -27,7 +27,7 @@ STRENGTHS = tuple(2.0**k for k in range(-2, 4))
 """The `C` (inverse strength of the penalty) to choose from where there is no test set, or a development set."""
 
 STRENGTHS_WITH_TEST_SET = tuple(2.0**k for k in range(-1, 6))
-"""The `C` to choose from by folds of a training set that comes with a test set; SentEval has others there."""
+"""The `C` to choose from by folds of a training set that comes with a test set; SentEval uses these there."""
 
 BLANK = "."
 """The sentence in place of a blank line of a binary task, as in SentEval's examples; MPQA has three, which count."""

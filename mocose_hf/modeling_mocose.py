@@ -15,7 +15,7 @@ from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, process_index
 from mocose_hf.encoding import encode
 from mocose_hf.heads import build_predictor, build_projection_head
-from mocose_hf.losses import contrastive_logits
+from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
 from mocose_hf.momentum import update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.pooling import pool
@@ -25,6 +25,10 @@ from mocose_hf.zero import check_whole, local_values, whole_weights
 logger = logging.get_logger(__name__)
 
 
+CHUNKED_FROM = 65_536
+"""Size of the queue from which the loss passes over it chunk by chunk."""
+
+
 @dataclass
 class MoCoSEOutput(ModelOutput):
     """What one contrastive batch gives.
@@ -32,7 +36,9 @@ class MoCoSEOutput(ModelOutput):
     Args:
         loss: Scalar float32, the mean InfoNCE loss of the batch.
         logits: (B, C + N) float32, cosines over the temperature: the C keys of the batch (of all processes, in their
-            order), then the N rows of the queue, newest first.
+            order), then the N rows of the queue, newest first. None where `queue_size` is at least `CHUNKED_FROM`: so
+            many are not held.
+        own_key_nearest: (B,) bool, whether a query's own key is the nearest of all candidates.
         labels: (B,) int64, the column of each query's own key.
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
         key_embeddings: (B, D) float32, L2-normalised, without gradient.
@@ -41,6 +47,7 @@ class MoCoSEOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    own_key_nearest: Tensor | None = None
     labels: Tensor | None = None
     query_embeddings: Tensor | None = None
     key_embeddings: Tensor | None = None
@@ -272,17 +279,17 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        logits = contrastive_logits(
-            queries,
-            all_keys,
-            self.queue.negatives(),  # (N, D)
-            self.config.temperature,
-            labels,
-            self.config.in_batch_negatives,
-        )  # (B, W·B + N)
+        contrast = (self.config.temperature, labels, self.config.in_batch_negatives)
+        if self.queue.size >= CHUNKED_FROM:
+            loss, nearest = chunked_info_nce_loss(queries, all_keys, self.queue.rows_in_use(), *contrast)
+            logits = None
+        else:
+            logits = contrastive_logits(queries, all_keys, self.queue.negatives(), *contrast)  # (B, W·B + N)
+            loss, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
         return MoCoSEOutput(
-            loss=F.cross_entropy(logits, labels),
+            loss=loss,
             logits=logits,
+            own_key_nearest=nearest,
             labels=labels,
             query_embeddings=queries,
             key_embeddings=keys,

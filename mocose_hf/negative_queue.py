@@ -83,6 +83,10 @@ class NegativeQueue(nn.Module):
         """Return the slots in use, newest first: (N,) int64."""
         return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
 
+    def rows_in_use(self) -> Tensor:
+        """Return a view of the rows that count as negatives, in ring order: (N, dim)."""
+        return self.rows[: int(self.fill)]  # slots are filled from the first on
+
     def negatives(self) -> Tensor:
         """Return a copy of the rows that count as negatives, newest first: (N, dim)."""
         return self.rows[self.newest_first()]

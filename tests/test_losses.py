@@ -4,9 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mocose_hf import info_nce_loss
-from mocose_hf.losses import contrastive_logits
+from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
 
 SHAPES = [(1, 0), (1, 3), (4, 0), (4, 9), (6, 2)]
 TEMPERATURES = [0.05, 0.2, 1.0]
@@ -248,3 +249,71 @@ def test_embeddings_are_left_as_they_were():
     before = [t.clone() for t in tensors]
     contrastive_logits(*tensors, 0.05, in_batch_negatives=False)
     assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
+
+
+# Chunk by chunk
+
+
+class LargestResult(TorchDispatchMode):
+    """Note the size of the largest tensor that any operation gives, views aside."""
+
+    def __init__(self, given: int):
+        super().__init__()
+        self.given, self.numel = given, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() < self.given:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+@pytest.mark.parametrize("chunk_size", [1, 3, 9, 100])
+@pytest.mark.parametrize("negatives", [0, 1, 9, 20])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_chunks_give_the_loss_and_gradient_of_a_slow_loop(temperature, negatives, chunk_size, in_batch_negatives):
+    queries, keys, queue = batch(4, negatives, keys=8)
+    labels = torch.arange(4) + 3  # as on a second process
+    loss, gradient = slow_loss_and_gradient(queries, keys, queue, temperature, labels, in_batch_negatives)
+    queries.requires_grad_()
+    found, nearest = chunked_info_nce_loss(queries, keys, queue, temperature, labels, in_batch_negatives, chunk_size)
+    (3 * found).backward()
+    assert found.item() == pytest.approx(loss, rel=1e-6, abs=1e-6)
+    assert (queries.grad.double() / 3 - gradient).abs().max() < 1e-5
+    logits = contrastive_logits(queries, keys, queue, temperature, labels, in_batch_negatives)
+    assert torch.equal(nearest, logits.argmax(-1) == labels)
+
+
+def test_chunks_agree_with_float64_at_the_temperature_of_the_paper_on_a_large_queue():
+    """Where the loss is small, nearer than the plain loss in float32 does."""
+    queries, keys, queue = unit_rows(32, 64, seed=1), unit_rows(32, 64, seed=1), unit_rows(20_000, 64, seed=3)
+    exact = queries.double().requires_grad_()
+    logits = exact @ torch.cat([keys, queue]).double().T / 0.05
+    expected = F.cross_entropy(logits, torch.arange(32))
+    expected.backward()
+    queries.requires_grad_()
+    loss, nearest = chunked_info_nce_loss(queries, keys, queue, 0.05, chunk_size=999)
+    loss.backward()
+    assert nearest.all()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert (queries.grad.double() - exact.grad).abs().max() < 1e-6
+    assert abs(loss.item() - expected.item()) < abs(info_nce_loss(queries, keys, queue, 0.05).item() - expected.item())
+
+
+def test_a_queue_in_bfloat16_is_read_chunk_by_chunk():
+    queries, keys, queue = batch(4, 20)
+    rounded = queue.bfloat16()
+    found, _ = chunked_info_nce_loss(queries, keys, rounded, 0.1, chunk_size=6)
+    assert found.item() == pytest.approx(info_nce_loss(queries, keys, rounded.float(), 0.1).item(), abs=1e-6)
+
+
+def test_chunks_hold_no_logits_of_the_whole_queue():
+    queries, keys, queue = unit_rows(8, 16), unit_rows(8, 16), unit_rows(10_000, 16)
+    queries.requires_grad_()
+    with LargestResult(given=queue.numel()) as chunked:
+        chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=100)[0].backward()
+    with LargestResult(given=queue.numel()) as plain:
+        info_nce_loss(queries, keys, queue, 0.1).backward()
+    assert chunked.numel <= 100 * 16
+    assert plain.numel >= 8 * 10_000

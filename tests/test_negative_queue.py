@@ -354,3 +354,12 @@ def test_enqueue_refuses_ids_that_are_not_one_a_key_and_changes_nothing(size, sh
     with pytest.raises(ValueError, match="2 sentence ids"):
         queue.enqueue(torch.ones(2, DIM), torch.ones(shape, dtype=torch.int64))
     assert state(queue) == before
+
+
+def test_the_rows_in_use_are_those_of_the_negatives_without_a_copy():
+    queue = NegativeQueue(size=5, dim=2, init_size=1)
+    for step in range(1, 5):
+        queue.enqueue(torch.randn(2, 2), step=step)
+        rows = queue.rows_in_use()
+        assert rows.data_ptr() == queue.rows.data_ptr()
+        assert sorted(rows.tolist()) == sorted(queue.negatives().tolist())

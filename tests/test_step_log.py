@@ -139,8 +139,7 @@ def test_what_was_counted_is_no_view_of_what_was_given():
 
 def test_measured_are_loss_share_of_hits_and_deviations_over_the_batch():
     outputs = SimpleNamespace(
-        logits=torch.tensor([[3.0, 1.0, 0.0], [5.0, 2.0, 0.0], [0.0, 0.0, 9.0], [0.0, 1.0, 0.0]]),
-        labels=torch.tensor([0, 1, 2, 0]),
+        own_key_nearest=torch.tensor([True, False, True, False]),
         query_embeddings=torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]),
         key_embeddings=torch.tensor([[2.0, 1.0], [0.0, 1.0], [2.0, 5.0], [0.0, 5.0]]),
     )
@@ -154,5 +153,5 @@ def test_measured_are_loss_share_of_hits_and_deviations_over_the_batch():
 
 def test_measured_in_half_precision_is_told_in_float32():
     half = torch.ones(2, 3, dtype=torch.bfloat16)
-    outputs = SimpleNamespace(logits=half, labels=torch.tensor([0, 0]), query_embeddings=half, key_embeddings=half)
+    outputs = SimpleNamespace(own_key_nearest=half > 2, query_embeddings=half, key_embeddings=half)
     assert measure(torch.tensor(1.0, dtype=torch.bfloat16), outputs).dtype == torch.float32

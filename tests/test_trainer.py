@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
 from mocose_hf.evaluation import embed_tasks, read_sts_task
+from mocose_hf.step_log import measure
 
 BATCH = 4
 
@@ -214,6 +215,28 @@ def test_dropout_is_on_in_the_target_while_training(tmp_path, tokenizer):
     model.target["encoder"].register_forward_hook(lambda module, args, output: modes.append(module.training))
     make_trainer(tmp_path, tokenizer, model, max_steps=1).train()
     assert modes == [True]
+
+
+def test_a_large_queue_trains_as_a_plain_loss_over_it_does(tmp_path, tokenizer, monkeypatch):
+    def run(name):
+        trainer = make_trainer(tmp_path / name, tokenizer, model=tiny_model(queue_size=40, queue_init_size=10))
+        trainer.train()
+        return trainer
+
+    plain = run("plain")
+    monkeypatch.setattr("mocose_hf.modeling_mocose.CHUNKED_FROM", 40)
+    seen = []
+    monkeypatch.setattr(
+        "mocose_hf.trainer.measure", lambda loss, outputs: seen.append(outputs.logits) or measure(loss, outputs)
+    )
+    chunked = run("chunked")
+    assert seen == [None] * 6
+    state = plain.model.state_dict()
+    for name, value in chunked.model.state_dict().items():
+        assert torch.allclose(value, state[name], atol=1e-5), name
+    lines = [[line for line in run.state.log_history if "loss" in line] for run in (plain, chunked)]
+    assert [line["contrastive_accuracy"] for line in lines[0]] == [line["contrastive_accuracy"] for line in lines[1]]
+    assert [line["loss"] for line in lines[0]] == pytest.approx([line["loss"] for line in lines[1]], abs=1e-5)
 
 
 def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):

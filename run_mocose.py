@@ -106,7 +106,7 @@ def run(options: Options, command: str) -> None:
         result = trainer.train(resume_from_checkpoint=checkpoint)
     with saving(options.output_dir):
         scores = score(trainer, result.metrics)
-        selections = compare(trainer, options, tasks)
+        selections = compare(trainer, tasks)
         save(trainer, options)
         results = evaluate_trained(trainer, options, tasks, scores, selections)
         write_cards(trainer, options, sentences, scores, results, command)
@@ -122,20 +122,20 @@ def check_options(options: Options) -> None:
     wanted = options.evaluation
     if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and wanted.eval_protocol == "dev":
         raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
-    evaluates = IntervalStrategy(options.training.eval_strategy) != IntervalStrategy.NO
-    if wanted.eval_protocol == "released" and not (options.trains and wanted.senteval_dir and evaluates):
+    strategy = IntervalStrategy(options.training.eval_strategy)
+    evaluates = options.trains and strategy != IntervalStrategy.NO
+    if wanted.eval_protocol == "released" and not (evaluates and wanted.senteval_dir):
         raise InputError(
             "--eval_protocol released scores test sets at each evaluation of a training; give --train_file, "
             "--senteval_dir, and no --eval_strategy no."
         )
     if options.trains and options.output_dir is None:
         raise InputError("--output_dir is needed for training: the directory for model and checkpoints.")
-    strategy = IntervalStrategy(options.training.eval_strategy)
     if strategy != IntervalStrategy.NO and not options.develops:
         raise InputError(
             f"--eval_strategy {strategy.value} needs development pairs; give --validation_file or --senteval_dir."
         )
-    metric = str(options.training.metric_for_best_model or METRICS[0]).removeprefix("eval_")
+    metric = options.training.best_metric
     known = METRICS if wanted.eval_protocol == "dev" else (*METRICS, "sts_avg_spearman")
     by_tests = wanted.eval_protocol == "released" and metric.startswith("sts_avg")
     if options.training.load_best_model_at_end and metric not in known and not by_tests:

@@ -11,24 +11,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-from transformers import TrainerCallback
+from cpu_time import WARM_UP_STEPS, CpuTime
 from transformers.utils import logging
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer, read_sentences
-
-WARM_UP_STEPS = 2
-
-
-class CpuTime(TrainerCallback):
-    """Measure CPU seconds per step, from the end of the warm-up to the end of training."""
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
-        if state.global_step == WARM_UP_STEPS:
-            self._start = time.process_time()
-        if state.global_step == state.max_steps:
-            self.seconds = (time.process_time() - self._start) / (state.max_steps - WARM_UP_STEPS)
 
 
 def train(options, size: int) -> None:

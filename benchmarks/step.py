@@ -8,12 +8,11 @@ the two are interleaved and CPU seconds are counted, so that other work on the m
 import argparse
 import statistics
 import tempfile
-import time
 
+from cpu_time import WARM_UP_STEPS, CpuTime
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import TrainerCallback
 from transformers.utils import logging
 
 from mocose_hf import (
@@ -23,18 +22,6 @@ from mocose_hf import (
     load_tokenizer,
     read_sentences,
 )
-
-WARM_UP_STEPS = 2
-
-
-class CpuTime(TrainerCallback):
-    """Measure CPU seconds per step, from the end of the warm-up to the end of training."""
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
-        if state.global_step == WARM_UP_STEPS:
-            self._start = time.process_time()
-        if state.global_step == state.max_steps:
-            self.seconds = (time.process_time() - self._start) / (state.max_steps - WARM_UP_STEPS)
 
 
 def common_arguments(options, folder: str) -> dict:

@@ -177,8 +177,8 @@ def rotate_checkpoints(
             logger.warning(f"{path}: an old checkpoint that cannot be deleted ({one_line(error)}); delete it.")
 
 
-def read_state(checkpoint: str | Path) -> TrainerState:
-    """Read how far the run of a checkpoint had come.
+def read_state(checkpoint: str | Path, remedy: str = "go on from another checkpoint") -> TrainerState:
+    """Read how far the run of a checkpoint, or of a finished model, had come.
 
     Raises:
         InputError: Where the file says no such thing.
@@ -187,9 +187,9 @@ def read_state(checkpoint: str | Path) -> TrainerState:
     try:
         state = TrainerState.load_from_json(str(path))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from another checkpoint.") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); {remedy}.") from error
     if not isinstance(state.global_step, int) or state.global_step < 0 or not isinstance(state.log_history, list):
-        raise InputError(f"{path}: is no state of a run; go on from another checkpoint.")
+        raise InputError(f"{path}: is no state of a run; {remedy}.")
     return state
 
 

@@ -59,7 +59,7 @@ def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
         raise
     except (OSError, ValueError) as error:
         raise cannot_be_made(output_dir, error) from error
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    existing = _nearest_folder(path)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--output_dir {path}: {existing} cannot be written into; name another directory.")
     if earlier and not overwrite:
@@ -81,6 +81,11 @@ def _check_place(path: Path) -> None:
         if folder.exists() and not folder.is_dir():
             what = "is a file" if folder == path else f"{folder} is a file"
             raise InputError(f"--output_dir {path}: {what}; name a directory.")
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the folder itself, or the nearest of those above it that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def clear_output_dir(output_dir: str | Path) -> None:
@@ -111,8 +116,7 @@ def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_
         to_come = min(to_come, args.save_total_limit + 1)  # the successor is complete before the oldest one goes
     complete = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))
     needed = max(1, to_come - complete) * checkpoint + 2 * model_bytes
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_nearest_folder(path)).free
     if free < needed:
         raise InputError(
             f"`output_dir` {path}: {_megabytes(free)} are free, but the checkpoints and the model of this run take "

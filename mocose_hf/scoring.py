@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
+from mocose_hf.checkpointing import STATE_FILE, read_state
 from mocose_hf.command_line import Options
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
 from mocose_hf.evaluation.plots import plot_alignment_uniformity, plot_spectrum
@@ -74,7 +73,7 @@ def read_evaluation_tasks(options: Options) -> Tasks:
             tasks.during_training = [replace(task, development=None) for task in sets]
     except InputError as error:
         raise InputError(options.locate(str(error))) from error
-    metric = str(options.training.metric_for_best_model).removeprefix("eval_")
+    metric = options.training.best_metric
     if tasks.during_training and metric.startswith("sts_avg") and metric != average_name(tasks.during_training):
         raise InputError(
             f"--metric_for_best_model {metric}: is not scored with the test sets that are there; give "
@@ -110,12 +109,12 @@ def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, 
     return [*start, (end, _scores(final))]
 
 
-def compare(trainer: MoCoSETrainer, options: Options, tasks: Tasks) -> list[Row]:
+def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
     """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
     if not tasks.during_training:
         return []
-    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
-    chosen_by = (metric, bool(trainer.args.greater_is_better)) if metric in METRICS else (METRICS[0], True)
+    metric = trainer.args.best_metric
+    chosen_by = (metric, trainer.args.greater_is_better is not False) if metric in METRICS else (METRICS[0], True)
     return compare_selections(trainer.state.log_history, average_name(tasks.during_training), *chosen_by)
 
 
@@ -133,11 +132,7 @@ def evaluate_trained(
         embeddings = embed_tasks(model, trainer.processing_class, tasks.final, **encoding)
         results.append((name, score_tasks(tasks.final, embeddings)))
     if trainer.is_world_process_zero():
-        figures = _in_json(scores[-1:], results)
-        if selections:
-            figures["selections"] = [{"selection": how, **row} for how, row in selections]
-        made = [*([development_table(scores)] if scores else []), *tables(results), *tables(selections)]
-        write_results(options.output_dir, results + selections, made, figures)
+        _write(options, scores, results, selections)
     if tasks.final:
         _plot_geometry(options, tasks.final, embeddings, name, trainer.state.log_history)
     return results
@@ -163,11 +158,21 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
         if writes:
             Path(options.output_dir).mkdir(parents=True, exist_ok=True)
             clear_results(options.output_dir)
-            made = [*([development_table(scores)] if scores else []), *tables(results)]
-            write_results(options.output_dir, results or scores, made, _in_json(scores, results) if results else None)
+            _write(options, scores, results)
             if tasks.final:
                 _plot_geometry(options, tasks.final, embeddings, name, _log_of(source, options))
     report(options, scores, results)
+
+
+def _write(options: Options, scores: list[Row], results: list[Row], selections: Sequence[Row] = ()) -> None:
+    """Write the figures of tasks, or of development pairs where there are no others."""
+    made = [*([development_table(scores)] if scores else []), *tables(results), *tables(selections)]
+    figures = None
+    if results or selections:
+        figures = _in_json(scores[-1:], results)
+        if selections:
+            figures["selections"] = [{"selection": how, **row} for how, row in selections]
+    write_results(options.output_dir, [*results, *selections] or scores, made, figures)
 
 
 def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
@@ -182,14 +187,14 @@ def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: st
 
 def _log_of(model_name_or_path: str, options: Options) -> list[dict]:
     """Return the log of the run that made a model, none where there is no such file beside it."""
-    path = Path(model_name_or_path) / TRAINER_STATE_NAME
-    if not path.is_file():
+    if not (Path(model_name_or_path) / STATE_FILE).is_file():
         return []
     try:
-        return [entry for entry in TrainerState.load_from_json(str(path)).log_history if isinstance(entry, dict)]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        options.say(f"{path}: cannot be read ({one_line(error)}), so the way of its run is not plotted.")
+        state = read_state(model_name_or_path, remedy="the way of its run is not plotted")
+    except InputError as error:
+        options.say(str(error))
         return []
+    return [entry for entry in state.log_history if isinstance(entry, dict)]
 
 
 def report(options: Options, scores: list[Row], results: Sequence[Row] = (), selections: Sequence[Row] = ()) -> None:
@@ -212,18 +217,12 @@ def report(options: Options, scores: list[Row], results: Sequence[Row] = (), sel
     if selections:
         options.say("\nWhat selecting the checkpoint on the test sets would be worth:")
         options.say("\n".join(text_table(table) for table in tables(selections)))
-    if options.trains:
-        if results or selections:
-            options.say(f"\nAll figures: {_result_files(options)}")
-        options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
-    elif options.output_dir is None:
+    if options.output_dir is None:
         options.say("\nGive --output_dir to keep all figures as JSON, CSV and Markdown.")
-    else:
-        options.say(f"\nAll figures: {_result_files(options)}")
-
-
-def _result_files(options: Options) -> str:
-    return ", ".join(str(Path(options.output_dir) / name) for name in RESULT_FILES)
+    elif results or selections or not options.trains:
+        options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
+    if options.trains:
+        options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
 
 
 def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:

@@ -117,6 +117,11 @@ class MoCoSETrainingArguments(TrainingArguments):
         return self.train_batch_size * self.world_size
 
     @property
+    def best_metric(self) -> str:
+        """What the best checkpoint is selected by, without `eval_`."""
+        return str(self.metric_for_best_model or METRICS[0]).removeprefix("eval_")
+
+    @property
     def evaluation_dtype(self) -> torch.dtype | None:
         """What to score in: that of `bf16_full_eval` or `fp16_full_eval`, None for that of the weights."""
         if self.bf16_full_eval:
@@ -127,7 +132,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         check_values(self)
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
-        if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in LESS_IS_BETTER:
+        if self.greater_is_better is None and self.best_metric in LESS_IS_BETTER:
             self.greater_is_better = False
         if self.hub_strategy != "end":
             raise ValueError("`hub_strategy` must stay `end`: checkpoints hold pickles, which are not to be shared.")

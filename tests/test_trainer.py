@@ -31,7 +31,9 @@ def training_arguments(output_dir, **fields) -> MoCoSETrainingArguments:
     return MoCoSETrainingArguments(**settings | fields)
 
 
-def make_trainer(output_dir, tokenizer, model=None, count=24, texts=None, pairs=None, callbacks=None, **fields):
+def make_trainer(
+    output_dir, tokenizer, model=None, count=24, texts=None, pairs=None, callbacks=None, test_tasks=(), **fields
+):
     return MoCoSETrainer(
         model=tiny_model() if model is None else model,
         args=training_arguments(output_dir, **fields),
@@ -39,6 +41,7 @@ def make_trainer(output_dir, tokenizer, model=None, count=24, texts=None, pairs=
         eval_dataset=pairs,
         processing_class=tokenizer,
         callbacks=callbacks,
+        test_tasks=test_tasks,
     )
 
 
@@ -319,20 +322,16 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
         "mocose_hf.trainer.evaluate_pairs",
         lambda *args, **kwargs: {"stsb_spearman": next(development), "uniformity": -1.0},
     )
-    trainer = MoCoSETrainer(
-        model=tiny_model(),
-        args=training_arguments(
-            tmp_path / "out",
-            eval_strategy="steps",
-            eval_steps=2,
-            save_strategy="steps",
-            load_best_model_at_end=True,
-            metric_for_best_model="stsb_spearman",
-        ),
-        train_dataset=Dataset.from_dict({"text": sentences(24)}),
-        eval_dataset=scored_pairs(),
-        processing_class=tokenizer,
+    trainer = make_trainer(
+        tmp_path / "out",
+        tokenizer,
+        pairs=scored_pairs(),
         test_tasks=tasks,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        load_best_model_at_end=True,
+        metric_for_best_model="stsb_spearman",
     )
     trainer.train()
     lines = [line for line in trainer.state.log_history if "eval_stsb_spearman" in line]

@@ -8,6 +8,11 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocose_hf.evaluation.embedding import SentenceEmbeddings
+
+ROUNDING = 1e-6
+"""Of embeddings in float32, what is below this share of the largest is rounding errors."""
+
 POSITIVE_SCORE = 4.0
 """Pairs scored above this are positive pairs for `alignment`, as in SimCSE (https://arxiv.org/abs/2104.08821)."""
 
@@ -128,8 +133,8 @@ class GeometryTask:
         first, second = list(self.pairs["sentence1"]), list(self.pairs["sentence2"])
         sentences = self.sentences()
         matrix = embeddings(sentences).double()
-        row_of = {sentence: row for row, sentence in enumerate(sentences)}
-        left, right = matrix[[row_of[s] for s in first]], matrix[[row_of[s] for s in second]]
+        of = SentenceEmbeddings(sentences, matrix)
+        left, right = of(first), of(second)
         positive = [i for i, score in enumerate(self.pairs["score"]) if score > POSITIVE_SCORE]
         metrics = {}
         if positive:
@@ -138,9 +143,9 @@ class GeometryTask:
         metrics["uniformity"] = uniformity(matrix)
         of_positive = _different((first[i] for i in positive), (second[i] for i in positive))
         if len(of_positive) > 1:
-            metrics["uniformity_positive_pairs"] = uniformity(matrix[[row_of[s] for s in of_positive]])
+            metrics["uniformity_positive_pairs"] = uniformity(of(of_positive))
         centered = matrix - matrix.mean(0)
-        collapsed = centered.norm() <= _ROUNDING * matrix.norm()  # where the rank would be that of rounding errors
+        collapsed = centered.norm() <= ROUNDING * matrix.norm()  # where the rank would be that of rounding errors
         metrics["effective_rank"] = 0.0 if collapsed else effective_rank(centered)
         metrics["mean_cosine"] = mean_cosine(matrix)
         return metrics
@@ -161,4 +166,3 @@ def _different(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
 
 _ROWS_AT_ONCE = 512
-_ROUNDING = 1e-6

@@ -11,10 +11,10 @@ import evaluate
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.geometry import alignment, effective_rank, uniformity
+from mocose_hf.evaluation.pairs import pair_cosines
 from mocose_hf.evaluation.sts import read_stsb
 
 _NUMBER = datasets.Value("float64")
@@ -157,7 +157,7 @@ class STSBenchmark(_Metric):
         )
 
     def _compute(self, predictions, references):
-        cosines = F.cosine_similarity(_tensor(predictions), _tensor(references))
+        cosines = pair_cosines(_tensor(predictions), _tensor(references))
         return {"stsb_spearman": spearman(cosines, self.scores), "stsb_pearson": pearson(cosines, self.scores)}
 
 

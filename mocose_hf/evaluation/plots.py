@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.geometry import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,9 +27,6 @@ _CLEARANCE = 4
 _DOTS_PER_SEGMENT = 20
 
 _INK, _FAINT = "#333333", "#E3E3E3"
-
-_ROUNDING = 1e-6
-"""Singular values below this share of the largest are rounding errors of float32."""
 
 
 def plot_spectrum(spectra: Mapping[str, Tensor], path: str | Path) -> bool:
@@ -181,7 +179,7 @@ def _dots_along(corners: np.ndarray) -> np.ndarray:
 
 def _above_rounding(values: list[float]) -> list[float]:
     """Return the values before the first that rounding alone makes differ from 0."""
-    floor = _ROUNDING * max(values, default=0.0)
+    floor = ROUNDING * max(values, default=0.0)
     return [value for value in values if value > floor]
 
 

@@ -3,13 +3,12 @@
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from mocose_hf.evaluation.sts import STS_TASKS
-from mocose_hf.evaluation.transfer import TRANSFER_TASKS
+from mocose_hf.evaluation.tasks import TASK_GROUPS, mean_name
 
 RESULT_FILES = ("eval_results.json", "eval_results.csv", "eval_results.md")
 
@@ -37,13 +36,12 @@ Table = tuple[str, list[str], list[list[str]]]
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Make a table of STS, of transfer and of geometry of what was scored, each where there are figures for it."""
     made = [
-        _task_table("STS: Spearman × 100", rows, STS_TASKS, {"": "spearman"}, "sts_avg"),
+        _task_table("STS: Spearman × 100", rows, "sts", {"": "spearman"}),
         _task_table(
             "Transfer: accuracy in percent",
             rows,
-            TRANSFER_TASKS,
+            "transfer",
             {"dev": "dev_accuracy", "test": "test_accuracy"},
-            "transfer_avg",
         ),
         _geometry_table(rows),
     ]
@@ -74,8 +72,7 @@ def markdown_table(table: Table) -> str:
 def development_table(rows: Sequence[Row]) -> Table:
     """Make a table of scores on development pairs."""
     figures = {"stsb_spearman": "Spearman × 100", "alignment": "alignment", "uniformity": "uniformity"}
-    body = [[scored, *(f"{metrics[n]:.4f}" if n in metrics else "-" for n in figures)] for scored, metrics in rows]
-    return "Development pairs", ["", *figures.values()], body
+    return "Development pairs", ["", *figures.values()], _body(rows, figures)
 
 
 def write_results(
@@ -108,19 +105,18 @@ def write_spectrum(path: str | Path, singular_values: Tensor) -> None:
     Path(path).write_text("\n".join(["number,singular_value", *lines]) + "\n", encoding="utf-8")
 
 
-def _task_table(
-    title: str, rows: Sequence[Row], tasks: Sequence[str], figures: dict[str, str], average: str
-) -> Table | None:
+def _task_table(title: str, rows: Sequence[Row], group: str, figures: dict[str, str]) -> Table | None:
+    tasks = TASK_GROUPS[group]
     there = {task for _, metrics in rows for task in tasks for f in figures.values() if f"{task}_{f}" in metrics}
     if not there:
         return None
-    count = "" if len(there) == len(tasks) else f"of_{len(there)}_"
     head = ["", *(TITLES.get(task, task.upper()) for task in tasks)]
-    head += [f"Avg. of {len(there)}" if count else "Avg."] * (len(there) > 1)
+    averaged = len(there) > 1
+    head += ["Avg." if len(there) == len(tasks) else f"Avg. of {len(there)}"] * averaged
     body = []
     for scored, metrics in rows:
         for part, figure in figures.items():
-            names = [f"{task}_{figure}" for task in tasks] + [f"{average}_{count}{figure}"] * (len(there) > 1)
+            names = [f"{task}_{figure}" for task in tasks] + [mean_name(group, figure, len(there))] * averaged
             if any(name in metrics for name in names):
                 body.append([f"{scored}, {part}" if part else scored, *(_percent(metrics.get(n)) for n in names)])
     return title, head, body
@@ -130,8 +126,11 @@ def _geometry_table(rows: Sequence[Row]) -> Table | None:
     rows = [(scored, metrics) for scored, metrics in rows if "mean_cosine" in metrics]
     names = [name for name in GEOMETRY_FIGURES if any(name in metrics for _, metrics in rows)]
     head = ["", *(name.replace("_", " ") for name in names)]
-    body = [[scored, *(f"{metrics[n]:.4f}" if n in metrics else "-" for n in names)] for scored, metrics in rows]
-    return ("Geometry on STS-B dev", head, body) if rows else None
+    return ("Geometry on STS-B dev", head, _body(rows, names)) if rows else None
+
+
+def _body(rows: Sequence[Row], names: Iterable[str]) -> list[list[str]]:
+    return [[scored, *(f"{metrics[n]:.4f}" if n in metrics else "-" for n in names)] for scored, metrics in rows]
 
 
 def _without_nan(value):

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from mocose_hf.evaluation.sts import STS_TASKS, STSTask
-from mocose_hf.evaluation.tasks import averages, embed_tasks, score_tasks
+from mocose_hf.evaluation.sts import STSTask
+from mocose_hf.evaluation.tasks import averages, embed_tasks, mean_name, score_tasks
 
 DEVELOPMENT = "stsb_spearman"
 """The figure of the development pairs, in the log of a run."""
@@ -16,16 +16,16 @@ _IN_LOG = {"stsb_spearman": "stsb_test_spearman"}
 def score_test_sets(model, tokenizer, tasks: Sequence[STSTask], **encode_options) -> dict[str, float]:
     """Return the Spearman of each test set and their mean, named as in the log of a run."""
     scores = score_tasks(tasks, embed_tasks(model, tokenizer, tasks, **encode_options))
-    names = [f"{name}_spearman" for name in STS_TASKS if f"{name}_spearman" in scores]
-    figures = {name: scores[name] for name in names}
+    figures = {name: scores[name] for name in (f"{task.name}_spearman" for task in tasks)}
     return {_IN_LOG.get(name, name): value for name, value in figures.items()} | averages(figures)
 
 
 def average_name(tasks: Sequence[STSTask]) -> str:
     """Return the name of the mean over these test sets, or of the one figure where there is but one."""
-    figures = {f"{task.name}_spearman": 0.0 for task in tasks}
-    (name,) = averages(figures) or [_IN_LOG.get(next(iter(figures)), next(iter(figures)))]
-    return name
+    if len(tasks) > 1:
+        return mean_name("sts", "spearman", len(tasks))
+    (name,) = (f"{task.name}_spearman" for task in tasks)
+    return _IN_LOG.get(name, name)
 
 
 def compare_selections(

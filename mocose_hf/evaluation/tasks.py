@@ -17,12 +17,8 @@ GEOMETRY = "geometry"
 TASK_GROUPS = {"sts": STS_TASKS, "transfer": TRANSFER_TASKS, GEOMETRY: (GEOMETRY,)}
 """The tasks that go by one name together."""
 
-AVERAGED = {
-    "sts": ("spearman", STS_TASKS),
-    "transfer_dev": ("dev_accuracy", TRANSFER_TASKS),
-    "transfer_test": ("test_accuracy", TRANSFER_TASKS),
-}
-"""What is averaged over which tasks, by the row of a table that it makes."""
+_AVERAGED = (("sts", "spearman"), ("transfer", "dev_accuracy"), ("transfer", "test_accuracy"))
+"""Groups, and the figure of each of their tasks that is averaged."""
 
 
 class Task(Protocol):
@@ -93,12 +89,17 @@ def averages(metrics: dict[str, float]) -> dict[str, float]:
     fewer, from two on, the name says how many, as in `sts_avg_of_4_spearman`.
     """
     means = {}
-    for row, (figure, tasks) in AVERAGED.items():
-        values = [metrics[f"{task}_{figure}"] for task in tasks if f"{task}_{figure}" in metrics]
+    for group, figure in _AVERAGED:
+        names = (f"{task}_{figure}" for task in TASK_GROUPS[group])
+        values = [metrics[name] for name in names if name in metrics]
         if len(values) > 1:
-            count = "" if len(values) == len(tasks) else f"of_{len(values)}_"
-            means[f"{row.partition('_')[0]}_avg_{count}{figure}"] = sum(values) / len(values)
+            means[mean_name(group, figure, len(values))] = sum(values) / len(values)
     return means
+
+
+def mean_name(group: str, figure: str, count: int) -> str:
+    """Return what the mean of a figure over `count` tasks of a group is called."""
+    return f"{group}_avg_{figure}" if count == len(TASK_GROUPS[group]) else f"{group}_avg_of_{count}_{figure}"
 
 
 def _is_there(name: str, senteval_dir: str | Path | None) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
@@ -72,35 +73,46 @@ def with_sentence_ids(dataset):
 
 
 class SentenceCollator:
-    """Tokenise the texts of a batch and pad them to its longest.
+    """Tokenise the texts of a batch, and pad them to its longest or pack them into one row.
 
     Args:
         tokenizer: A tokenizer of transformers.
         max_seq_length: Longest input in tokens.
+        first_position: The position that each sentence of a packed row starts at; None for padded batches.
     """
 
-    def __init__(self, tokenizer, max_seq_length: int = 32):
+    def __init__(self, tokenizer, max_seq_length: int = 32, first_position: int | None = None):
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
+        self.first_position = first_position
 
     def __call__(self, rows: list[dict]) -> dict:
         """Make a batch of rows with `text` and optionally `key_text` and `sentence_id`.
 
         Returns:
             `input_ids`, `attention_mask` and `token_type_ids` (B, L) as the tokenizer gives them, the same under
-            `key_…` (B, L') where there is `key_text`, and `sentence_ids` (B,).
+            `key_…` (B, L') where there is `key_text`, and `sentence_ids` (B,). Packed, `input_ids` and
+            `token_type_ids` are (1, T), and instead of the mask there are `position_ids` (1, T), `cu_seq_lens_q`
+            (B + 1,) int32, the place of each sentence's first token and at the end T, and the number `max_length_q`
+            of tokens of the longest sentence.
         """
-        batch = dict(self._tokenize([row["text"] for row in rows]))
+        batch = self._tokenize([row["text"] for row in rows])
         if "key_text" in rows[0]:
             batch |= {f"key_{name}": value for name, value in self._tokenize([r["key_text"] for r in rows]).items()}
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([row["sentence_id"] for row in rows], dtype=torch.int64)
         return batch
 
-    def _tokenize(self, texts: list[str]):
-        return self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_seq_length, return_tensors="pt"
-        )
+    def _tokenize(self, texts: list[str]) -> dict:
+        options = {"truncation": True, "max_length": self.max_seq_length}
+        if self.first_position is None:
+            return dict(self.tokenizer(texts, padding=True, return_tensors="pt", **options))
+        columns = self.tokenizer(texts, return_attention_mask=False, **options)
+        lengths = [len(ids) for ids in columns["input_ids"]]
+        packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
+        positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)}
 
 
 def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:

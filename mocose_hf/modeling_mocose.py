@@ -15,9 +15,11 @@ from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, process_index
 from mocose_hf.encoding import encode
 from mocose_hf.heads import build_predictor, build_projection_head
+from mocose_hf.last_layer import FIRST_TOKENS, prepare_last_layer
 from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
 from mocose_hf.momentum import update_ema
 from mocose_hf.negative_queue import NegativeQueue
+from mocose_hf.padding_free import Packing, bounds_for_attention, find_first_position
 from mocose_hf.pooling import pool
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
 from mocose_hf.zero import check_whole, local_values, whole_weights
@@ -94,7 +96,6 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         super().__init__(config)
         config.prepare()
         self.encoder = _build_encoder(config)
-        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
@@ -123,9 +124,9 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
             two where `return_dict` is false.
         """
         return_dict = encoder_options.pop("return_dict", None)
-        output = _run_encoder(
-            self.encoder, input_ids, attention_mask, token_type_ids, self._takes_token_types, **encoder_options
-        )
+        if _takes_token_types(self.encoder):
+            encoder_options["token_type_ids"] = token_type_ids
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **encoder_options)
         output = BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,  # (B, L, H)
             pooler_output=pool(output.last_hidden_state, attention_mask, self.config.pooling_mode),  # (B, H)
@@ -153,9 +154,14 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         target: `encoder`, `pooler` and `projection_head` as an EMA of the above, frozen. The embedding layer is the
             online one where `config.share_embeddings`.
         queue: `NegativeQueue`.
+
+    Attributes:
+        only_first_token: Whether, with [CLS] pooling, the last layer computes what follows attention for [CLS] alone,
+            in encoders that let it: the same embeddings for fewer multiplications. On by default.
     """
 
     accepts_loss_kwargs = False
+    only_first_token = True
     _tied_weights_keys = {r"target\.encoder\.embeddings\.": r"mocose\.encoder\.embeddings\."}
 
     def __init__(self, config: MoCoSEConfig):
@@ -173,6 +179,9 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             }
         )
         self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size)
+        prepared = [prepare_last_layer(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
+        self._last_layer_prepared = all(prepared)
+        self._takes_token_types = _takes_token_types(self.mocose.encoder)
         if config.share_embeddings:
             self._share_embeddings()
         else:
@@ -258,24 +267,42 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int | None = None,
         key_input_ids: Tensor | None = None,
         key_attention_mask: Tensor | None = None,
         key_token_type_ids: Tensor | None = None,
+        key_position_ids: Tensor | None = None,
+        key_cu_seq_lens_q: Tensor | None = None,
+        key_max_length_q: int | None = None,
         sentence_ids: Tensor | None = None,
     ) -> MoCoSEOutput:
         """Contrast the two views of a batch with each other and with the queue (eq. 4 of the paper).
 
+        A batch is padded, (B, L), or packed into one row, (1, T), once `allow_padding_free` has been called.
+
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L), the view of the online branch.
-            key_input_ids, key_attention_mask, key_token_type_ids: (B, L'), the view of the target; the same tokens
-                under another dropout mask where None.
+            input_ids, attention_mask, token_type_ids: (B, L), the view of the online branch; packed (1, T), and no
+                mask.
+            position_ids, cu_seq_lens_q, max_length_q: Of a packed view, (1, T) int64, each token's position in its
+                sentence, (B + 1,) int32, the place of each first token in the row and at the end T, and the tokens of
+                the longest sentence (the names are those of transformers' `FlashAttentionKwargs`).
+            key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output.
         """
+        packed = {"position_ids": position_ids, "cu_seq_lens_q": cu_seq_lens_q, "max_length_q": max_length_q}
         if key_input_ids is None:
             key_input_ids, key_attention_mask, key_token_type_ids = input_ids, attention_mask, token_type_ids
+            key_position_ids, key_cu_seq_lens_q, key_max_length_q = position_ids, cu_seq_lens_q, max_length_q
+        key_packed = {
+            "position_ids": key_position_ids,
+            "cu_seq_lens_q": key_cu_seq_lens_q,
+            "max_length_q": key_max_length_q,
+        }
 
-        queries = self.encode_queries(input_ids, attention_mask, token_type_ids)  # (B, D)
-        keys = self.encode_keys(key_input_ids, key_attention_mask, key_token_type_ids)  # (B, D)
+        queries = self.encode_queries(input_ids, attention_mask, token_type_ids, **packed)  # (B, D)
+        keys = self.encode_keys(key_input_ids, key_attention_mask, key_token_type_ids, **key_packed)  # (B, D)
 
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
@@ -296,21 +323,28 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             sentence_ids=sentence_ids,
         )
 
-    def encode_queries(self, input_ids, attention_mask=None, token_type_ids=None) -> Tensor:
+    def encode_queries(self, input_ids, attention_mask=None, token_type_ids=None, **packed) -> Tensor:
         """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32."""
-        pooled = self.mocose(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
+        pooled = self._run_encoder(self.mocose.encoder, input_ids, attention_mask, token_type_ids, **packed)  # (B, H)
         queries = self.predictor(self.projection_head(self.pooler(pooled)))  # (B, D)
         return F.normalize(queries.float(), dim=-1)
 
     @torch.no_grad()
-    def encode_keys(self, input_ids, attention_mask=None, token_type_ids=None) -> Tensor:
+    def encode_keys(self, input_ids, attention_mask=None, token_type_ids=None, **packed) -> Tensor:
         """Run the target branch: encoder, pooler, projection head, L2 norm. (B, D), float32, without gradient."""
-        output = _run_encoder(
-            self.target["encoder"], input_ids, attention_mask, token_type_ids, self.mocose._takes_token_types
-        )
-        pooled = pool(output.last_hidden_state, attention_mask, self.config.pooling_mode)  # (B, H)
+        encoder = self.target["encoder"]
+        pooled = self._run_encoder(encoder, input_ids, attention_mask, token_type_ids, **packed)  # (B, H)
         keys = self.target["projection_head"](self.target["pooler"](pooled))  # (B, D)
         return F.normalize(keys.float(), dim=-1)
+
+    def allow_padding_free(self) -> int | None:
+        """Let both encoders take packed batches, where their family can.
+
+        Returns:
+            The position at which each packed sentence starts, None where the family cannot.
+        """
+        first, _ = [find_first_position(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
+        return first
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -340,6 +374,33 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
     def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
         """Embed sentences with the online encoder; see `MoCoSEModel.encode`."""
         return self.mocose.encode(sentences, tokenizer, **options)
+
+    def _run_encoder(
+        self,
+        encoder: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int | None = None,
+    ) -> Tensor:
+        """Return the pooled embeddings (B, H) of a padded or packed view."""
+        options = {"token_type_ids": token_type_ids} if self._takes_token_types else {}
+        packing = None
+        if cu_seq_lens_q is not None:
+            packing = Packing.of(cu_seq_lens_q, max_length_q, input_ids.shape[1])
+            options |= {"position_ids": position_ids} | bounds_for_attention(encoder, cu_seq_lens_q, packing)
+        cls_alone = self.only_first_token and self._last_layer_prepared and self.config.pooling_mode == "cls"
+        if cls_alone:
+            options[FIRST_TOKENS] = input_ids.new_zeros(1) if packing is None else packing.starts
+        hidden = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **options)
+        hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
+        if packing is None:
+            return pool(hidden, attention_mask, self.config.pooling_mode)
+        if cls_alone:
+            return hidden[0]
+        return pool(packing.pad(hidden[0]), packing.mask, self.config.pooling_mode)
 
     def _share_embeddings(self) -> None:
         if not isinstance(getattr(self.mocose.encoder, "embeddings", None), nn.Module):
@@ -372,10 +433,8 @@ def _build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     return encoder
 
 
-def _run_encoder(encoder, input_ids, attention_mask, token_type_ids, takes_token_types: bool, **options):
-    if takes_token_types:
-        options["token_type_ids"] = token_type_ids
-    return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **options)
+def _takes_token_types(encoder: PreTrainedModel) -> bool:
+    return "token_type_ids" in inspect.signature(encoder.forward).parameters
 
 
 def _without_pooler(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ _ARGUMENTS = (
     "neftune_noise_alpha",
     "optim",
     "optim_args",
+    "padding_free",
     "seed",
     "train_sampling_strategy",
     "warmup_steps",

@@ -68,7 +68,7 @@ class MoCoSETrainer(Trainer):
         **options,
     ):
         check_arguments(model, args, processing_class, data_collator)
-        train_dataset, data_collator = prepare_data(train_dataset, data_collator, args, processing_class)
+        train_dataset, data_collator = prepare_data(train_dataset, data_collator, args, processing_class, model)
         super().__init__(
             model=model,
             args=args,

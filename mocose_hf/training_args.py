@@ -55,6 +55,13 @@ class MoCoSETrainingArguments(TrainingArguments):
             "help": "Longest training input in tokens; evaluation and export keep the encoder's own limit (paper: 32)."
         },
     )
+    padding_free: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to train on packed sentences instead of padded ones, the same loss for less work; an "
+            "encoder whose attention cannot be told of sentences says so and pads."
+        },
+    )
 
     collapse_check_steps: int = field(
         default=20,

@@ -2,6 +2,7 @@
 
 import torch
 from torch.utils.data import IterableDataset
+from transformers.utils import logging
 
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.encoding import encoder_max_length
@@ -9,6 +10,8 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.training_args import MoCoSETrainingArguments
+
+logger = logging.get_logger(__name__)
 
 
 def check_arguments(model, args, processing_class, data_collator) -> None:
@@ -27,14 +30,17 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
         if args.max_seq_length > longest:
             raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
         check_tokenizer(processing_class, model.mocose.encoder)
+    if data_collator is not None and args.padding_free:
+        raise ValueError("`padding_free` packs by the trainer's own collator; leave out `data_collator`, or this.")
     check_model(model)
 
 
-def prepare_data(dataset, collator, args, tokenizer):
+def prepare_data(dataset, collator, args, tokenizer, model):
     """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
     needs_text = collator is None
     if collator is None:
-        collator = SentenceCollator(tokenizer, args.max_seq_length)
+        first_position = _first_position(model) if args.padding_free and dataset is not None else None
+        collator = SentenceCollator(tokenizer, args.max_seq_length, first_position)
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)
     columns = getattr(dataset, "column_names", None)
@@ -46,6 +52,17 @@ def prepare_data(dataset, collator, args, tokenizer):
             "give more or lower `per_device_train_batch_size`."
         )
     return with_sentence_ids(dataset), collator
+
+
+def _first_position(model: MoCoSEForPreTraining) -> int | None:
+    """Prepare the model for packed batches; tell where its family cannot take them."""
+    first = model.allow_padding_free()
+    if first is None:
+        logger.warning(
+            f"`padding_free` is left aside: {model.config.encoder_config.model_type} encoders do not let their "
+            "attention be told where sentences begin and end, so batches are padded."
+        )
+    return first
 
 
 def check_model(model) -> None:

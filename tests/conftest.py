@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
+from transformers.utils import logging
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
 
@@ -83,6 +84,15 @@ def encoder_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(encoder_dir):
     return BertTokenizer.from_pretrained(encoder_dir)
+
+
+@pytest.fixture
+def told(caplog):
+    """Record what is said to transformers' loggers, which hand nothing on of themselves."""
+    logging.enable_propagation()
+    caplog.set_level("WARNING")
+    yield caplog
+    logging.disable_propagation()
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ TRAINING = {
     "collapse_check_steps": ("5", 5),
     "stop_on_collapse": ("true", True),
     "max_seq_length": ("16", 16),
+    "padding_free": ("true", True),
     "learning_rate": ("1e-5", 1e-5),
     "per_device_train_batch_size": ("3", 3),
     "num_train_epochs": ("2", 2.0),

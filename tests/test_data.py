@@ -312,6 +312,25 @@ def test_collator_makes_key_tensors_and_ids(tokenizer):
     assert torch.equal(batch["key_input_ids"], alone["input_ids"])
 
 
+def test_packed_sentences_stand_in_one_row_with_positions_and_bounds(tokenizer):
+    texts = ["a cat", "the old dog sees a cat", "a"]
+    batch = SentenceCollator(tokenizer, first_position=2)([{"text": t, "sentence_id": i} for i, t in enumerate(texts)])
+    assert batch["input_ids"].tolist() == [[token for text in texts for token in tokenizer(text)["input_ids"]]]
+    assert batch["token_type_ids"].tolist() == [[0] * 15]
+    assert batch["position_ids"].tolist() == [[2, 3, 4, 5, 2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 4, 12, 15]
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert batch["max_length_q"] == 8
+    assert batch["sentence_ids"].tolist() == [0, 1, 2]
+    assert "attention_mask" not in batch
+
+
+def test_packed_sentences_are_cut_at_max_seq_length(tokenizer):
+    batch = SentenceCollator(tokenizer, max_seq_length=5, first_position=0)([{"text": t} for t in sentences(4)])
+    assert batch["max_length_q"] == 5
+    assert batch["cu_seq_lens_q"].diff().max() == 5
+
+
 def test_collator_works_in_worker_processes(tmp_path, tokenizer):
     made = sentences(10)
     columns = {"text": made, "key": made[::-1]}

@@ -1,5 +1,7 @@
 """What cannot be trained, refused before training starts."""
 
+import time
+
 import torch
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
@@ -32,7 +34,39 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
         check_tokenizer(processing_class, model.mocose.encoder)
     if data_collator is not None and args.padding_free:
         raise ValueError("`padding_free` packs by the trainer's own collator; leave out `data_collator`, or this.")
+    encoder = model.mocose.encoder
+    if args.activation_checkpointing and not encoder.supports_gradient_checkpointing:
+        raise ValueError(
+            f"`activation_checkpointing` is not supported by {encoder.config.model_type} encoders; leave it out, or "
+            "lower `per_device_train_batch_size` for memory."
+        )
+    if args.bf16 and args.device.type == "cpu":
+        slower = bfloat16_slowdown()
+        if slower > 1.5:
+            logger.warning(
+                f"`bf16` will slow training down: this CPU multiplies matrices about {slower:.0f} times slower in "
+                "bfloat16 than in float32, as it has no instructions for it; leave it out."
+            )
     check_model(model)
+
+
+def bfloat16_slowdown(size: int = 256, repeats: int = 3) -> float:
+    """Return how many times longer the CPU takes for a product of square matrices in bfloat16 than in float32.
+
+    Args:
+        size: Rows and columns.
+        repeats: Products of each kind, of which the fastest counts.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(size, size, dtype=dtype)
+        times = []
+        for _ in range(repeats + 1):  # the first one sets things up
+            start = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times[1:])
+    return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 def prepare_data(dataset, collator, args, tokenizer, model):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from conftest import random_batch, tiny_bert_config, tiny_model
+from conftest import random_batch, sentences, tiny_bert_config, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,
@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, info_nce_loss
+from mocose_hf.data import SentenceCollator
 
 SMALL = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL_WITH_FEED_FORWARD = SMALL | {"intermediate_size": 48}
@@ -44,6 +45,9 @@ FAMILIES = {
     ),
     "modernbert": lambda: ModernBertConfig(**SMALL_WITH_FEED_FORWARD, pad_token_id=0, local_attention=8),
 }
+
+CHECKPOINTING_FAMILIES = [name for name in FAMILIES if name not in ("albert", "mpnet")]
+UNPACKED = ("deberta-v2", True)
 
 
 def differing(first: dict, second: dict) -> list[str]:
@@ -290,15 +294,35 @@ def test_model_without_queue_contrasts_within_the_batch():
     assert output.loss.isfinite()
 
 
-def test_activation_checkpointing_gives_the_same_gradients():
-    plain, checkpointed = tiny_model(), tiny_model()
-    checkpointed.activation_checkpointing_enable()
-    for model in (plain, checkpointed):
+@pytest.mark.parametrize(
+    ("family", "packed"),
+    [(name, packed) for name in CHECKPOINTING_FAMILIES for packed in (False, True) if (name, packed) != UNPACKED],
+)
+def test_activation_checkpointing_gives_the_same_gradients_and_keeps_fewer_numbers(tokenizer, family, packed):
+    torch.manual_seed(0)
+    settings = {"queue_size": 16, "queue_init_size": 4, "encoder_dropout_prob": 0.1}
+    model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=FAMILIES[family](), **settings)).train()
+    first = model.allow_padding_free() if packed else None
+    assert (first is not None) == packed
+    batch = SentenceCollator(tokenizer, first_position=first)([{"text": text} for text in sentences(5, seed=3)])
+    gradients, kept = [], []
+    for _ in range(2):
+        kept.append(0)
         torch.manual_seed(0)
-        model.train()(**random_batch()).loss.backward()
-    for (name, one), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, msg=name)
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: _count(saved, kept), lambda saved: saved):
+            loss = model(**batch).loss
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.activation_checkpointing_enable()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert kept[1] < kept[0] / 2
+
+
+def _count(saved: torch.Tensor, kept: list[int]) -> torch.Tensor:
+    kept[-1] += saved.numel()
+    return saved
 
 
 def test_equal_views_are_warned_of_unless_they_are_wanted(monkeypatch):

@@ -8,11 +8,13 @@ from conftest import REPOSITORY, sentences, tiny_model
 from datasets import Dataset
 from safetensors.torch import load_file
 from senteval_folder import scored, write_senteval
+from test_modeling_mocose import FAMILIES
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
+from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
 from mocose_hf.evaluation import embed_tasks, read_sts_task
 from mocose_hf.step_log import measure
+from mocose_hf.training_checks import bfloat16_slowdown
 
 BATCH = 4
 
@@ -478,3 +480,63 @@ def test_wrong_model_arguments_or_no_tokenizer_are_refused(tmp_path, tokenizer):
         MoCoSETrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path)), processing_class=tokenizer)
     with pytest.raises(ValueError, match="processing_class"):
         MoCoSETrainer(model=model, args=training_arguments(tmp_path))
+
+
+@pytest.mark.parametrize("padding_free", [False, True], ids=["padded", "packed"])
+def test_bf16_computes_in_bfloat16_and_keeps_loss_target_and_queue_in_float32(tmp_path, tokenizer, padding_free):
+    class Dtypes(TrainerCallback):
+        """Note what the encoders, the heads and the loss compute in."""
+
+        def __init__(self, model):
+            self.seen = {}
+            parts = {"online": model.mocose.encoder, "target": model.target["encoder"], "predictor": model.predictor}
+            for name, part in parts.items():
+                part.register_forward_hook(lambda module, args, output, name=name: self._note(name, output))
+            model.register_forward_hook(lambda module, args, output: self.seen.update(loss=output.loss.dtype))
+
+        def _note(self, name, output):
+            self.seen[name] = getattr(output, "last_hidden_state", output).dtype
+
+    model = tiny_model()
+    before = [parameter.clone() for parameter, _ in model.momentum_pairs()]
+    dtypes = Dtypes(model)
+    make_trainer(tmp_path, tokenizer, model, bf16=True, padding_free=padding_free, callbacks=[dtypes]).train()
+    assert dtypes.seen.pop("loss") == torch.float32
+    # LayerNorm, which ends BERT's layers, computes in float32 under autocast; the linear layers do not.
+    assert dtypes.seen == {"online": torch.float32, "target": torch.float32, "predictor": torch.bfloat16}
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    moved = [p for (p, _), start in zip(model.momentum_pairs(), before, strict=True) if not torch.equal(p, start)]
+    assert len(moved) > 0.9 * len(before)
+
+
+def test_bf16_is_warned_of_where_the_cpu_multiplies_slower_in_it(tmp_path, tokenizer, told, monkeypatch):
+    monkeypatch.setattr("mocose_hf.training_checks.bfloat16_slowdown", lambda: 1.2)
+    make_trainer(tmp_path, tokenizer, bf16=True)
+    assert told.text == ""
+    monkeypatch.setattr("mocose_hf.training_checks.bfloat16_slowdown", lambda: 41.7)
+    make_trainer(tmp_path, tokenizer)
+    assert told.text == ""
+    make_trainer(tmp_path, tokenizer, bf16=True)
+    assert "about 42 times slower in bfloat16" in told.text
+
+
+def test_the_slowdown_of_bfloat16_is_a_measured_ratio(monkeypatch):
+    seconds = iter([0.0, 9.0, 9.0, 11.0, 11.0, 13.0, 0.0, 9.0, 9.0, 15.0, 15.0, 25.0])
+    monkeypatch.setattr("mocose_hf.training_checks.time.perf_counter", lambda: next(seconds))
+    assert bfloat16_slowdown(size=2, repeats=2) == 3.0
+
+
+def test_activation_checkpointing_is_refused_where_the_encoder_has_none(tmp_path, tokenizer):
+    model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=FAMILIES["albert"](), queue_size=16, queue_init_size=4))
+    with pytest.raises(ValueError, match="`activation_checkpointing` is not supported by albert encoders; leave it"):
+        make_trainer(tmp_path, tokenizer, model, activation_checkpointing=True)
+
+
+def test_activation_checkpointing_trains_to_the_same_weights(tmp_path, tokenizer):
+    def train(name: str, **fields) -> dict:
+        model = tiny_model(encoder_dropout_prob=0.1)
+        make_trainer(tmp_path / name, tokenizer, model, **fields).train()
+        return model.state_dict()
+
+    plain, checkpointed = train("plain"), train("checkpointed", activation_checkpointing=True)
+    assert differing(plain, checkpointed) == []

@@ -396,10 +396,12 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             options[FIRST_TOKENS] = input_ids.new_zeros(1) if packing is None else packing.starts
         hidden = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **options)
         hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
+        if cls_alone:
+            if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs
+                hidden = hidden.index_select(1, options[FIRST_TOKENS])
+            return hidden.flatten(0, 1)
         if packing is None:
             return pool(hidden, attention_mask, self.config.pooling_mode)
-        if cls_alone:
-            return hidden[0]
         return pool(packing.pad(hidden[0]), packing.mask, self.config.pooling_mode)
 
     def _share_embeddings(self) -> None:

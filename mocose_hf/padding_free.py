@@ -8,7 +8,6 @@ nothing else.
 
 import inspect
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,14 +25,14 @@ class Packing:
 
     Args:
         starts: (B,) int64, the place of each sentence's first token in the row.
-        lengths: (B,) int64, tokens of each sentence, at least 1.
         slots: (T,) int64, the place of each token in the padded batch, which is seen as one row of B·L.
+        mask: (B, L) bool, which places of the padded batch hold a token.
         longest: L, tokens of the longest sentence.
     """
 
     starts: Tensor
-    lengths: Tensor
     slots: Tensor
+    mask: Tensor
     longest: int
 
     @classmethod
@@ -49,19 +48,15 @@ class Packing:
         starts, ends = bounds[:-1], bounds[1:]
         places = torch.arange(num_tokens, device=bounds.device)
         sentence = torch.searchsorted(ends, places, right=True)  # (T,)
-        return cls(starts, ends - starts, sentence * longest + places - starts[sentence], longest)
-
-    @cached_property
-    def mask(self) -> Tensor:
-        """(B, L) bool, which places of the padded batch hold a token."""
-        return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+        mask = torch.arange(longest, device=bounds.device) < (ends - starts)[:, None]
+        return cls(starts, sentence * longest + places - starts[sentence], mask, longest)
 
     def attention_mask(self, sliding_window: int | None) -> Tensor:
         """Return which keys a query sees, (B, 1, 1 or L, L) bool: its own sentence, as near as the window is wide."""
         mask = self.mask[:, None, None]
         if sliding_window is None or self.longest <= sliding_window:
             return mask
-        places = torch.arange(self.longest, device=self.lengths.device)
+        places = torch.arange(self.longest, device=self.slots.device)
         return mask & ((places[:, None] - places).abs() < sliding_window)
 
     def pad(self, rows: Tensor) -> Tensor:

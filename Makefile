@@ -46,7 +46,7 @@ format: install
 	$(BIN)/ruff format .
 
 benchmark: $(VENV)/encoder
-	$(BIN)/python benchmarks/step.py --model_name_or_path "$$(cat $(VENV)/encoder)" --use_cpu
+	$(BIN)/python benchmarks/training_step.py --model_name_or_path "$$(cat $(VENV)/encoder)" --size mini --steps 3
 
 clean:
 	rm -rf $(VENV) runs *.egg-info

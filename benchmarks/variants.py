@@ -1,0 +1,111 @@
+"""The names of what is measured, what they stand for, and which of them a machine does by default.
+
+    mocose | mnrl | cached_mnrl | released | gemm_floor, then any of these, in this order:
+    _padding_free  _all_rows                              mocose only
+    _bf16                                                 in bfloat16 by autocast, the floor's tensors themselves
+    _kN                                                   a queue of N rows; not for mnrl and cached_mnrl
+    _bN                                                   a batch of N sentences
+
+so `mocose_padding_free_bf16` and `released_k4096` are names, and so are `loading`, `loading_2_workers`, `encoding` and
+`encoding_file_order`, which train nothing.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+
+QUEUE_SIZE = 512
+"""K where a name gives none, as in the paper."""
+
+ENCODER_FORWARDS = {"mocose": 4, "released": 5, "mnrl": 6, "cached_mnrl": 8}
+"""What a padded step costs, in forwards of the encoder; each gradient of a product's factor counts as one."""
+
+THROUGHPUTS = ("loading", "loading_2_workers", "encoding_file_order", "encoding")
+
+STEPS = ("mocose", "mocose_padding_free", "mocose_all_rows", "mnrl", "cached_mnrl", "released", "gemm_floor")
+BF16_STEPS = ("mocose_bf16", "mocose_padding_free_bf16", "mnrl_bf16", "released_bf16", "gemm_floor_bf16")
+QUEUE_SIZES = ("mocose_k4096", "mocose_k65536")
+BATCH_SIZES = ("mocose_b32", "mnrl_b32", "mocose_b128", "mnrl_b128")
+
+_NAME = re.compile(
+    r"(?:(?P<momentum>mocose)(?P<padding_free>_padding_free)?(?P<all_rows>_all_rows)?|(?P<other>[a-z_]+?))"
+    r"(?P<bf16>_bf16)?(?:_k(?P<queue_size>[1-9]\d*))?(?:_b(?P<batch_size>[1-9]\d*))?"
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of training step, or the floor under it.
+
+    Args:
+        recipe: What is trained: mocose, mnrl, cached_mnrl or released; or gemm_floor.
+        padding_free: Whether batches are packed.
+        all_rows: Whether the last encoder layer computes the rows that nothing reads, too.
+        bf16: Whether in bfloat16.
+        queue_size: K, None for `QUEUE_SIZE`.
+        batch_size: B, None for that of the command.
+    """
+
+    recipe: str
+    padding_free: bool = False
+    all_rows: bool = False
+    bf16: bool = False
+    queue_size: int | None = None
+    batch_size: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> "Variant":
+        """Return what a name stands for.
+
+        Raises:
+            ValueError: Where it is no name.
+        """
+        match = _NAME.fullmatch(name)
+        recipe = match and (match["momentum"] or match["other"])
+        if recipe not in (*ENCODER_FORWARDS, "gemm_floor") or (match["queue_size"] and recipe.endswith("mnrl")):
+            raise ValueError(f"`{name}` is no variant; the usual ones are {', '.join(usual_names())}.")
+        sizes = {size: int(match[size]) if match[size] else None for size in ("queue_size", "batch_size")}
+        flags = {flag: match[flag] is not None for flag in ("padding_free", "all_rows", "bf16")}
+        return cls(recipe, **flags, **sizes)
+
+    @property
+    def name(self) -> str:
+        """What `parse` makes this of."""
+        flags = "".join(f"_{flag}" for flag in ("padding_free", "all_rows", "bf16") if getattr(self, flag))
+        queue = f"_k{self.queue_size}" if self.queue_size else ""
+        batch = f"_b{self.batch_size}" if self.batch_size else ""
+        return self.recipe + flags + queue + batch
+
+    def base(self, recipe: str) -> str:
+        """Return the name of the plain variant to compare with: of this precision and batch size."""
+        return replace(Variant(recipe), bf16=self.bf16, batch_size=self.batch_size).name
+
+
+def usual_names() -> tuple[str, ...]:
+    """Return the names that are measured where the machine and the encoder allow it."""
+    return STEPS + BF16_STEPS + QUEUE_SIZES + BATCH_SIZES + THROUGHPUTS
+
+
+def check_name(name: str) -> str:
+    """Return the name of something that can be measured; raise a ValueError where it is none."""
+    return name if name in THROUGHPUTS else Variant.parse(name).name
+
+
+def has_bf16(use_cpu: bool) -> bool:
+    """Return whether the processor multiplies in bfloat16; torch does without, at a hundredth of the speed."""
+    if use_cpu:
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def default_names(use_cpu: bool, bert_like: bool) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the names to measure here, and those left out by the reason for it."""
+    left_out = {}
+    if not has_bf16(use_cpu):
+        left_out["this processor has no bfloat16 instructions"] = list(BF16_STEPS)
+    if not bert_like:
+        floors = [name for name in usual_names() if name.startswith("gemm_floor")]
+        left_out["the matrix products of this encoder are not known"] = floors
+    missing = {name for names in left_out.values() for name in names}
+    return [name for name in usual_names() if name not in missing], left_out

@@ -12,30 +12,32 @@ def contrastive_logits(
     temperature: float,
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return the cosine of each query with each key and each negative, over the temperature, in float32.
 
     Args:
         queries: (B, D), L2-normalised.
         keys: (C, D), L2-normalised, C ≥ B: the keys of the batch, of all processes where there are several.
-        negatives: (N, D), L2-normalised, the rows of the queue; N may be 0.
+        negatives: (N, D) of any floating dtype, L2-normalised, the rows of the queue; N may be 0.
         temperature: τ > 0.
         labels: (B,) integers, the column of each query's own key; row i's is column i where None.
         in_batch_negatives: Whether the other keys of the batch count as negatives. Where not, their logits are −∞.
+        bias: (N,), added to the logits of each negative, after the temperature; 0 where None. −∞ takes a row out, and
+            log w counts it w times, so windows and weights of negatives are made with it. Rows must be finite even
+            where taken out.
 
     Returns:
         (B, C + N), keys first.
     """
     with torch.autocast(device_type=queries.device.type, enabled=False):
-        candidates = torch.cat([keys.float(), negatives.float()])  # (C + N, D)
-        logits = queries.float() @ candidates.T / temperature  # (B, C + N)
+        scaled = queries.float() / temperature  # (B, D), which is smaller than the logits
+        of_keys = scaled @ keys.float().T  # (B, C)
+        of_negatives = F.linear(scaled, negatives.float(), None if bias is None else bias.float())  # (B, N)
     if not in_batch_negatives:
-        own = _own_columns(queries, labels)
-        others = torch.ones(len(queries), len(keys), dtype=torch.bool, device=logits.device)
-        others[torch.arange(len(queries), device=logits.device), own] = False
-        others = F.pad(others, (0, len(negatives)))
-        logits = logits.masked_fill(others, float("-inf"))
-    return logits
+        columns = torch.arange(len(keys), device=of_keys.device)
+        of_keys = of_keys.masked_fill(columns != _own_columns(queries, labels)[:, None], float("-inf"))
+    return torch.cat([of_keys, of_negatives], dim=1)
 
 
 def info_nce_loss(
@@ -44,14 +46,15 @@ def info_nce_loss(
     negatives: Tensor,
     temperature: float,
     labels: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return the mean InfoNCE loss of the queries against the keys of the batch and the queue, a float32 scalar.
 
     ℓ_i = −log( e^{cos(q_i, k_i)/τ} / (Σ_j e^{cos(q_i, k_j)/τ} + Σ_l e^{cos(q_i, n_l)/τ}) ), with j over the keys of
     the batch, k_i among them, and l over the queue (https://arxiv.org/abs/2202.13093, eq. 4; InfoNCE:
-    https://arxiv.org/abs/1807.03748, eq. 4). Shapes and symbols are those of `contrastive_logits`.
+    https://arxiv.org/abs/1807.03748, eq. 4). Shapes and symbols are those of `contrastive_logits`, and so is `bias`.
     """
-    logits = contrastive_logits(queries, keys, negatives, temperature)
+    logits = contrastive_logits(queries, keys, negatives, temperature, bias=bias)
     return F.cross_entropy(logits, _own_columns(queries, labels))
 
 
@@ -63,6 +66,7 @@ def chunked_info_nce_loss(
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
     chunk_size: int = 8192,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of `info_nce_loss`, for queues whose logits should not be held: O(B·chunk_size) memory.
 
@@ -71,22 +75,22 @@ def chunked_info_nce_loss(
     that the gradient needs: ∂ℓ_i/∂q_i = (Σ_c p_ic c − k_i)/τ, c over keys and queue. Keys and queue get no gradient.
 
     Args:
-        queries, keys, negatives, temperature, labels, in_batch_negatives: As `contrastive_logits` takes them;
-            `negatives` may be of any floating dtype and is converted chunk by chunk.
+        queries, keys, negatives, temperature, labels, in_batch_negatives, bias: As `contrastive_logits` takes them;
+            `negatives` is converted to float32 chunk by chunk.
         chunk_size: Rows of the queue at a time, at least 1.
 
     Returns:
         The loss, a float32 scalar, and whether each query is nearest to its own key, (B,) bool.
     """
     own = _own_columns(queries, labels)
-    return _ChunkedInfoNCE.apply(queries, keys, negatives, temperature, own, in_batch_negatives, chunk_size)
+    return _ChunkedInfoNCE.apply(queries, keys, negatives, bias, temperature, own, in_batch_negatives, chunk_size)
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):
     """The gradient is computed beside the loss, so that no chunk is visited twice."""
 
     @staticmethod
-    def forward(ctx, queries, keys, negatives, temperature, labels, in_batch_negatives, chunk_size):
+    def forward(ctx, queries, keys, negatives, bias, temperature, labels, in_batch_negatives, chunk_size):
         with torch.autocast(device_type=queries.device.type, enabled=False):
             q, k = queries.float(), keys.float()
             logits = contrastive_logits(q, k, negatives[:0], temperature, labels, in_batch_negatives)  # (B, C)
@@ -94,9 +98,14 @@ class _ChunkedInfoNCE(torch.autograd.Function):
             top = logits.amax(1)
             weights = (logits - top[:, None]).exp_()
             total, pulled = weights.sum(1), weights @ k  # (B,), (B, D)
-            for rows in negatives.split(chunk_size) if len(negatives) else ():
-                rows = rows.float()
-                logits = (q @ rows.T).div_(temperature)  # (B, chunk)
+            scaled = q / temperature
+            for first in range(0, len(negatives), chunk_size):
+                chunk = slice(first, first + chunk_size)
+                added = None if bias is None else bias[chunk].float()
+                if added is not None and added.device.type == "cpu" and added.max() == float("-inf"):
+                    continue  # on a GPU, looking would take longer than computing
+                rows = negatives[chunk].float()
+                logits = F.linear(scaled, rows, added)  # (B, chunk)
                 before, top = top, torch.maximum(top, logits.amax(1))
                 weights = logits.sub_(top[:, None]).exp_()
                 shrunk = (before - top).exp()
@@ -113,7 +122,7 @@ class _ChunkedInfoNCE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, loss_gradient, _):
         (gradient,) = ctx.saved_tensors
-        return loss_gradient.to(gradient.dtype) * gradient, None, None, None, None, None, None
+        return loss_gradient.to(gradient.dtype) * gradient, *[None] * 7
 
 
 def _own_columns(queries: Tensor, labels: Tensor | None) -> Tensor:

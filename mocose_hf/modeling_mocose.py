@@ -37,9 +37,10 @@ class MoCoSEOutput(ModelOutput):
 
     Args:
         loss: Scalar float32, the mean InfoNCE loss of the batch.
-        logits: (B, C + N) float32, cosines over the temperature: the C keys of the batch (of all processes, in their
-            order), then the N rows of the queue, newest first. None where `queue_size` is at least `CHUNKED_FROM`: so
-            many are not held.
+        logits: (B, C + K) float32, cosines over the temperature: the C keys of the batch (of all processes, in their
+            order), then the K slots of the queue, as they lie in `queue.rows`; −∞ for slots that are still empty.
+            `logits[:, C:][:, queue.newest_first()]` are those in use by age. None where `queue_size` is at least
+            `CHUNKED_FROM`: so many are not held.
         own_key_nearest: (B,) bool, whether a query's own key is the nearest of all candidates.
         labels: (B,) int64, the column of each query's own key.
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
@@ -306,12 +307,13 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        contrast = (self.config.temperature, labels, self.config.in_batch_negatives)
+        contrast = (self.queue.rows, self.config.temperature, labels, self.config.in_batch_negatives)
+        bias = self.queue.bias()  # (K,)
         if self.queue.size >= CHUNKED_FROM:
-            loss, nearest = chunked_info_nce_loss(queries, all_keys, self.queue.rows_in_use(), *contrast)
+            loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias)
             logits = None
         else:
-            logits = contrastive_logits(queries, all_keys, self.queue.negatives(), *contrast)  # (B, W·B + N)
+            logits = contrastive_logits(queries, all_keys, *contrast, bias=bias)  # (B, W·B + K)
             loss, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
         return MoCoSEOutput(
             loss=loss,

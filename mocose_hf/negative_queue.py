@@ -57,6 +57,8 @@ class NegativeQueue(nn.Module):
     def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
         """Write keys into the ring in place, oldest row first, over the oldest rows once the queue is full.
 
+        A loss of `rows` must have had its backward pass before: torch refuses that of rows written over since.
+
         Args:
             keys: (B, dim), L2-normalised, for any B; of more than `size` rows the last `size` stay.
             sentence_ids: (B,) integers; −1 for all where None.
@@ -73,19 +75,28 @@ class NegativeQueue(nn.Module):
             return
         kept = min(len(keys), self.size)
         slots = (self.pointer + torch.arange(kept, device=self.pointer.device)) % self.size
-        self.rows[slots] = keys[-kept:].to(self.rows)
-        self.row_steps[slots] = step
-        self.row_ids[slots] = -1 if sentence_ids is None else sentence_ids[-kept:].to(self.row_ids)
+        # `row_steps[slots] = step` would copy the number to a GPU and wait for that.
+        self.rows.index_copy_(0, slots, keys[-kept:].to(self.rows))
+        self.row_steps.index_fill_(0, slots, step)
+        if sentence_ids is None:
+            self.row_ids.index_fill_(0, slots, -1)
+        else:
+            self.row_ids.index_copy_(0, slots, sentence_ids[-kept:].to(self.row_ids))
         self.pointer.add_(kept).remainder_(self.size)
         self.fill.add_(kept).clamp_(max=self.size)
 
-    def newest_first(self) -> Tensor:
-        """Return the slots in use, newest first: (N,) int64."""
-        return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
+    def bias(self) -> Tensor:
+        """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.
 
-    def rows_in_use(self) -> Tensor:
-        """Return a view of the rows that count as negatives, in ring order: (N, dim)."""
-        return self.rows[: int(self.fill)]  # slots are filled from the first on
+        With it the whole of `rows` serves as negatives as it lies in memory: nothing is copied, no shape changes as
+        the queue fills, and a GPU is not waited for.
+        """
+        empty = self.row_steps < 0
+        return torch.zeros(self.size, dtype=torch.float32, device=empty.device).masked_fill_(empty, float("-inf"))
+
+    def newest_first(self) -> Tensor:
+        """Return the slots in use, newest first: (N,) int64. On a GPU this waits for the number of them."""
+        return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
 
     def negatives(self) -> Tensor:
         """Return a copy of the rows that count as negatives, newest first: (N, dim)."""

@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
@@ -20,6 +21,22 @@ a the one two old new red blue small large cat dog bird horse river stone tree h
 bread soup man woman child king farmer doctor sees hears makes finds sells paints under over near
 behind today often never
 """.split()  # noqa: SIM905
+
+
+WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "index_put_", "lift_fresh", "lift_fresh_copy"}
+"""Operations that wait for a GPU: to read a number of it, or to bring one to it."""
+
+
+class Operations(TorchDispatchMode):
+    """Note the names of the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def tiny_bert_config(**fields) -> BertConfig:

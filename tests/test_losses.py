@@ -1,8 +1,10 @@
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
+from conftest import WAITING, Operations
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,14 +23,22 @@ def batch(rows: int, negatives: int, keys: int | None = None) -> tuple[torch.Ten
     return unit_rows(rows, seed=1), unit_rows(rows if keys is None else keys, seed=2), unit_rows(negatives, seed=3)
 
 
-def slow_loss_and_gradient(queries, keys, negatives, temperature, labels=None, in_batch_negatives=True):
-    """Loop over Python floats: the mean loss, and its derivative by each number in the queries."""
+def slow_loss_and_gradient(queries, keys, negatives, temperature, labels=None, in_batch_negatives=True, weights=None):
+    """Loop over Python floats: the mean loss, and its derivative by each number in the queries.
+
+    `weights` says how often each negative counts, once where None.
+    """
     queries, keys, negatives = queries.tolist(), keys.tolist(), negatives.tolist()
     total, gradient = 0.0, []
     for i, query in enumerate(queries):
         own = i if labels is None else int(labels[i])
-        candidates = [key for j, key in enumerate(keys) if in_batch_negatives or j == own] + negatives
-        shares = [math.exp(sum(a * b for a, b in zip(query, c, strict=True)) / temperature) for c in candidates]
+        own_and_others = [key for j, key in enumerate(keys) if in_batch_negatives or j == own]
+        candidates = own_and_others + negatives
+        counts = [1.0] * len(own_and_others) + ([1.0] * len(negatives) if weights is None else list(weights))
+        shares = [
+            count * math.exp(sum(a * b for a, b in zip(query, c, strict=True)) / temperature)
+            for count, c in zip(counts, candidates, strict=True)
+        ]
         positive = math.exp(sum(a * b for a, b in zip(query, keys[own], strict=True)) / temperature)
         total -= math.log(positive / sum(shares))
         row = []
@@ -141,7 +151,7 @@ def test_rows_of_the_queue_count_like_other_keys_of_the_batch():
     queries, keys, queue = batch(4, 9)
     loss = info_nce_loss(queries, keys, queue, 0.1)
     joined = info_nce_loss(queries, torch.cat([keys, queue]), torch.empty(0, 5), 0.1)
-    assert torch.equal(loss, joined)
+    assert loss.item() == pytest.approx(joined.item(), rel=1e-6)
 
 
 def test_each_negative_more_raises_the_loss():
@@ -202,6 +212,103 @@ def test_gradient_without_the_batch_is_the_slow_loops_and_never_nan(offset):
     assert (keys.grad[others] == 0).all()
 
 
+# Negatives weighted and taken out
+
+WEIGHTS = {
+    "all as they are": [1.0] * 9,
+    "some taken out": [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0],
+    "weighted": [0.5, 2.0, 1.0, 0.0, 0.1, 3.0, 1.0, 7.5, 0.25],
+    "whole chunks taken out": [0.0] * 6 + [1.0, 0.5, 1.0],
+    "all taken out": [0.0] * 9,
+}
+
+
+def log(weights: list[float]) -> torch.Tensor:
+    return torch.tensor(weights).log()
+
+
+def chunked_loss(queries, keys, queue, temperature, labels, in_batch_negatives, bias):
+    return chunked_info_nce_loss(queries, keys, queue, temperature, labels, in_batch_negatives, 3, bias)[0]
+
+
+def plain_loss(queries, keys, queue, temperature, labels, in_batch_negatives, bias):
+    return F.cross_entropy(
+        contrastive_logits(queries, keys, queue, temperature, labels, in_batch_negatives, bias), labels
+    )
+
+
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+@pytest.mark.parametrize("loss_of", [plain_loss, chunked_loss])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
+def test_a_bias_of_log_w_counts_a_negative_w_times(weights, temperature, loss_of, in_batch_negatives):
+    queries, keys, queue = batch(4, 9, keys=8)
+    labels = torch.arange(4) + 3
+    loss, gradient = slow_loss_and_gradient(queries, keys, queue, temperature, labels, in_batch_negatives, weights)
+    queries.requires_grad_()
+    found = loss_of(queries, keys, queue, temperature, labels, in_batch_negatives, log(weights))
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=2e-6, abs=2e-6)
+    torch.testing.assert_close(queries.grad.double(), gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_a_negative_taken_out_has_minus_infinity_and_the_others_are_as_without_a_bias():
+    queries, keys, queue = batch(2, 4)
+    plain = contrastive_logits(queries, keys, queue, 0.1)
+    biased = contrastive_logits(queries, keys, queue, 0.1, bias=torch.tensor([0.0, -math.inf, 0.0, 1.5]))
+    assert torch.equal(biased[:, [0, 1, 2, 4]], plain[:, [0, 1, 2, 4]])
+    assert (biased[:, 3] == -math.inf).all()
+    torch.testing.assert_close(biased[:, 5], plain[:, 5] + 1.5)
+
+
+def test_the_loss_with_all_negatives_taken_out_is_that_of_the_batch_alone():
+    queries, keys, queue = batch(4, 9)
+    alone = info_nce_loss(queries, keys, queue[:0], 0.05)
+    assert torch.equal(info_nce_loss(queries, keys, queue, 0.05, bias=torch.full((9,), -math.inf)), alone)
+
+
+@pytest.mark.parametrize("negatives", [0, 9])
+def test_a_bias_of_zeros_changes_no_bit(negatives):
+    queries, keys, queue = batch(4, negatives)
+    plain = contrastive_logits(queries, keys, queue, 0.05)
+    assert torch.equal(contrastive_logits(queries, keys, queue, 0.05, bias=torch.zeros(negatives)), plain)
+
+
+def test_negatives_taken_out_get_no_gradient():
+    queries, keys, queue = (tensor.requires_grad_() for tensor in batch(4, 9))
+    info_nce_loss(queries, keys, queue, 0.1, bias=log(WEIGHTS["some taken out"])).backward()
+    assert queue.grad.abs().sum(1).gt(0).tolist() == [weight > 0 for weight in WEIGHTS["some taken out"]]
+
+
+def test_nothing_but_chunks_that_are_taken_out_is_passed_over_on_a_cpu():
+    """Where rows are not to be read, so large a queue costs what is in use."""
+    queries, keys, queue = unit_rows(4, 16), unit_rows(4, 16), unit_rows(100, 16)
+    bias = torch.full((100,), -math.inf)
+    bias[41] = 0.0
+    with CountProducts() as counted:
+        loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=10, bias=bias)
+    assert counted.rows == [10]
+    assert loss.item() == pytest.approx(info_nce_loss(queries, keys, queue[41:42], 0.1).item(), rel=1e-6)
+
+
+# Without a look at a number
+
+
+def test_no_loss_waits_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda **options: nullcontext())  # which there is none of on `meta`
+    queries, keys, queue, bias = (t.to("meta") for t in (*batch(4, 9, keys=8), torch.zeros(9)))  # without numbers
+    queries.requires_grad_()
+    labels = torch.arange(4, device="meta")
+    with Operations() as used:
+        for in_batch_negatives in (True, False):
+            logits = contrastive_logits(queries, keys, queue, 0.1, labels, in_batch_negatives, bias)
+            F.cross_entropy(logits, labels).backward()
+            loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, labels, in_batch_negatives, 4, bias)
+            loss.backward()
+    assert "addmm" in used.names
+    assert used.names & WAITING == set()
+
+
 # Precision
 
 
@@ -252,6 +359,19 @@ def test_embeddings_are_left_as_they_were():
 
 
 # Chunk by chunk
+
+
+class CountProducts(TorchDispatchMode):
+    """Note how many rows of the queue each matrix product with a bias takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.addmm.default and args[0].ndim == 1:
+            self.rows.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
 
 
 class LargestResult(TorchDispatchMode):

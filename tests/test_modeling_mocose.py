@@ -135,7 +135,8 @@ def test_output_has_the_promised_shapes_norms_and_loss():
     model = tiny_model(projection_dim=24).eval()
     batch = random_batch()
     output = model(**batch, sentence_ids=torch.arange(4))
-    assert output.logits.shape == (4, 4 + 4)
+    assert output.logits.shape == (4, 4 + 16)
+    assert output.logits.isfinite().sum(1).tolist() == [4 + 4] * 4  # the queue has 16 slots, of which 4 are filled
     assert output.query_embeddings.shape == output.key_embeddings.shape == (4, 24)
     for embeddings in (output.query_embeddings, output.key_embeddings):
         torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(4))
@@ -144,6 +145,31 @@ def test_output_has_the_promised_shapes_norms_and_loss():
     assert output.sentence_ids.tolist() == [0, 1, 2, 3]
     expected = info_nce_loss(output.query_embeddings, output.key_embeddings, model.queue.negatives(), 0.05)
     torch.testing.assert_close(output.loss, expected)
+
+
+def test_logits_are_of_the_keys_and_then_of_the_slots_of_the_queue():
+    model = tiny_model(queue_size=6).eval()
+    for step in (1, 2, 3):  # the ring is half way round for the second time
+        model.queue.enqueue(torch.nn.functional.normalize(torch.randn(3, 32), dim=-1), step=step)
+        output = model(**random_batch())
+        of_keys, of_queue = output.logits.split([4, 6], dim=1)
+        torch.testing.assert_close(of_keys, output.query_embeddings @ output.key_embeddings.T / 0.05)
+        newest_first = output.query_embeddings @ model.queue.negatives().T / 0.05
+        torch.testing.assert_close(of_queue[:, model.queue.newest_first()], newest_first)
+
+
+@pytest.mark.parametrize("chunked_from", [1, 1000])
+def test_an_empty_queue_gives_the_loss_and_the_gradient_of_the_batch_alone(monkeypatch, chunked_from):
+    monkeypatch.setattr("mocose_hf.modeling_mocose.CHUNKED_FROM", chunked_from)
+    empty, without = (tiny_model(queue_size=size, queue_init_size=0).eval() for size in (7, 0))
+    without.load_state_dict({n: v for n, v in empty.state_dict().items() if "queue" not in n}, strict=False)
+    losses = [model(**random_batch()).loss for model in (empty, without)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (name, one), other in zip(empty.named_parameters(), without.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, msg=name, atol=1e-5, rtol=1e-5)
 
 
 def test_forward_changes_no_state():

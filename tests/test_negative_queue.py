@@ -1,9 +1,12 @@
 import io
+import math
 
 import pytest
 import torch
+from conftest import WAITING, Operations
 
 from mocose_hf import NegativeQueue, info_nce_loss
+from mocose_hf.losses import contrastive_logits
 
 DIM = 3
 SIZES = [
@@ -356,10 +359,67 @@ def test_enqueue_refuses_ids_that_are_not_one_a_key_and_changes_nothing(size, sh
     assert state(queue) == before
 
 
-def test_the_rows_in_use_are_those_of_the_negatives_without_a_copy():
-    queue = NegativeQueue(size=5, dim=2, init_size=1)
-    for step in range(1, 5):
-        queue.enqueue(torch.randn(2, 2), step=step)
-        rows = queue.rows_in_use()
-        assert rows.data_ptr() == queue.rows.data_ptr()
-        assert sorted(rows.tolist()) == sorted(queue.negatives().tolist())
+# All slots as they lie, with a bias
+
+
+@pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
+def test_bias_is_zero_where_a_slot_is_in_use_and_minus_infinity_elsewhere(size, rows, init_size):
+    queue = NegativeQueue(size, DIM, init_size)
+    for step in range(1, 6):
+        assert queue.bias().shape == (size,)
+        assert queue.bias().dtype == torch.float32
+        in_use = queue.newest_first().tolist()
+        assert queue.bias().tolist() == [0.0 if slot in in_use else -math.inf for slot in range(size)]
+        queue.enqueue(random_keys(rows, seed=step), step=step)
+
+
+@pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
+def test_loss_of_all_slots_with_the_bias_is_that_of_the_negatives(size, rows, init_size):
+    queue = NegativeQueue(size, DIM, init_size)
+    queries, keys = (torch.nn.functional.normalize(random_keys(4, seed), dim=-1) for seed in (100, 101))
+    for step in range(1, 6):
+        expected = info_nce_loss(queries, keys, queue.negatives(), 0.1)
+        assert info_nce_loss(queries, keys, queue.rows, 0.1, bias=queue.bias()).item() == pytest.approx(
+            expected.item(), rel=1e-6
+        )
+        logits = contrastive_logits(queries, keys, queue.rows, 0.1, bias=queue.bias())
+        assert logits.shape == (4, 4 + size)
+        of_negatives = contrastive_logits(queries, keys, queue.negatives(), 0.1)
+        torch.testing.assert_close(logits[:, 4:][:, queue.newest_first()], of_negatives[:, 4:])
+        assert logits.isfinite().sum() == of_negatives.numel()
+        queue.enqueue(torch.nn.functional.normalize(random_keys(rows, seed=step), dim=-1), step=step)
+
+
+def test_an_empty_queue_leaves_the_loss_of_the_batch():
+    queue = NegativeQueue(7, DIM)
+    queries, keys = random_keys(4, seed=1), random_keys(4, seed=2)
+    in_batch = info_nce_loss(queries, keys, torch.empty(0, DIM), 0.1)
+    assert torch.equal(info_nce_loss(queries, keys, queue.rows, 0.1, bias=queue.bias()), in_batch)
+
+
+def test_a_backward_pass_after_the_rows_were_written_over_is_refused_and_not_wrong():
+    queue = NegativeQueue(4, DIM, 4)
+    queries = random_keys(2, seed=1).requires_grad_()
+    loss = info_nce_loss(queries, random_keys(2, seed=2), queue.rows, 0.5, bias=queue.bias())
+    queue.enqueue(random_keys(1, seed=3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_no_number_is_looked_at_so_that_a_gpu_is_not_waited_for(size):
+    queue = NegativeQueue(size, DIM).to("meta")  # where there are no numbers
+    for ids in (None, torch.arange(3, device="meta")):
+        queue.enqueue(torch.empty(3, DIM, device="meta"), ids, step=2)
+    assert queue.bias().shape == (size,)
+
+
+def test_enqueue_and_bias_use_no_operation_that_waits_for_a_gpu():
+    queue = NegativeQueue(5, DIM, 2)
+    keys, ids = random_keys(3, seed=1), torch.arange(3)
+    with Operations() as used:
+        for given in (ids, None):
+            queue.enqueue(keys, given, step=2)
+            queue.bias()
+    assert "index_copy_" in used.names
+    assert used.names & WAITING == set()

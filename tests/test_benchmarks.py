@@ -20,8 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertModel, DistilBertConfig
 from variants import BF16_STEPS, Variant, check_name, default_names, usual_names
 
-from mocose_hf import MoCoSETrainingArguments
-
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -233,20 +231,7 @@ def tiny_job(encoder_dir, text, variant: str, **options) -> Job:
     return Job(variant, str(encoder_dir), str(text), 4, 12, 11, steps=1, use_cpu=True, **options)
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        "mocose_all_rows",
-        "cached_mnrl",
-        "released_bf16",
-        pytest.param(
-            "mocose_padding_free",
-            marks=pytest.mark.skipif(
-                not hasattr(MoCoSETrainingArguments, "padding_free"), reason="batches cannot be packed"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("variant", ["mocose_all_rows", "mocose_padding_free", "cached_mnrl", "released_bf16"])
 def test_a_variant_is_measured_through_its_trainer(encoder_dir, text, variant):
     figures = measure(tiny_job(encoder_dir, text, variant))
     assert set(figures) == {"seconds", "memory_gb", "flops"}

@@ -5,10 +5,12 @@ import difflib
 import os
 from dataclasses import MISSING, field, fields
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 POOLING_MODES = ("cls", "mean", "max")
+QUEUE_DTYPES = ("float32", "bfloat16")
 
 _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
@@ -105,6 +107,11 @@ class MoCoSEConfig(PreTrainedConfig):
     queue_init_size: int = _option(
         128, "Number of random unit rows the queue starts with, at most queue_size (paper: 128)."
     )
+    queue_dtype: str = _option(
+        "float32",
+        "What the queue holds its keys in: float32, or bfloat16, which takes half the memory and changes cosines by "
+        "0.004 at most and 0.0001 as a rule; the loss is computed in float32 (paper: float32).",
+    )
     share_embeddings: bool = _option(
         True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
     )
@@ -175,7 +182,7 @@ class MoCoSEConfig(PreTrainedConfig):
         width, layers = self.embedding_dim, self.num_projection_layers
         projection = width * (self.hidden_size + (layers - 1) * width) if layers else 0
         heads = 4 * (2 * projection + self.num_predictor_layers * width**2)
-        queue = self.queue_size * (4 * width + 16)
+        queue = self.queue_size * (getattr(torch, self.queue_dtype).itemsize * width + 16)
         memory = _memory()
         for part, size, remedy in (
             (f"Heads {width} wide", heads, "`projection_dim`, `num_projection_layers` or `num_predictor_layers`"),
@@ -192,6 +199,8 @@ class MoCoSEConfig(PreTrainedConfig):
                 self._check_type(f.name, getattr(self, f.name), f.default)
         if self.pooling_mode not in POOLING_MODES:
             raise ValueError(f"`pooling_mode` is one of {', '.join(POOLING_MODES)}, not {self.pooling_mode!r}.")
+        if self.queue_dtype not in QUEUE_DTYPES:
+            raise ValueError(f"`queue_dtype` is one of {', '.join(QUEUE_DTYPES)}, not {self.queue_dtype!r}.")
         for name in ("head_dropout_prob", "encoder_dropout_prob"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:

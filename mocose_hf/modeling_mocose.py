@@ -179,7 +179,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                 "projection_head": build_projection_head(config),
             }
         )
-        self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size)
+        queue_dtype = getattr(torch, config.queue_dtype)
+        self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
         prepared = [prepare_last_layer(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
         self._last_layer_prepared = all(prepared)
         self._takes_token_types = _takes_token_types(self.mocose.encoder)

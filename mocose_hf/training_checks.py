@@ -108,3 +108,9 @@ def check_model(model) -> None:
         raise ValueError(
             "All weights must be in float32 for training; call `model.float()`, and set `bf16` for speed."
         )
+    found, wanted = model.queue.rows.dtype, model.queue.dtype
+    if found != wanted:
+        raise ValueError(
+            f"The queue was cast to {found}, but `queue_dtype` makes it {wanted}; load the model again, and leave its "
+            "dtype alone."
+        )

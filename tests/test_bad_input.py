@@ -401,6 +401,7 @@ def test_checkpoint_that_is_none(refused, folder):
         ({"temperature": "nan"}, "`temperature` is a number above 0, but is nan", "above 0"),
         ({"queue_init_size": "600"}, "`queue_init_size` is 600 but `queue_size` is 512", "lower the first or raise"),
         ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max"),
+        ({"queue_dtype": "float16"}, "`queue_dtype` is one of", "float32, bfloat16, not 'float16'"),
         ({"head_dropout_prob": "1"}, "`head_dropout_prob` lies in [0, 1), but is 1.0", "[0, 1)"),
         ({"num_predictor_layers": "-1"}, "`num_predictor_layers` is at least 0, but is -1", "at least 0"),
         ({"num_projection_layers": "0", "projection_dim": "8"}, "`projection_dim` 8 needs", "raise it or leave"),

@@ -38,6 +38,7 @@ METHOD = {
     "in_batch_negatives": ("no", False),
     "queue_size": ("7", 7),
     "queue_init_size": ("5", 5),
+    "queue_dtype": ("bfloat16", "bfloat16"),
     "share_embeddings": ("false", False),
 }
 DATA = {

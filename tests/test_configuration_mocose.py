@@ -20,6 +20,7 @@ OTHER_VALUES = {
     "in_batch_negatives": False,
     "queue_size": 96,
     "queue_init_size": 31,
+    "queue_dtype": "bfloat16",
     "share_embeddings": False,
 }
 """A value for each field that is not its default."""
@@ -71,6 +72,11 @@ BAD_VALUES = [
     ("queue_init_size", 513),
     ("queue_init_size", 1.5),
     ("queue_init_size", None),
+    ("queue_dtype", "float16"),
+    ("queue_dtype", "bf16"),
+    ("queue_dtype", "torch.bfloat16"),
+    ("queue_dtype", torch.bfloat16),
+    ("queue_dtype", None),
     ("share_embeddings", 0),
     ("share_embeddings", "true"),
     ("share_embeddings", None),
@@ -118,6 +124,7 @@ def test_defaults_are_those_of_the_paper():
         "in_batch_negatives": True,
         "queue_size": 512,
         "queue_init_size": 128,
+        "queue_dtype": "float32",
         "share_embeddings": True,
     }
     assert config.encoder_config.model_type == "bert"
@@ -161,6 +168,16 @@ def test_both_fields_are_named_where_two_do_not_fit():
         MoCoSEConfig(queue_size=0, queue_init_size=0, in_batch_negatives=False)
     with pytest.raises(ValueError, match=r"`projection_dim` 24 .*`num_projection_layers`"):
         MoCoSEConfig(projection_dim=24, num_projection_layers=0)
+
+
+@pytest.mark.parametrize(("dtype", "row_bytes"), [("float32", 4 * 32 + 16), ("bfloat16", 2 * 32 + 16)])
+def test_a_queue_that_memory_has_no_room_for_is_refused(monkeypatch, dtype, row_bytes):
+    config = MoCoSEConfig(encoder_config=tiny_bert_config(), queue_size=10_000, queue_dtype=dtype)
+    monkeypatch.setattr("mocose_hf.configuration_mocose._memory", lambda: 10_000 * row_bytes)
+    config.check_memory()
+    monkeypatch.setattr("mocose_hf.configuration_mocose._memory", lambda: 10_000 * row_bytes - 1)
+    with pytest.raises(ValueError, match="A queue of 10000 rows"):
+        config.check_memory()
 
 
 def test_value_spoilt_later_is_refused_when_the_model_is_built():

@@ -108,6 +108,14 @@ class TestOnTwoProcesses:
         assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
     @pytest.mark.parametrize("stage", [1, 2, 3])
+    def test_a_queue_in_bfloat16_stays_so_beside_weights_in_float32(self, runs, stage):
+        for name in (f"whole{stage}", f"resumed{stage}"):
+            assert runs.report[name]["dtypes"] == ["torch.bfloat16", "torch.float32"]
+            assert runs.report[name]["processes_agree"]
+            saved = load_file(runs.folder / name / "checkpoint-6" / "model.safetensors")
+            assert {n for n, v in saved.items() if v.dtype == torch.bfloat16} == {"queue.rows"}
+
+    @pytest.mark.parametrize("stage", [1, 2, 3])
     def test_best_checkpoint_is_loaded_whole_and_scores_as_the_sharded_model(self, runs, stage, small_encoder_dir):
         report = runs.report[f"resumed{stage}"]
         assert report["best"].endswith("checkpoint-4")

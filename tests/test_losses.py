@@ -428,6 +428,24 @@ def test_a_queue_in_bfloat16_is_read_chunk_by_chunk():
     assert found.item() == pytest.approx(info_nce_loss(queries, keys, rounded.float(), 0.1).item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("loss_of", [plain_loss, chunked_loss])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+def test_the_gradient_of_a_queue_in_bfloat16_is_that_of_a_slow_loop_over_the_rounded_rows(
+    loss_of, temperature, in_batch_negatives
+):
+    queries, keys, queue = batch(4, 9, keys=8)
+    labels, rounded = torch.arange(4) + 3, queue.bfloat16()
+    loss, gradient = slow_loss_and_gradient(queries, keys, rounded, temperature, labels, in_batch_negatives)
+    unrounded, _ = slow_loss_and_gradient(queries, keys, queue, temperature, labels, in_batch_negatives)
+    queries.requires_grad_()
+    found = loss_of(queries, keys, rounded, temperature, labels, in_batch_negatives, torch.zeros(9))
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=1e-6, abs=1e-6)
+    assert abs(loss - unrounded) > 1e-5  # which rounding anywhere else, or nowhere, would show
+    torch.testing.assert_close(queries.grad.double(), gradient, rtol=1e-5, atol=1e-5)
+
+
 def test_chunks_hold_no_logits_of_the_whole_queue():
     queries, keys, queue = unit_rows(8, 16), unit_rows(8, 16), unit_rows(10_000, 16)
     queries.requires_grad_()

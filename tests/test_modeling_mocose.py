@@ -257,6 +257,38 @@ def test_weights_stay_in_float32_whatever_dtype_is_asked_for(tmp_path):
     assert MoCoSEModel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, "auto"])
+def test_a_queue_in_bfloat16_stays_so_through_saving_and_loading(tmp_path, dtype):
+    model = tiny_model(queue_dtype="bfloat16")
+    model.queue.enqueue(torch.nn.functional.normalize(torch.randn(5, 32), dim=-1), torch.arange(5), step=1)
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        model.save_pretrained(folder)
+        assert load_file(folder / "model.safetensors")["queue.rows"].dtype == torch.bfloat16
+        loaded = MoCoSEForPreTraining.from_pretrained(folder, **({} if dtype is None else {"dtype": dtype}))
+        assert loaded.queue.rows.dtype == torch.bfloat16
+        assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+        assert differing(model.state_dict(), loaded.state_dict()) == []
+        model = loaded
+
+
+def test_a_queue_in_bfloat16_is_drawn_anew_where_a_light_checkpoint_has_none(tmp_path):
+    tiny_model(queue_dtype="bfloat16").mocose.save_pretrained(tmp_path)
+    rows = MoCoSEForPreTraining.from_pretrained(tmp_path).queue.rows
+    assert rows.dtype == torch.bfloat16
+    torch.testing.assert_close(rows[:4].float().norm(dim=-1), torch.ones(4), atol=2**-8, rtol=0)
+
+
+@pytest.mark.parametrize("chunked_from", [1, 1000])
+def test_the_loss_over_a_queue_in_bfloat16_is_that_of_its_rounded_rows_in_float32(monkeypatch, chunked_from):
+    monkeypatch.setattr("mocose_hf.modeling_mocose.CHUNKED_FROM", chunked_from)
+    model = tiny_model(queue_dtype="bfloat16").eval()
+    output = model(**random_batch())
+    assert output.loss.dtype == torch.float32
+    rows = model.queue.negatives().float()
+    expected = info_nce_loss(output.query_embeddings, output.key_embeddings, rows, 0.05)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_loss_and_embeddings_are_float32_under_bfloat16_autocast():
     model = tiny_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -293,6 +293,36 @@ def test_bfloat16_keys_are_held_in_float32():
     assert torch.equal(queue.negatives(), keys.float().flip(0))
 
 
+def test_a_queue_in_bfloat16_holds_its_rows_rounded_in_half_the_memory():
+    torch.manual_seed(0)
+    whole = NegativeQueue(4, DIM, 2)
+    torch.manual_seed(0)
+    half = NegativeQueue(4, DIM, 2, torch.bfloat16)
+    assert torch.equal(half.rows, whole.rows.bfloat16())
+    for step in range(1, 4):
+        keys = random_keys(3, seed=step)
+        for queue in (whole, half):
+            queue.enqueue(keys, torch.arange(3), step)
+        assert half.negatives().dtype == torch.bfloat16
+        assert torch.equal(half.negatives(), whole.negatives().bfloat16())
+        assert half.bias().dtype == torch.float32
+    assert 2 * half.rows.nbytes == whole.rows.nbytes
+
+
+def test_rounding_to_bfloat16_changes_cosines_by_no_more_than_is_said():
+    def unit(rows, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.nn.functional.normalize(torch.randn(rows, 256, generator=generator), dim=-1)
+
+    keys, queries = unit(2000, seed=1), unit(500, seed=2)
+    queue = NegativeQueue(2000, 256, dtype=torch.bfloat16)
+    queue.enqueue(keys)
+    change = queue.rows.double() - keys.double()
+    assert change.norm(dim=-1).max() <= 2**-8  # with the worst of all unit vectors
+    assert 0.5e-4 < (queries.double() @ change.T).square().mean().sqrt() < 1.5e-4
+    assert (queries.double() @ change.T).abs().max() < 6e-4
+
+
 def test_queue_is_all_buffers_and_no_parameters():
     queue = NegativeQueue(4, DIM, 2)
     assert list(queue.parameters()) == []
@@ -304,14 +334,15 @@ def test_queue_is_all_buffers_and_no_parameters():
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize(("size", "rows", "init_size"), [(7, 3, 2), (5, 12, 1), (4, 4, 4), (1, 1, 0), (0, 2, 0)])
-def test_saved_queue_is_restored_and_goes_on_the_same(size, rows, init_size, steps):
-    queue = NegativeQueue(size, DIM, init_size)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_queue_is_restored_and_goes_on_the_same(dtype, size, rows, init_size, steps):
+    queue = NegativeQueue(size, DIM, init_size, dtype)
     for step in range(1, steps + 1):
         queue.enqueue(random_keys(rows, seed=step), torch.arange(rows) + 10 * step, step)
     file = io.BytesIO()
     torch.save(queue.state_dict(), file)
     file.seek(0)
-    restored = NegativeQueue(size, DIM, init_size)
+    restored = NegativeQueue(size, DIM, init_size, dtype)
     restored.load_state_dict(torch.load(file))
     for step in range(steps + 1, steps + 4):
         assert state(restored) == state(queue)

@@ -33,14 +33,14 @@ class Kill(TrainerCallback):
             raise Killed
 
 
-def run(folder, tokenizer, kills=(), seed=0, reseed=True, **fields):
+def run(folder, tokenizer, kills=(), seed=0, reseed=True, config=None, **fields):
     """Train as the command does, again and again from the newest checkpoint, killed in between.
 
     Each part starts from other weights where `reseed`: what the checkpoint does not bring, shows.
     """
     settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "learning_rate": 1e-3} | fields
     for part, kill in enumerate([*kills, None]):
-        model = tiny_model(seed=seed + part * reseed, encoder_dropout_prob=0.1)
+        model = tiny_model(seed=seed + part * reseed, encoder_dropout_prob=0.1, **(config or {}))
         callbacks = [] if kill is None else [Kill(*kill)]
         trainer = make_trainer(folder, tokenizer, model, count=30, callbacks=callbacks, **settings)
         if kill is None:
@@ -86,6 +86,17 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, fields
     assert differences(tmp_path / "whole" / last, tmp_path / "broken" / last) == []
     state, other = whole.model.state_dict(), broken.model.state_dict()
     assert [name for name in state if not torch.equal(state[name], other[name])] == []
+
+
+def test_a_run_with_a_queue_in_bfloat16_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer):
+    config = {"queue_dtype": "bfloat16"}
+    whole = run(tmp_path / "whole", tokenizer, config=config)
+    run(tmp_path / "broken", tokenizer, [(6,)], config=config)
+    last = f"checkpoint-{whole.state.max_steps}"
+    assert whole.model.queue.rows.dtype == torch.bfloat16
+    assert differences(tmp_path / "whole" / last, tmp_path / "broken" / last) == []
+    with pytest.raises(ValueError, match="`queue_dtype` was bfloat16 and is float32 now"):
+        run(tmp_path / "whole", tokenizer)
 
 
 def test_a_finished_run_trains_no_step(tmp_path, tokenizer):

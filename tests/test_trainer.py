@@ -396,6 +396,24 @@ def test_weights_and_queue_of_two_and_four_processes_equal_those_of_one(tmp_path
         assert all(differing(first, other) == [] for other in others)
 
 
+@pytest.mark.slow
+def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
+    script = REPOSITORY / "tests" / "train_on_processes.py"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    subprocess.run(
+        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", "bfloat16"],
+        check=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=240,
+    )
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    assert first["processes"].item() == 2
+    assert first["queue.rows"].dtype == torch.bfloat16
+    assert first["queue.fill"].item() == 20
+    assert differing(first, second) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -455,6 +473,18 @@ def test_interrupted_training_leaves_no_keys_to_the_next(tmp_path, tokenizer):
 def test_weights_that_are_not_float32_are_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="float32"):
         make_trainer(tmp_path, tokenizer, tiny_model().to(torch.bfloat16))
+
+
+def test_a_queue_in_bfloat16_is_trained_with_and_one_that_was_cast_is_refused(tmp_path, tokenizer):
+    model = tiny_model(queue_dtype="bfloat16", queue_size=12)
+    recorder = KeysOfEachForward(model)
+    make_trainer(tmp_path, tokenizer, model).train()
+    assert model.queue.rows.dtype == torch.bfloat16
+    assert torch.equal(model.queue.negatives(), torch.cat(recorder.keys[-3:]).flip(0).bfloat16())
+    with pytest.raises(
+        ValueError, match=r"was cast to torch\.float32, but `queue_dtype` makes it torch\.bfloat16; load"
+    ):
+        make_trainer(tmp_path, tokenizer, model.float())
 
 
 def test_training_set_without_text_is_refused(tmp_path, tokenizer):

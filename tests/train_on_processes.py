@@ -1,6 +1,6 @@
 """Train a tiny model on as many processes as the launcher started, and write what each ends with.
 
-Called with the encoder's directory, the output directory and the batch size per process.
+Called with the encoder's directory, the output directory, the batch size per process and the queue's dtype.
 """
 
 import sys
@@ -16,7 +16,7 @@ from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArgumen
 from mocose_hf.distributed import end_process
 
 
-def main(encoder_dir: str, output_dir: str, batch: str) -> None:
+def main(encoder_dir: str, output_dir: str, batch: str, queue_dtype: str = "float32") -> None:
     args = MoCoSETrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=int(batch),
@@ -30,7 +30,12 @@ def main(encoder_dir: str, output_dir: str, batch: str) -> None:
     if args.process_index > 0:
         torch.randn(7)  # processes that drew differently must still start with one queue and one model
     model = MoCoSEForPreTraining.from_encoder_pretrained(
-        encoder_dir, queue_size=20, queue_init_size=4, head_dropout_prob=0.0, encoder_dropout_prob=0.0
+        encoder_dir,
+        queue_size=20,
+        queue_init_size=4,
+        queue_dtype=queue_dtype,
+        head_dropout_prob=0.0,
+        encoder_dropout_prob=0.0,
     )
     trainer = MoCoSETrainer(
         model=model,

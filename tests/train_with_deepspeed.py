@@ -68,7 +68,7 @@ class Runs:
     def record(self, name: str, trainer, **more) -> None:
         """Write the whole state, and report on the engine and on whether all processes hold the same."""
         state = [v for _, v in sorted(trainer.model.state_dict().items()) if v.numel()]
-        digest = hashlib.sha256(b"".join(v.contiguous().numpy().tobytes() for v in state)).digest()
+        digest = hashlib.sha256(b"".join(v.flatten().view(torch.uint8).numpy().tobytes() for v in state)).digest()
         digests = gather_rows(torch.tensor(list(digest[:8]))[None])
         parameters = list(trainer.model.parameters())
         engine = trainer.deepspeed
@@ -96,10 +96,14 @@ class Runs:
         self.record(name, trainer)
 
     def resume(self, stage: int) -> None:
-        """Go on from the middle of a run, with evaluation of every step, the first of which scores best."""
+        """Go on from the middle of a run, with evaluation of every step, the first of which scores best.
+
+        The queue is in bfloat16.
+        """
         pairs = {"score": [float(i % 6) for i in range(12)], "sentence1": sentences(12), "sentence2": sentences(12, 1)}
         every_step = {"save_strategy": "steps", "save_steps": 1, "eval_steps": 1}
-        whole = self.trainer(f"whole{stage}", {}, zero_config(stage), **every_step)
+        rounded = {"queue_dtype": "bfloat16"}
+        whole = self.trainer(f"whole{stage}", rounded, zero_config(stage), **every_step)
         whole.train()
         self.record(f"whole{stage}", whole)
         scores = iter([30.0, 20.0, 10.0])
@@ -107,7 +111,7 @@ class Runs:
         trainer_module.evaluate_pairs = lambda *a, **k: evaluate_pairs(*a, **k) | {"stsb_spearman": next(scores)}
         resumed = self.trainer(
             f"resumed{stage}",
-            {},
+            rounded,
             zero_config(stage),
             seed=99,
             pairs=Dataset.from_dict(pairs),

@@ -19,6 +19,7 @@ from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
+from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
@@ -40,6 +41,10 @@ class MoCoSETrainer(Trainer):
     After each optimizer step that was not skipped, and nowhere else, the target moves and the keys of all processes
     and micro-batches enter the queue, in the order of the global batch. The target then stands where the next batch
     needs it: after optimizer step k it moves with η_{k+1}.
+
+    Numbers that are not finite end a training within their step; on a GPU, which is not to wait for that, before the
+    next step changes the weights, and before anything is logged, evaluated or saved. The model in memory may hold
+    some by then, no checkpoint does.
 
     Args:
         model: A `MoCoSEForPreTraining`.
@@ -86,6 +91,7 @@ class MoCoSETrainer(Trainer):
         self._step_log = StepLog()
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
+        self._finite_watch = FiniteWatch(late=self.args.device.type == "cuda")
         self.begin_training()
         for callback in (_MomentumStep(self), CollapseAlarm(), self._preemption, self._keeper):
             self.add_callback(callback)
@@ -103,7 +109,7 @@ class MoCoSETrainer(Trainer):
 
         Raises:
             InputError: Where the checkpoint is not complete or of another run, or the disk is too small.
-            FloatingPointError: Within the step in which a loss, gradient or key is not finite.
+            FloatingPointError: Where a loss, gradient or key is not finite, as the class says.
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
@@ -146,6 +152,7 @@ class MoCoSETrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and tokenizer, and the arguments as JSON where `Trainer` leaves a pickle of them."""
         folder = Path(output_dir or self.args.output_dir)
+        self._finite_watch.look()
         self._check_weights()
         if _internal_call and folder.name == f"checkpoint-{self.state.global_step}":
             self._keeper.start(folder, self.args.should_save)
@@ -161,6 +168,7 @@ class MoCoSETrainer(Trainer):
         check_model(self.model)
         self._pending: list[_Forward] = []
         self._gradient_norm: Tensor | None = None
+        self._finite_watch.forget()
         self._scale = self._loss_scale()
         for buffer in self.model.queue.buffers():
             broadcast(buffer)
@@ -173,10 +181,15 @@ class MoCoSETrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def note_gradient(self) -> None:
-        """Keep the norm of the gradient that the optimizer is about to use, and the scale of fp16."""
+        """Keep the norm of the gradient that the optimizer is about to use, and the scale of fp16.
+
+        Raises:
+            FloatingPointError: As `step_momentum`, of the step before, where that was not looked at until now.
+        """
+        self._finite_watch.look()
         self._scale = self._loss_scale()
         if self.is_deepspeed_enabled:  # which keeps the gradients to itself, and has made the step by now
-            self._gradient_norm = torch.as_tensor(self.model_wrapped.get_global_grad_norm())
+            self._gradient_norm = torch.as_tensor(self.model_wrapped.get_global_grad_norm(), device=self.args.device)
             return
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
@@ -188,7 +201,7 @@ class MoCoSETrainer(Trainer):
 
         Raises:
             FloatingPointError: On all processes, where a loss or a key is not finite, or the gradient of a step that
-                was not skipped; nothing enters the queue.
+                was not skipped; nothing enters the queue. On a GPU not here but by the next step, evaluation or save.
         """
         forwards = [forward.gather() for forward in self._pending]
         gradient_norm, skipped = self._gradient_norm, self._step_was_skipped()
@@ -196,11 +209,7 @@ class MoCoSETrainer(Trainer):
         watched = [part for forward in forwards for part in (forward.measures, forward.keys)]
         if gradient_norm is not None and not skipped:
             watched.append(gradient_norm)
-        if not all(part.isfinite().all() for part in watched):
-            raise FloatingPointError(
-                f"The loss, the gradient or a key of step {step} is not finite; lower `learning_rate`, or train in "
-                "float32. Checkpoints before it are good."
-            )
+        self._finite_watch.note(step, watched)
         for forward in forwards:
             self._step_log.add(forward.measures)
         if skipped:
@@ -227,6 +236,7 @@ class MoCoSETrainer(Trainer):
         `ema_decay` (η last used), `queue_fill` (rows), `d_trace` (the paper's, of η_1 and K) and `current_d_trace`
         (of η and fill at this moment; left out at η = 1), and what each `CollapseAlarm` measured since the last line.
         """
+        self._finite_watch.look()
         if "loss" in logs:
             logs.update(self._step_log.means() | self._momentum_metrics())
             for callback in self.callback_handler.callbacks:
@@ -250,6 +260,7 @@ class MoCoSETrainer(Trainer):
             also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_test_spearman`, and their mean
             `eval_sts_avg_spearman`.
         """
+        self._finite_watch.look()
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("`evaluate` needs scored pairs; give the trainer an `eval_dataset`.")
@@ -283,13 +294,13 @@ class MoCoSETrainer(Trainer):
         return self.accelerator.optimizer_step_was_skipped or self._loss_scale() < self._scale
 
     def _check_weights(self) -> None:
-        """Raise a `FloatingPointError`, on all processes, where a weight that is to be saved is not finite."""
-        held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
-        bad = not all(weight.isfinite().all() for weight in held)
+        """Raise a `FloatingPointError`, on all processes, where a weight or key to be saved is not finite."""
+        held = [getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters()]
+        bad = not all(weight.isfinite().all() for weight in (*held, self.model.queue.rows))
         if any_process(bad, self.args.device):
             raise FloatingPointError(
-                f"A weight is not finite after step {self.state.global_step}; lower `learning_rate` or "
-                "`weight_decay`. Checkpoints before it are good."
+                f"A weight or a queued key is not finite after step {self.state.global_step}; lower `learning_rate` "
+                "or `weight_decay`. Checkpoints before it are good."
             )
 
     def _close_progress_bar(self) -> None:

@@ -150,6 +150,7 @@ class MoCoSETrainingArguments(TrainingArguments):
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
         check_settings(self)
+        accelerator_is_ours = self.accelerator_config is None
         super().__post_init__()
         check_scheduler(self)
         if self.accelerator_config.dispatch_batches is None:
@@ -158,3 +159,6 @@ class MoCoSETrainingArguments(TrainingArguments):
         keep_weights_in_float32(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
+        if self.device.type == "cuda" and self.dataloader_pin_memory and accelerator_is_ours:
+            # A copy of a batch that is waited for waits for the step before as well.
+            self.accelerator_config.non_blocking = True

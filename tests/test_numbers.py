@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import WAITING, Operations, random_batch, tiny_model
+from safetensors.torch import load_file
 from same_state import differences
-from test_trainer import make_trainer
+from test_trainer import make_trainer, scored_pairs
 from transformers import TrainerCallback
+
+from mocose_hf.finite_watch import FiniteWatch
 
 STEPS, SAVED, BAD = 6, 2, 4
 
@@ -44,9 +47,10 @@ def embedding(model):
         model.get_input_embeddings().weight[2] = float("nan")  # [CLS]
 
 
-def train(folder, tokenizer, callbacks=(), resume=None, **fields):
+def train(folder, tokenizer, callbacks=(), resume=None, late=False, **fields):
     settings = {"save_strategy": "steps", "save_steps": SAVED, "max_steps": STEPS, "save_total_limit": None} | fields
     trainer = make_trainer(folder, tokenizer, tiny_model(), callbacks=list(callbacks), **settings)
+    trainer._finite_watch = FiniteWatch(late)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -73,6 +77,134 @@ def test_a_number_that_is_not_finite_stops_the_run_within_its_step_and_nothing_i
     train(tmp_path / "broken", tokenizer, resume=True, max_grad_norm=max_grad_norm)
     last = f"checkpoint-{STEPS}"
     assert differences(tmp_path / "whole" / last, tmp_path / "broken" / last) == []
+
+
+# Looked at late, as on a GPU
+
+
+class Count(TrainerCallback):
+    """Count what was done."""
+
+    def __init__(self):
+        self.begun = self.stepped = self.ended = self.logged = self.evaluated = 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.begun = state.global_step + 1
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.stepped += 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ended += 1
+
+    def on_log(self, args, state, control, **kwargs):
+        self.logged += 1
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluated += 1
+
+
+SILENT = {"logging_strategy": "no", "save_steps": 3}
+OCCASIONS = {
+    "a save": SILENT | {"save_steps": SAVED},
+    "a line of the log": SILENT | {"logging_strategy": "steps", "logging_steps": BAD},
+    "an evaluation": SILENT | {"eval_strategy": "steps", "eval_steps": BAD},
+    "the end of an epoch": SILENT | {"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1, "count": 16},
+    "the end": SILENT | {"max_steps": BAD, "save_strategy": "no"},
+    "a signal": SILENT,
+}
+
+
+class StopThere(TrainerCallback):
+    """Ask for an end with a save after the bad step, as a signal does."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == BAD:
+            control.should_training_stop = control.should_save = True
+
+
+def saved_steps(folder) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.iterdir())
+
+
+def assert_finite(folder):
+    for path in folder.glob("*/*.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(path).values()), path
+    for path in folder.glob("*/optimizer.pt"):
+        for moments in torch.load(path, weights_only=True)["state"].values():
+            assert all(value.isfinite().all() for value in moments.values()), path
+
+
+@pytest.mark.parametrize("spoil", [loss, gradient, key, queue, embedding])
+def test_looked_at_late_a_bad_number_stops_the_run_before_the_next_step_changes_the_weights(
+    tmp_path, tokenizer, spoil
+):
+    train(tmp_path / "whole", tokenizer, **SILENT)
+    count = Count()
+    with pytest.raises(FloatingPointError, match=f"of step {BAD} is not finite"):
+        train(tmp_path / "broken", tokenizer, [Spoil(spoil), count], late=True, **SILENT)
+    assert (count.begun, count.stepped, count.ended) == (BAD + 1, BAD, BAD)
+    assert (count.logged, saved_steps(tmp_path / "broken")) == (0, [3])
+    assert_finite(tmp_path / "broken")
+    train(tmp_path / "broken", tokenizer, resume=True, late=True, **SILENT)
+    last = f"checkpoint-{STEPS}"
+    assert differences(tmp_path / "whole" / last, tmp_path / "broken" / last) == []
+
+
+@pytest.mark.parametrize("spoil", [loss, gradient, key, queue, embedding])
+@pytest.mark.parametrize(("occasion", "fields"), OCCASIONS.items(), ids=OCCASIONS)
+def test_looked_at_late_a_bad_number_stops_the_run_before_anything_is_made_of_it(
+    tmp_path, tokenizer, occasion, fields, spoil
+):
+    count = Count()
+    callbacks = [Spoil(spoil), count] + [StopThere()] * (occasion == "a signal")
+    with pytest.raises(FloatingPointError, match=f"of step {BAD} is not finite"):
+        train(tmp_path, tokenizer, callbacks, late=True, pairs=scored_pairs(), **fields)
+    assert (count.begun, count.stepped) == (BAD, BAD)
+    assert (count.logged, count.evaluated) == (0, 0)
+    expected = {"a save": [2], "the end": [], "the end of an epoch": []}
+    assert saved_steps(tmp_path) == expected.get(occasion, [3])
+    assert_finite(tmp_path)
+
+
+def test_looked_at_late_a_run_ends_in_the_same_bits(tmp_path, tokenizer):
+    fields = {"logging_steps": 4, "eval_strategy": "steps", "eval_steps": 3, "pairs": scored_pairs()}
+    for late in (False, True):
+        train(tmp_path / str(late), tokenizer, late=late, **fields)
+    for step in (2, 4, 6):
+        assert differences(*(tmp_path / str(late) / f"checkpoint-{step}" for late in (False, True))) == []
+
+
+def test_a_bad_key_in_the_queue_is_not_saved(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer)
+    queue(trainer.model)
+    with pytest.raises(FloatingPointError, match="A weight or a queued key is not finite after step 0"):
+        trainer.save_model()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumulation):
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
+    trainer._finite_watch = FiniteWatch(late=True)
+    weight = torch.nn.Parameter(torch.randn(4, 32))
+    model.encode_queries = lambda *batch: torch.nn.functional.normalize(weight, dim=-1)
+    model.encode_keys = lambda *batch: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
+    trainer.state.max_steps = 10
+    batch, ids = random_batch(), torch.arange(4)
+    before, fill = model.target["pooler"].weight.clone(), int(model.queue.fill)
+    with torch.no_grad():
+        model.pooler.weight.add_(1.0)
+    model.train()
+    with Operations() as used:
+        for _ in range(accumulation):
+            trainer.compute_loss(model, batch | {"sentence_ids": ids}).backward()
+        trainer.note_gradient()
+        trainer.step_momentum(1)
+    assert used.names & WAITING == set()
+    assert int(model.queue.fill) == fill + 4 * accumulation
+    assert not torch.equal(model.target["pooler"].weight, before)
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])

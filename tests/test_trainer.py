@@ -430,6 +430,17 @@ def test_bad_training_arguments_are_refused_by_name(tmp_path, fields, named):
         training_arguments(tmp_path, **fields)
 
 
+def test_batches_come_to_a_gpu_pinned_and_without_waiting_unless_told_otherwise(tmp_path, monkeypatch):
+    assert not training_arguments(tmp_path).accelerator_config.non_blocking
+    monkeypatch.setattr(MoCoSETrainingArguments, "device", torch.device("cuda"))
+    args = training_arguments(tmp_path, use_cpu=False)
+    assert (args.dataloader_pin_memory, args.accelerator_config.non_blocking) == (True, True)
+    own = training_arguments(tmp_path, use_cpu=False, accelerator_config={"non_blocking": False})
+    assert not own.accelerator_config.non_blocking
+    unpinned = training_arguments(tmp_path, use_cpu=False, dataloader_pin_memory=False)
+    assert not unpinned.accelerator_config.non_blocking
+
+
 def test_save_steps_follow_evaluation_where_there_is_one(tmp_path):
     assert training_arguments(tmp_path).save_steps == 500
     assert training_arguments(tmp_path, eval_strategy="steps", eval_steps=20).save_steps == 20

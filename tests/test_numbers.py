@@ -189,8 +189,8 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
     trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
     trainer._finite_watch = FiniteWatch(late=True)
     weight = torch.nn.Parameter(torch.randn(4, 32))
-    model.encode_queries = lambda *batch: torch.nn.functional.normalize(weight, dim=-1)
-    model.encode_keys = lambda *batch: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
+    model.encode_queries = lambda *batch, **packed: torch.nn.functional.normalize(weight, dim=-1)
+    model.encode_keys = lambda *batch, **packed: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
     trainer.state.max_steps = 10
     batch, ids = random_batch(), torch.arange(4)
     before, fill = model.target["pooler"].weight.clone(), int(model.queue.fill)
@@ -205,6 +205,22 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
     assert used.names & WAITING == set()
     assert int(model.queue.fill) == fill + 4 * accumulation
     assert not torch.equal(model.target["pooler"].weight, before)
+
+
+def test_a_step_on_a_packed_batch_waits_for_no_gpu(tmp_path, tokenizer):
+    """On a padded one transformers looks at the mask, whether there is padding at all."""
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, tokenizer, model, padding_free=True)
+    trainer._finite_watch = FiniteWatch(late=True)
+    trainer.state.max_steps = 10
+    batch = next(iter(trainer.get_train_dataloader()))
+    model.train()
+    with Operations() as used:
+        trainer.compute_loss(model, batch).backward()
+        trainer.note_gradient()
+        trainer.step_momentum(1)
+    assert {"_softmax_backward_data", "native_layer_norm_backward", "_foreach_lerp_"} <= used.names
+    assert used.names & WAITING == set()
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])

@@ -132,6 +132,7 @@ def test_the_options_below_are_all_there_are():
     assert list(DATA) == [f.name for f in fields(DataArguments)]
     assert list(EVALUATION) == [f.name for f in fields(EvaluationArguments)]
     tested_elsewhere = {"bf16", "bf16_full_eval", "deepspeed", "eval_strategy", "load_best_model_at_end", "report_to"}
+    tested_elsewhere |= {"tf32", "torch_compile"}
     assert {"remove_unused_columns", "ddp_broadcast_buffers", "hub_strategy"} <= KEPT
     own = set(MoCoSETrainingArguments.__annotations__) - KEPT
     assert set(TRAINING) | tested_elsewhere == own | set(TRANSFORMERS_OPTIONS)

@@ -581,3 +581,27 @@ def test_activation_checkpointing_trains_to_the_same_weights(tmp_path, tokenizer
 
     plain, checkpointed = train("plain"), train("checkpointed", activation_checkpointing=True)
     assert differing(plain, checkpointed) == []
+
+
+@pytest.mark.parametrize("padding_free", [False, True], ids=["padded", "packed"])
+def test_a_compiled_model_trains_to_the_same_weights(tmp_path, tokenizer, monkeypatch, padding_free):
+    """Graphs are captured and run as they are: what a backend makes of them is its own affair."""
+
+    def train(name: str, **fields) -> dict:
+        model = tiny_model(encoder_dropout_prob=0.0, head_dropout_prob=0.0)
+        trainer = make_trainer(tmp_path / name, tokenizer, model, padding_free=padding_free, max_steps=3, **fields)
+        trainer.train()
+        assert isinstance(trainer.model_wrapped, torch._dynamo.OptimizedModule) == bool(fields)
+        return model.state_dict()
+
+    plain = train("plain")
+    for name in ("BACKEND", "MODE"):  # which transformers sets for accelerate, and leaves
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "no" if name == "BACKEND" else "default")
+    compiled = train("compiled", torch_compile=True, torch_compile_backend="eager")
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_tf32_is_refused_without_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="tf32"):
+        training_arguments(tmp_path, tf32=True)

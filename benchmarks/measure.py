@@ -144,8 +144,7 @@ def measure_training(job: Job, variant: Variant) -> dict[str, float]:
 
 def mocose_trainer(job: Job, variant: Variant, sentences: list[str], arguments: dict) -> Trainer:
     """Return the trainer of this package, its queue full from the start."""
-    if variant.padding_free:
-        arguments["padding_free"] = True
+    arguments |= {"padding_free": variant.padding_free, "activation_checkpointing": variant.checkpointed}
     queue_size = variant.queue_size or QUEUE_SIZE
     model = MoCoSEForPreTraining.from_encoder_pretrained(
         job.encoder, pooling_mode="cls", queue_size=queue_size, queue_init_size=queue_size

@@ -1,7 +1,7 @@
 """The names of what is measured, what they stand for, and which of them a machine does by default.
 
     mocose | mnrl | cached_mnrl | released | gemm_floor, then any of these, in this order:
-    _padding_free  _all_rows                              mocose only
+    _padding_free  _all_rows  _checkpointed               mocose only
     _bf16                                                 in bfloat16 by autocast, the floor's tensors themselves
     _kN                                                   a queue of N rows; not for mnrl and cached_mnrl
     _bN                                                   a batch of N sentences
@@ -28,8 +28,11 @@ BF16_STEPS = ("mocose_bf16", "mocose_padding_free_bf16", "mnrl_bf16", "released_
 QUEUE_SIZES = ("mocose_k4096", "mocose_k65536")
 BATCH_SIZES = ("mocose_b32", "mnrl_b32", "mocose_b128", "mnrl_b128")
 
+_FLAGS = ("padding_free", "all_rows", "checkpointed", "bf16")
+
 _NAME = re.compile(
-    r"(?:(?P<momentum>mocose)(?P<padding_free>_padding_free)?(?P<all_rows>_all_rows)?|(?P<other>[a-z_]+?))"
+    r"(?:(?P<momentum>mocose)(?P<padding_free>_padding_free)?(?P<all_rows>_all_rows)?"
+    r"(?P<checkpointed>_checkpointed)?|(?P<other>[a-z_]+?))"
     r"(?P<bf16>_bf16)?(?:_k(?P<queue_size>[1-9]\d*))?(?:_b(?P<batch_size>[1-9]\d*))?"
 )
 
@@ -42,6 +45,7 @@ class Variant:
         recipe: What is trained: mocose, mnrl, cached_mnrl or released; or gemm_floor.
         padding_free: Whether batches are packed.
         all_rows: Whether the last encoder layer computes the rows that nothing reads, too.
+        checkpointed: Whether activations are computed twice instead of kept.
         bf16: Whether in bfloat16.
         queue_size: K, None for `QUEUE_SIZE`.
         batch_size: B, None for that of the command.
@@ -50,6 +54,7 @@ class Variant:
     recipe: str
     padding_free: bool = False
     all_rows: bool = False
+    checkpointed: bool = False
     bf16: bool = False
     queue_size: int | None = None
     batch_size: int | None = None
@@ -66,13 +71,13 @@ class Variant:
         if recipe not in (*ENCODER_FORWARDS, "gemm_floor") or (match["queue_size"] and recipe.endswith("mnrl")):
             raise ValueError(f"`{name}` is no variant; the usual ones are {', '.join(usual_names())}.")
         sizes = {size: int(match[size]) if match[size] else None for size in ("queue_size", "batch_size")}
-        flags = {flag: match[flag] is not None for flag in ("padding_free", "all_rows", "bf16")}
+        flags = {flag: match[flag] is not None for flag in _FLAGS}
         return cls(recipe, **flags, **sizes)
 
     @property
     def name(self) -> str:
         """What `parse` makes this of."""
-        flags = "".join(f"_{flag}" for flag in ("padding_free", "all_rows", "bf16") if getattr(self, flag))
+        flags = "".join(f"_{flag}" for flag in _FLAGS if getattr(self, flag))
         queue = f"_k{self.queue_size}" if self.queue_size else ""
         batch = f"_b{self.batch_size}" if self.batch_size else ""
         return self.recipe + flags + queue + batch

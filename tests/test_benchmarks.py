@@ -134,7 +134,9 @@ def test_the_floor_is_not_guessed():
 
 
 def test_a_name_is_what_it_stands_for():
-    assert Variant.parse("mocose_padding_free_bf16_k4096_b32") == Variant("mocose", True, False, True, 4096, 32)
+    assert Variant.parse("mocose_padding_free_bf16_k4096_b32") == Variant(
+        "mocose", padding_free=True, bf16=True, queue_size=4096, batch_size=32
+    )
     assert Variant.parse("cached_mnrl_b8") == Variant("cached_mnrl", batch_size=8)
     assert [check_name(name) for name in usual_names()] == list(usual_names())
     assert Variant.parse("mocose_all_rows_bf16_k9_b8").base("mnrl") == "mnrl_bf16_b8"
@@ -231,7 +233,9 @@ def tiny_job(encoder_dir, text, variant: str, **options) -> Job:
     return Job(variant, str(encoder_dir), str(text), 4, 12, 11, steps=1, use_cpu=True, **options)
 
 
-@pytest.mark.parametrize("variant", ["mocose_all_rows", "mocose_padding_free", "cached_mnrl", "released_bf16"])
+@pytest.mark.parametrize(
+    "variant", ["mocose_all_rows", "mocose_padding_free_checkpointed", "cached_mnrl", "released_bf16"]
+)
 def test_a_variant_is_measured_through_its_trainer(encoder_dir, text, variant):
     figures = measure(tiny_job(encoder_dir, text, variant))
     assert set(figures) == {"seconds", "memory_gb", "flops"}

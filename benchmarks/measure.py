@@ -151,12 +151,15 @@ def mocose_trainer(job: Job, variant: Variant, sentences: list[str], arguments: 
     )
     if variant.all_rows:
         model.only_first_token = False
-    return MoCoSETrainer(
+    trainer = MoCoSETrainer(
         model=model,
         args=MoCoSETrainingArguments(**arguments, max_seq_length=job.max_seq_length),
         train_dataset=Dataset.from_dict({"text": sentences}),
         processing_class=load_tokenizer(job.encoder),
     )
+    if variant.padding_free and trainer.data_collator.first_position is None:
+        raise ValueError("this encoder takes no packed batches")
+    return trainer
 
 
 def released_trainer(job: Job, variant: Variant, sentences: list[str], arguments: dict) -> Trainer:

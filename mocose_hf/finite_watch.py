@@ -32,6 +32,8 @@ class FiniteWatch:
             FloatingPointError: As `look`, for this step unless late, and for the one before.
         """
         self.look()
+        if not parts:
+            return
         finite = torch.cat([part.reshape(-1) for part in parts]).isfinite().all()
         self._finite, self._step = finite.to("cpu", non_blocking=True), step  # from CUDA into pinned memory
         if finite.is_cuda:

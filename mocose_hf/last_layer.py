@@ -5,51 +5,46 @@ layer has to see all tokens up to the attention, but what follows, three quarter
 on each token alone. Hooks choose the rows there, so no code of the encoder is repeated.
 """
 
-import inspect
-
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 FIRST_TOKENS = "first_tokens"
 """The option of the encoder's forward that switches it on: (N,) int64, places of first tokens along dimension 1."""
 
+_BERT_LAYERS = ("encoder.layer", "attention.output")
+
+_LAYOUTS = {
+    "bert": _BERT_LAYERS,
+    "camembert": _BERT_LAYERS,
+    "data2vec-text": _BERT_LAYERS,
+    "distilbert": ("transformer.layer", "sa_layer_norm"),
+    "electra": _BERT_LAYERS,
+    "ernie": _BERT_LAYERS,
+    "roberta": _BERT_LAYERS,
+    "xlm-roberta": _BERT_LAYERS,
+}
+"""By model type, where the layers are, and the module of a layer that follows the mixing of tokens by `attention`.
+
+From there on a layer of these works on each token alone, and nothing comes after the last one.
+"""
+
 
 def prepare_last_layer(encoder: PreTrainedModel) -> bool:
-    """Make an encoder take the option `first_tokens`; return whether it can.
+    """Make an encoder take the option `first_tokens`; return whether it is one of those that can.
 
     With it, its last hidden state holds the rows of these tokens alone: (B, 1, H) for the place 0 of a padded batch,
-    (1, B, H) for those of a packed row. It can where its last layer is a module of its own that is built as BERT's or
-    DistilBERT's: after attention comes a module that adds the residual, and then nothing that mixes tokens.
+    (1, B, H) for those of a packed row.
     """
-    for path, entry, arguments in _LAYOUTS:
-        try:
-            layer = encoder.get_submodule(path)[-1]
-            attention, module = layer.get_submodule("attention"), layer.get_submodule(entry)
-        except (AttributeError, TypeError, IndexError):
-            continue
-        passes_on = _takes_options(encoder) and _takes_options(attention)
-        if passes_on and _parameters(module) == arguments and not getattr(encoder.config, "is_decoder", False):
-            choice = _Choice()
-            attention.register_forward_pre_hook(choice.hear, with_kwargs=True)
-            module.register_forward_pre_hook(choice.choose)
-            return True
-    return False
-
-
-_LAYOUTS = (
-    ("encoder.layer", "attention.output", ["hidden_states", "input_tensor"]),
-    ("transformer.layer", "sa_layer_norm", ["input"]),
-)
-"""Where the layers are, which module of a layer follows the mixing of tokens by `attention`, and what that takes."""
-
-
-def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)
-
-
-def _takes_options(module: nn.Module) -> bool:
-    """Whether it hands options on that it does not know."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+    config = encoder.config
+    in_chunks = getattr(config, "chunk_size_feed_forward", 0) > 1  # which asks for numbers of tokens that it divides
+    if config.model_type not in _LAYOUTS or getattr(config, "is_decoder", False) or in_chunks:
+        return False
+    layers, after_attention = _LAYOUTS[config.model_type]
+    layer = encoder.get_submodule(layers)[-1]
+    choice = _Choice()
+    layer.attention.register_forward_pre_hook(choice.hear, with_kwargs=True)
+    layer.get_submodule(after_attention).register_forward_pre_hook(choice.choose)
+    return True
 
 
 class _Choice:

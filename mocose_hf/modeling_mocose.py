@@ -183,7 +183,6 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
         prepared = [prepare_last_layer(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
         self._last_layer_prepared = all(prepared)
-        self._takes_token_types = _takes_token_types(self.mocose.encoder)
         if config.share_embeddings:
             self._share_embeddings()
         else:
@@ -346,7 +345,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         Returns:
             The position at which each packed sentence starts, None where the family cannot.
         """
-        first, _ = [find_first_position(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
+        first = find_first_position(self.mocose.encoder)
+        self.target["encoder"].config._attn_implementation = self.mocose.encoder.config._attn_implementation
         return first
 
     @torch.no_grad()
@@ -389,7 +389,9 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         max_length_q: int | None = None,
     ) -> Tensor:
         """Return the pooled embeddings (B, H) of a padded or packed view."""
-        options = {"token_type_ids": token_type_ids} if self._takes_token_types else {}
+        options = {"attention_mask": attention_mask}
+        if _takes_token_types(encoder):
+            options["token_type_ids"] = token_type_ids
         packing = None
         if cu_seq_lens_q is not None:
             packing = Packing.of(cu_seq_lens_q, max_length_q, input_ids.shape[1])
@@ -397,7 +399,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         cls_alone = self.only_first_token and self._last_layer_prepared and self.config.pooling_mode == "cls"
         if cls_alone:
             options[FIRST_TOKENS] = input_ids.new_zeros(1) if packing is None else packing.starts
-        hidden = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **options)
+        hidden = encoder(input_ids=input_ids, return_dict=True, **options)
         hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
         if cls_alone:
             if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.utils.generic import is_flash_attention_requested
 
 ATTENTION = "padding_free_sdpa"
 """The name of the attention that is registered here."""
@@ -141,8 +142,9 @@ def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing:
     """
     attention = encoder.config._attn_implementation
     if attention == ATTENTION:
-        return {"packing": packing}
-    if _is_flash(attention):
+        # transformers hands a mask of four dimensions on as it is; without one, it may make one of T² elements.
+        return {"packing": packing, "attention_mask": packing.mask.new_ones(1, 1, 1, 1)}
+    if is_flash_attention_requested(requested_attention_implementation=attention):
         bounds, longest = cu_seq_lens.int(), packing.longest
         return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
     raise ValueError(
@@ -156,45 +158,41 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
     """Return the position that a packed sentence starts at, None where the encoder cannot take packed sentences.
 
     It can where it leaves attention to transformers and gives, for two short sentences packed, what it gives for them
-    padded: with positions from 0, or from the one after that of padding, as RoBERTa and its kin count. The attention
-    of the encoder is changed to one that knows bounds where it can, and left as it was where it cannot.
+    padded: with positions from 0, or from the one after that of padding, as RoBERTa and its kin count. Its attention
+    is then the one of this module, or still its flash attention, which takes bounds too; otherwise it is left as it
+    was.
     """
     before = encoder.config._attn_implementation
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
     if not (takes_positions and encoder._can_set_attn_implementation()):
         return None
-    after_padding = (encoder.config.pad_token_id or 0) + 1
-    if _is_flash(before):  # which runs on a GPU alone, in half precision
-        embeddings = getattr(encoder, "embeddings", None)
-        return after_padding if hasattr(embeddings, "create_position_ids_from_input_ids") else 0
-    training = encoder.training
+    modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
-    encoder.set_attn_implementation(ATTENTION)
+    first = None
     try:
-        for first in (0, after_padding):
-            if _packs_alike(encoder, first):
-                return first
+        encoder.set_attn_implementation(ATTENTION)
+        starts = (0, (encoder.config.pad_token_id or 0) + 1)
+        first = next((start for start in starts if _packs_alike(encoder, start)), None)
+    except (IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
+        pass
     finally:
-        encoder.train(training)
-    encoder.set_attn_implementation(before)
-    return None
+        for module, training in modes:
+            module.training = training
+        if first is None or is_flash_attention_requested(requested_attention_implementation=before):
+            encoder.config._attn_implementation = before
+    return first
 
 
 def _packs_alike(encoder: PreTrainedModel, first_position: int) -> bool:
     """Return whether an encoder without dropout gives packed sentences the embeddings that it gives padded ones."""
-    lengths = torch.tensor([5, 3], device=encoder.device)
-    cu_seq_lens = torch.tensor([0, 5, 8], device=encoder.device)
-    packing = Packing.of(cu_seq_lens, longest=5, num_tokens=8)
-    tokens = torch.arange(8, device=encoder.device) + (encoder.config.pad_token_id or 0) + 1
-    tokens %= encoder.get_input_embeddings().num_embeddings
-    positions = torch.cat([torch.arange(length, device=encoder.device) for length in lengths]) + first_position
-    padded = torch.full((2, 5), encoder.config.pad_token_id or 0, device=encoder.device)
+    device, padding = encoder.device, encoder.config.pad_token_id or 0
+    cu_seq_lens = torch.tensor([0, 3, 5], device=device)
+    packing = Packing.of(cu_seq_lens, longest=3, num_tokens=5)
+    tokens = (torch.arange(5, device=device) + padding + 1) % encoder.get_input_embeddings().num_embeddings
+    positions = torch.tensor([0, 1, 2, 0, 1], device=device) + first_position
+    padded = torch.full((2, 3), padding, device=device)
     padded[packing.mask] = tokens
     wanted = encoder(input_ids=padded, attention_mask=packing.mask.long()).last_hidden_state[packing.mask]
     bounds = bounds_for_attention(encoder, cu_seq_lens, packing)
     found = encoder(input_ids=tokens[None], position_ids=positions[None], **bounds).last_hidden_state[0]
     return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
-
-
-def _is_flash(attention: str | None) -> bool:
-    return str(attention).startswith("flash_attention")

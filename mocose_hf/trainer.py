@@ -43,8 +43,8 @@ class MoCoSETrainer(Trainer):
     needs it: after optimizer step k it moves with η_{k+1}.
 
     Numbers that are not finite end a training within their step; on a GPU, which is not to wait for that, before the
-    next step changes the weights, and before anything is logged, evaluated or saved. The model in memory may hold
-    some by then, no checkpoint does.
+    next step changes the weights (under DeepSpeed, which does so in its backward pass, by its end), and before
+    anything is logged, evaluated or saved. The model in memory may hold some by then, no checkpoint does.
 
     Args:
         model: A `MoCoSEForPreTraining`.
@@ -295,8 +295,9 @@ class MoCoSETrainer(Trainer):
 
     def _check_weights(self) -> None:
         """Raise a `FloatingPointError`, on all processes, where a weight or key to be saved is not finite."""
-        held = [getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters()]
-        bad = not all(weight.isfinite().all() for weight in (*held, self.model.queue.rows))
+        held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
+        queued = self.model.queue.rows.sum()  # of unit rows; to look at each would take memory for as many again
+        bad = not all(part.isfinite().all() for part in (*held, queued))
         if any_process(bad, self.args.device):
             raise FloatingPointError(
                 f"A weight or a queued key is not finite after step {self.state.global_step}; lower `learning_rate` "

@@ -32,8 +32,18 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
         if args.max_seq_length > longest:
             raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
         check_tokenizer(processing_class, model.mocose.encoder)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs; start one for each with `accelerate launch`, or show it a single "
+            "one by CUDA_VISIBLE_DEVICES."
+        )
     if data_collator is not None and args.padding_free:
         raise ValueError("`padding_free` packs by the trainer's own collator; leave out `data_collator`, or this.")
+    if args.neftune_noise_alpha is not None and args.padding_free:
+        raise ValueError(
+            "`neftune_noise_alpha` scales its noise by the length of the batch, which `padding_free` changes; leave "
+            "one of them out."
+        )
     encoder = model.mocose.encoder
     if args.activation_checkpointing and not encoder.supports_gradient_checkpointing:
         raise ValueError(
@@ -104,13 +114,14 @@ def check_model(model) -> None:
     trainable = sum(target.requires_grad for target, _ in model.momentum_pairs())
     if trainable:
         raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
-    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        raise ValueError(
-            "All weights must be in float32 for training; call `model.float()`, and set `bf16` for speed."
-        )
     found, wanted = model.queue.rows.dtype, model.queue.dtype
     if found != wanted:
         raise ValueError(
             f"The queue was cast to {found}, but `queue_dtype` makes it {wanted}; load the model again, and leave its "
             "dtype alone."
+        )
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ValueError(
+            "All weights must be in float32 for training; load the model again without a `dtype`, and set `bf16` for "
+            "speed."
         )

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 from conftest import random_batch, sentences, tiny_bert_config, tiny_model
-from test_modeling_mocose import FAMILIES
+from test_modeling_mocose import FAMILIES, SMALL_WITH_FEED_FORWARD
 from test_padding_free import both_batches, loss_and_gradients, model_of
-from transformers import AutoModel, BertModel
+from transformers import AutoModel, BertModel, BigBirdConfig, CamembertConfig, Data2VecTextConfig, ErnieConfig
 
 from mocose_hf.last_layer import FIRST_TOKENS, prepare_last_layer
 
 CAN = ["bert", "roberta", "xlm-roberta", "distilbert", "electra"]
+MORE = {config.model_type: config for config in (CamembertConfig, Data2VecTextConfig, ErnieConfig)}
 
 
 def count_rows(model, batch) -> list[int]:
@@ -30,7 +31,7 @@ def count_rows(model, batch) -> list[int]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_that_can_are_those_built_like_bert_or_distilbert(family):
+def test_families_that_can(family):
     assert prepare_last_layer(AutoModel.from_config(FAMILIES[family]())) == (family in CAN)
 
 
@@ -47,6 +48,25 @@ def test_loss_and_gradient_are_those_of_the_whole_layer(tokenizer, family):
         assert trimmed_loss == pytest.approx(loss, abs=1e-5)
         for one, other in zip(gradients, trimmed_gradients, strict=True):
             torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", MORE)
+def test_first_tokens_of_further_families_are_those_of_the_whole_layer(family):
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(MORE[family](**SMALL_WITH_FEED_FORWARD)).eval()
+    assert prepare_last_layer(encoder)
+    batch = random_batch()
+    whole = encoder(**batch).last_hidden_state[:, :1]
+    first_alone = encoder(**batch, **{FIRST_TOKENS: torch.zeros(1, dtype=torch.long)}).last_hidden_state
+    torch.testing.assert_close(first_alone, whole, atol=1e-5, rtol=0)
+
+
+def test_layers_that_work_in_chunks_or_blocks_are_left_alone():
+    chunked = tiny_bert_config(chunk_size_feed_forward=7)
+    assert not prepare_last_layer(BertModel(chunked))
+    assert not prepare_last_layer(AutoModel.from_config(BigBirdConfig(**SMALL_WITH_FEED_FORWARD)))
+    model = tiny_model(encoder={"chunk_size_feed_forward": 7}).eval()
+    assert model(**random_batch(length=7)).loss.isfinite()
 
 
 def test_one_token_a_sentence_reaches_the_last_feed_forward_part(tokenizer):

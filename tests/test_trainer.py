@@ -605,3 +605,9 @@ def test_a_compiled_model_trains_to_the_same_weights(tmp_path, tokenizer, monkey
 def test_tf32_is_refused_without_a_gpu(tmp_path):
     with pytest.raises(ValueError, match="tf32"):
         training_arguments(tmp_path, tf32=True)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(MoCoSETrainingArguments, "n_gpu", 4)
+    with pytest.raises(ValueError, match="One process sees 4 GPUs; start one for each with `accelerate launch`"):
+        make_trainer(tmp_path, tokenizer)

@@ -40,8 +40,10 @@ STEPS, SAVE_STEPS = 24, 4
 GLOBAL_BATCH = 16
 PATIENCE_SECONDS = 240
 
+EXIT_UNCAUGHT = 70
+
 # Told to stop in training; too late for that; before or after training, where SIGTERM ends a process as ever, and a
-# launcher then ends the others.
+# launcher then ends the others, if they have not first found it gone.
 ENDS_OF_SIGTERM = (
     {EXIT_INTERRUPTED},
     {0},
@@ -49,6 +51,7 @@ ENDS_OF_SIGTERM = (
     {0, -signal.SIGTERM},
     {-signal.SIGTERM, -signal.SIGKILL},
 )
+FOUND_THE_OTHER_GONE = ("Connection reset by peer", "Connection closed by peer")
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Run:
         pid = os.fork()
         if pid:
             return pid
-        code = 70
+        code = EXIT_UNCAUGHT
         try:
             os.environ.update({name: str(value) for name, value in environment.items()})
             handle = os.open(self.log, os.O_WRONLY | os.O_APPEND)
@@ -201,6 +204,8 @@ def interrupted_run(folder: Path, options: list[str], arguments, generator: rand
             run.wait()
             continue
         codes = run.wait()
+        if codes == {-signal.SIGTERM, EXIT_UNCAUGHT} and any(words in run.tail() for words in FOUND_THE_OTHER_GONE):
+            codes = {-signal.SIGTERM}
         if number == signal.SIGTERM and codes not in ENDS_OF_SIGTERM:
             raise AssertionError(f"ended with {codes}:\n{run.tail()}")
         sent += there

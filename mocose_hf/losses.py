@@ -65,7 +65,7 @@ def chunked_info_nce_loss(
     temperature: float,
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
-    chunk_size: int = 8192,
+    chunk_size: int = 4096,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of `info_nce_loss`, for queues whose logits should not be held: O(B·chunk_size) memory.

@@ -292,18 +292,27 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output.
         """
-        packed = {"position_ids": position_ids, "cu_seq_lens_q": cu_seq_lens_q, "max_length_q": max_length_q}
-        if key_input_ids is None:
-            key_input_ids, key_attention_mask, key_token_type_ids = input_ids, attention_mask, token_type_ids
-            key_position_ids, key_cu_seq_lens_q, key_max_length_q = position_ids, cu_seq_lens_q, max_length_q
-        key_packed = {
-            "position_ids": key_position_ids,
-            "cu_seq_lens_q": key_cu_seq_lens_q,
-            "max_length_q": key_max_length_q,
+        view = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "cu_seq_lens_q": cu_seq_lens_q,
+            "max_length_q": max_length_q,
         }
+        key_view = view
+        if key_input_ids is not None:
+            key_view = {
+                "input_ids": key_input_ids,
+                "attention_mask": key_attention_mask,
+                "token_type_ids": key_token_type_ids,
+                "position_ids": key_position_ids,
+                "cu_seq_lens_q": key_cu_seq_lens_q,
+                "max_length_q": key_max_length_q,
+            }
 
-        queries = self.encode_queries(input_ids, attention_mask, token_type_ids, **packed)  # (B, D)
-        keys = self.encode_keys(key_input_ids, key_attention_mask, key_token_type_ids, **key_packed)  # (B, D)
+        queries = self.encode_queries(**view)  # (B, D)
+        keys = self.encode_keys(**key_view)  # (B, D)
 
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
@@ -325,17 +334,19 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             sentence_ids=sentence_ids,
         )
 
-    def encode_queries(self, input_ids, attention_mask=None, token_type_ids=None, **packed) -> Tensor:
-        """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32."""
-        pooled = self._run_encoder(self.mocose.encoder, input_ids, attention_mask, token_type_ids, **packed)  # (B, H)
+    def encode_queries(self, input_ids: Tensor, **view) -> Tensor:
+        """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32.
+
+        The arguments are those of a view in `forward`; of a padded one `attention_mask` and `token_type_ids`.
+        """
+        pooled = self._run_encoder(self.mocose.encoder, input_ids, **view)  # (B, H)
         queries = self.predictor(self.projection_head(self.pooler(pooled)))  # (B, D)
         return F.normalize(queries.float(), dim=-1)
 
     @torch.no_grad()
-    def encode_keys(self, input_ids, attention_mask=None, token_type_ids=None, **packed) -> Tensor:
+    def encode_keys(self, input_ids: Tensor, **view) -> Tensor:
         """Run the target branch: encoder, pooler, projection head, L2 norm. (B, D), float32, without gradient."""
-        encoder = self.target["encoder"]
-        pooled = self._run_encoder(encoder, input_ids, attention_mask, token_type_ids, **packed)  # (B, H)
+        pooled = self._run_encoder(self.target["encoder"], input_ids, **view)  # (B, H)
         keys = self.target["projection_head"](self.target["pooler"](pooled))  # (B, D)
         return F.normalize(keys.float(), dim=-1)
 

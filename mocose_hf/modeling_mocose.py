@@ -11,15 +11,16 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 
+from mocose_hf.branches import View, embed_view
 from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, process_index
 from mocose_hf.encoding import encode
 from mocose_hf.heads import build_predictor, build_projection_head
-from mocose_hf.last_layer import FIRST_TOKENS, prepare_last_layer
+from mocose_hf.last_layer import prepare_last_layer
 from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
 from mocose_hf.momentum import update_ema
 from mocose_hf.negative_queue import NegativeQueue
-from mocose_hf.padding_free import Packing, bounds_for_attention, find_first_position
+from mocose_hf.padding_free import find_first_position
 from mocose_hf.pooling import pool
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
 from mocose_hf.zero import check_whole, local_values, whole_weights
@@ -97,6 +98,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         super().__init__(config)
         config.prepare()
         self.encoder = _build_encoder(config)
+        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
@@ -125,7 +127,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
             two where `return_dict` is false.
         """
         return_dict = encoder_options.pop("return_dict", None)
-        if _takes_token_types(self.encoder):
+        if self._takes_token_types:
             encoder_options["token_type_ids"] = token_type_ids
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **encoder_options)
         output = BaseModelOutputWithPooling(
@@ -284,35 +286,17 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         A batch is padded, (B, L), or packed into one row, (1, T), once `allow_padding_free` has been called.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L), the view of the online branch; packed (1, T), and no
-                mask.
-            position_ids, cu_seq_lens_q, max_length_q: Of a packed view, (1, T) int64, each token's position in its
-                sentence, (B + 1,) int32, the place of each first token in the row and at the end T, and the tokens of
-                the longest sentence (the names are those of transformers' `FlashAttentionKwargs`).
+            input_ids, attention_mask, token_type_ids: (B, L) or (1, T), the view of the online branch.
+            position_ids, cu_seq_lens_q, max_length_q: Of a packed view, as `View` takes them; the names are those of
+                transformers' `FlashAttentionKwargs`.
             key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output.
         """
-        view = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "cu_seq_lens_q": cu_seq_lens_q,
-            "max_length_q": max_length_q,
-        }
-        key_view = view
-        if key_input_ids is not None:
-            key_view = {
-                "input_ids": key_input_ids,
-                "attention_mask": key_attention_mask,
-                "token_type_ids": key_token_type_ids,
-                "position_ids": key_position_ids,
-                "cu_seq_lens_q": key_cu_seq_lens_q,
-                "max_length_q": key_max_length_q,
-            }
-
-        queries = self.encode_queries(**view)  # (B, D)
-        keys = self.encode_keys(**key_view)  # (B, D)
+        view = (input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
+        key_view = (key_input_ids, key_attention_mask, key_token_type_ids)
+        key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
+        queries = self.encode_queries(*view)  # (B, D)
+        keys = self.encode_keys(*(view if key_input_ids is None else key_view))  # (B, D)
 
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
@@ -334,19 +318,22 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             sentence_ids=sentence_ids,
         )
 
-    def encode_queries(self, input_ids: Tensor, **view) -> Tensor:
+    def encode_queries(self, *view, **named) -> Tensor:
         """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32.
 
-        The arguments are those of a view in `forward`; of a padded one `attention_mask` and `token_type_ids`.
+        The arguments are those of `mocose_hf.branches.View`.
         """
-        pooled = self._run_encoder(self.mocose.encoder, input_ids, **view)  # (B, H)
+        pooled = self._embed(self.mocose.encoder, View(*view, **named))  # (B, H)
         queries = self.predictor(self.projection_head(self.pooler(pooled)))  # (B, D)
         return F.normalize(queries.float(), dim=-1)
 
     @torch.no_grad()
-    def encode_keys(self, input_ids: Tensor, **view) -> Tensor:
-        """Run the target branch: encoder, pooler, projection head, L2 norm. (B, D), float32, without gradient."""
-        pooled = self._run_encoder(self.target["encoder"], input_ids, **view)  # (B, H)
+    def encode_keys(self, *view, **named) -> Tensor:
+        """Run the target branch: encoder, pooler, projection head, L2 norm. (B, D), float32, without gradient.
+
+        The arguments are those of `mocose_hf.branches.View`.
+        """
+        pooled = self._embed(self.target["encoder"], View(*view, **named))  # (B, H)
         keys = self.target["projection_head"](self.target["pooler"](pooled))  # (B, D)
         return F.normalize(keys.float(), dim=-1)
 
@@ -389,36 +376,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         """Embed sentences with the online encoder; see `MoCoSEModel.encode`."""
         return self.mocose.encode(sentences, tokenizer, **options)
 
-    def _run_encoder(
-        self,
-        encoder: PreTrainedModel,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seq_lens_q: Tensor | None = None,
-        max_length_q: int | None = None,
-    ) -> Tensor:
-        """Return the pooled embeddings (B, H) of a padded or packed view."""
-        options = {"attention_mask": attention_mask}
-        if _takes_token_types(encoder):
-            options["token_type_ids"] = token_type_ids
-        packing = None
-        if cu_seq_lens_q is not None:
-            packing = Packing.of(cu_seq_lens_q, max_length_q, input_ids.shape[1])
-            options |= {"position_ids": position_ids} | bounds_for_attention(encoder, cu_seq_lens_q, packing)
-        cls_alone = self.only_first_token and self._last_layer_prepared and self.config.pooling_mode == "cls"
-        if cls_alone:
-            options[FIRST_TOKENS] = input_ids.new_zeros(1) if packing is None else packing.starts
-        hidden = encoder(input_ids=input_ids, return_dict=True, **options)
-        hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
-        if cls_alone:
-            if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs
-                hidden = hidden.index_select(1, options[FIRST_TOKENS])
-            return hidden.flatten(0, 1)
-        if packing is None:
-            return pool(hidden, attention_mask, self.config.pooling_mode)
-        return pool(packing.pad(hidden[0]), packing.mask, self.config.pooling_mode)
+    def _embed(self, encoder: PreTrainedModel, view: View) -> Tensor:
+        mode = self.config.pooling_mode
+        cls_alone = self.only_first_token and self._last_layer_prepared and mode == "cls"
+        return embed_view(encoder, view, mode, self.mocose._takes_token_types, cls_alone)
 
     def _share_embeddings(self) -> None:
         if not isinstance(getattr(self.mocose.encoder, "embeddings", None), nn.Module):
@@ -449,10 +410,6 @@ def _build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder
-
-
-def _takes_token_types(encoder: PreTrainedModel) -> bool:
-    return "token_type_ids" in inspect.signature(encoder.forward).parameters
 
 
 def _without_pooler(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

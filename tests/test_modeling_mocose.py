@@ -383,6 +383,17 @@ def _count(saved: torch.Tensor, kept: list[int]) -> torch.Tensor:
     return saved
 
 
+def test_each_branch_takes_a_view_by_place_or_by_name():
+    model, batch = tiny_model().eval(), random_batch()
+    output = model(**batch)
+    for encode, expected in (
+        (model.encode_queries, output.query_embeddings),
+        (model.encode_keys, output.key_embeddings),
+    ):
+        assert torch.equal(encode(**batch), expected)
+        assert torch.equal(encode(batch["input_ids"], batch["attention_mask"]), expected)
+
+
 def test_equal_views_are_warned_of_unless_they_are_wanted(monkeypatch):
     said = []
     monkeypatch.setattr("mocose_hf.modeling_mocose.logger.warning_once", said.append)

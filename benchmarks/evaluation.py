@@ -10,10 +10,9 @@ import argparse
 import statistics
 import time
 
-import torch
+from throughput import encode_in_file_order
 
 from mocose_hf import MoCoSEForPreTraining, load_tokenizer
-from mocose_hf.encoding import encoder_max_length
 from mocose_hf.evaluation import embed_tasks, read_tasks, score_tasks
 
 TASKS = ("sts12", "sts15", "stsb", "sickr")
@@ -54,14 +53,10 @@ def score(model, tokenizer, options) -> dict[str, float]:
     return score_tasks(tasks, embed_tasks(model, tokenizer, tasks, batch_size=128))
 
 
-@torch.no_grad()
-def embed_in_file_order(model, tokenizer, pairs: list[tuple[str, str]], batch_size: int = 128) -> None:
-    """Embed both sides of each pair, batch by batch, and do no more."""
-    longest = encoder_max_length(tokenizer, model.config.encoder_config)
-    for start in range(0, len(pairs), batch_size):
-        for side in zip(*pairs[start : start + batch_size], strict=True):
-            batch = tokenizer(list(side), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-            model(**batch)
+def embed_in_file_order(model, tokenizer, pairs: list[tuple[str, str]]) -> None:
+    """Embed both sides of the pairs, batch by batch, and do no more."""
+    for side in zip(*pairs, strict=True):
+        encode_in_file_order(model, tokenizer, list(side))
 
 
 def cpu_seconds(work) -> float:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from variants import QUEUE_SIZE, THROUGHPUTS, Variant
 
+from mocose_hf.evaluation.report import Table, markdown_table
+
 Figures = dict[str, list[dict[str, float]]]
 """Of each variant what was measured, round by round."""
 
@@ -25,12 +27,6 @@ def ratios(figures: Figures, name: str, base: str, what: str) -> list[float]:
     return [own[what] / its[what] for own, its in zip(figures[name], figures.get(base, []), strict=base in figures)]
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column is of words and whose others are of numbers."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def report(figures: Figures, batch_size: int, on_gpu: bool = False) -> str:
     """Return all tables that there are figures for, with a line above each that says what it shows."""
     seconds = "s per step" if on_gpu else "CPU s per step"
@@ -39,18 +35,15 @@ def report(figures: Figures, batch_size: int, on_gpu: bool = False) -> str:
     queues = [name for name in names if Variant.parse(name).queue_size]
     batches = [name for name in names if Variant.parse(name).batch_size and name not in queues]
     tables = [
-        (
-            "Training step; each ratio is to the variant of the same precision",
-            step_table(figures, steps, seconds, on_gpu),
-        ),
-        ("Size of the queue, full from the start", queue_table(figures, queues, seconds)),
-        ("Size of the batch", batch_table(figures, batches, seconds, batch_size)),
-        ("Around training", throughput_table(figures, [name for name in THROUGHPUTS if name in figures])),
+        step_table(figures, steps, seconds, on_gpu),
+        queue_table(figures, queues, seconds),
+        batch_table(figures, batches, seconds, batch_size),
+        throughput_table(figures, [name for name in THROUGHPUTS if name in figures]),
     ]
-    return "\n\n".join(f"{title}:\n\n{table}" for title, table in tables if table)
+    return "\n\n".join(markdown_table(table) for table in tables if table[2])
 
 
-def step_table(figures: Figures, names: Sequence[str], seconds: str, on_gpu: bool) -> str:
+def step_table(figures: Figures, names: Sequence[str], seconds: str, on_gpu: bool) -> Table:
     """Compare steps with sentence-transformers' one, with the released one and with the floor."""
     header = ["variant", seconds, "over mnrl", "over released", "over GEMM floor", "peak GB", "over mnrl"]
     header += ["TFLOP/s as if padded", "launches per step"] * on_gpu
@@ -66,10 +59,10 @@ def step_table(figures: Figures, names: Sequence[str], seconds: str, on_gpu: boo
             row.append(spread(speeds, ".1f") if speeds else NOT_MEASURED)
             row.append(spread(_values(figures[name], "launches"), ".0f") if "launches" in first else NOT_MEASURED)
         rows.append(row)
-    return markdown(header, rows) if rows else ""
+    return "Training step; each ratio is to the variant of the same precision:", header, rows
 
 
-def queue_table(figures: Figures, names: Sequence[str], seconds: str) -> str:
+def queue_table(figures: Figures, names: Sequence[str], seconds: str) -> Table:
     """Compare queues of several sizes with the usual one."""
     rows = []
     for name in names:
@@ -78,10 +71,10 @@ def queue_table(figures: Figures, names: Sequence[str], seconds: str) -> str:
         row += [spread(_values(figures[name], "memory_gb")), _ratio(figures, name, base, "memory_gb")]
         rows.append(row)
     over = f"over K={QUEUE_SIZE}"
-    return markdown(["variant", seconds, over, "peak GB", over], rows) if rows else ""
+    return "Size of the queue, full from the start:", ["variant", seconds, over, "peak GB", over], rows
 
 
-def batch_table(figures: Figures, names: Sequence[str], seconds: str, batch_size: int) -> str:
+def batch_table(figures: Figures, names: Sequence[str], seconds: str, batch_size: int) -> Table:
     """Compare steps with sentence-transformers' one of the same batch size, the usual size among them."""
     usual = {replace(Variant.parse(name), batch_size=None).name for name in names}
     rows = {}
@@ -94,10 +87,10 @@ def batch_table(figures: Figures, names: Sequence[str], seconds: str, batch_size
         rows[name] = (sentences, row)
     header = ["variant", "B", seconds, "ms per sentence", "over mnrl", "peak memory over mnrl"]
     in_order = [row for _, row in sorted(rows.values(), key=lambda sized: sized[0])]
-    return markdown(header, in_order) if rows else ""
+    return "Size of the batch:", header, in_order
 
 
-def throughput_table(figures: Figures, names: Sequence[str]) -> str:
+def throughput_table(figures: Figures, names: Sequence[str]) -> Table:
     """Compare loaders and encoders, each with the first of its kind."""
     bases = {"loading_2_workers": "loading", "encoding": "encoding_file_order"}
     rows = []
@@ -105,7 +98,7 @@ def throughput_table(figures: Figures, names: Sequence[str]) -> str:
         row = [f"`{name}`"] + [spread(_values(figures[name], what), ",.0f") for what in _RATES]
         rows.append(row + [_ratio(figures, name, bases.get(name, name), what) for what in _RATES])
     header = ["variant", "sentences per s", "sentences per CPU s", "over plain, per s", "over plain, per CPU s"]
-    return markdown(header, rows) if rows else ""
+    return "Around training:", header, rows
 
 
 def _is_sized(name: str) -> bool:

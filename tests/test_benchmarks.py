@@ -15,10 +15,12 @@ from conftest import REPOSITORY, random_batch, sentences, tiny_bert_config, tiny
 from gemm_floor import GemmFloor, encoder_forward_flops
 from measure import Job, measure
 from released_step import ReleasedMoCoSE
-from tables import markdown, ratios, report, spread
+from tables import ratios, report, spread
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertModel, DistilBertConfig
 from variants import BF16_STEPS, Variant, check_name, default_names, usual_names
+
+from mocose_hf.evaluation.report import markdown_table
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -216,7 +218,7 @@ def test_a_gpu_adds_speed_and_launches():
 
 
 def test_markdown_has_as_many_marks_as_columns():
-    assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert markdown_table(("t", ["a", "b"], [["x", "1"]])) == "t\n\n| a | b |\n| --- | ---: |\n| x | 1 |"
 
 
 # The whole.

@@ -297,7 +297,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
         queries = self.encode_queries(*view)  # (B, D)
         keys = self.encode_keys(*(view if key_input_ids is None else key_view))  # (B, D)
+        return self.contrast(queries, keys, sentence_ids)
 
+    def contrast(self, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None = None) -> MoCoSEOutput:
+        """Contrast queries (B, D) with the keys of all processes and with the queue, which is left as it is."""
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
         contrast = (self.queue.rows, self.config.temperature, labels, self.config.in_batch_negatives)

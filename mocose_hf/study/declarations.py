@@ -1,0 +1,75 @@
+"""What a study is: cells of options that are run with the same seeds and set beside each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: options of a run, where it stands, and what the paper found there.
+
+    Args:
+        row: Its row, as the table shows it.
+        column: Its column, of a table of one column "".
+        options: Options of `run_mocose.py` by name, which make it differ from its neighbours.
+        paper: The paper's figure, None where it gives none.
+        x: Its place on a plot's axis, None where it has none.
+    """
+
+    row: str
+    column: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    paper: float | None = None
+    x: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of the cell among those of its study."""
+        return f"{self.row}, {self.column}" if self.column else self.row
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the cells whose scores answer it.
+
+    Args:
+        name: What it is called on the command line.
+        title: What heads its table.
+        question: One sentence that ends in a question mark.
+        source: Where the paper asks it, such as "Table 3".
+        cells: What is compared.
+        default: The label of the cell that the others are tested against; that of the first one where "".
+        options: Options of all cells, beneath their own.
+        plot: How it is drawn: "bars" (one group a row), "line" (over `x`, a line for each column), "curves" (score
+            over steps), "spectrum" or "" for no plot.
+        x_label: What `x` is.
+    """
+
+    name: str
+    title: str
+    question: str
+    source: str
+    cells: Sequence[Cell]
+    default: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    plot: str = "bars"
+    x_label: str = ""
+
+    def __post_init__(self):
+        labels = [cell.label for cell in self.cells]
+        twice = {label for label in labels if labels.count(label) > 1}
+        if twice or not labels:
+            raise ValueError(f"The study `{self.name}` needs cells of different labels; given twice: {sorted(twice)}.")
+        if self.default and self.default not in labels:
+            raise ValueError(
+                f"The study `{self.name}` has no cell {self.default!r}, its default; name one of {labels}."
+            )
+
+    @property
+    def default_label(self) -> str:
+        """The label of the cell that the others are tested against."""
+        return self.default or self.cells[0].label
+
+    def options_of(self, cell: Cell) -> dict[str, object]:
+        """Return all options of a cell: those of the study, and over them its own."""
+        return dict(self.options) | dict(cell.options)

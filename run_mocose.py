@@ -13,18 +13,14 @@ Go on:              the command that was interrupted, with --resume_from_checkpo
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError
-from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.building import build_model, build_trainer, read_training_sentences
 from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
-from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.distributed import end_process
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
@@ -35,7 +31,6 @@ from mocose_hf.errors import (
     InputError,
     SaveError,
     input_error_line,
-    one_line,
     printable,
 )
 from mocose_hf.evaluation.report import markdown_table, tables
@@ -47,9 +42,9 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import cannot_be_made, check_output_dir, check_results_dir, clear_output_dir, saving
+from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer, save_tokenizer
+from mocose_hf.pretrained_encoders import save_tokenizer
 from mocose_hf.scoring import (
     compare,
     evaluate_alone,
@@ -59,7 +54,7 @@ from mocose_hf.scoring import (
     report,
     score,
 )
-from mocose_hf.streaming import HubDataset, SentenceStream, check_stream_arguments
+from mocose_hf.streaming import check_stream_arguments
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
@@ -170,86 +165,6 @@ def plan_start(options: Options) -> str | None:
     if wanted:
         options.say(f"There is no complete checkpoint in {options.output_dir} to go on from; starting at step 0.")
     return None
-
-
-def read_training_sentences(options: Options) -> Sentences | SentenceStream:
-    """Read the sentences, or open a stream of them, tell what is dropped, and check that they fill a batch."""
-    data, training = options.data, options.training
-    if data.streaming:
-        return open_stream(options)
-    if data.train_file:
-        sentences = read_sentences(data.train_file, data.text_column, data.key_column)
-    else:
-        sentences = read_hub_sentences(
-            data.dataset_name,
-            data.dataset_config_name,
-            data.dataset_split,
-            data.text_column,
-            data.key_column,
-            data.dataset_revision,
-        )
-    source = data.train_file or data.dataset_name
-    batch = training.global_batch_size
-    if training.dataloader_drop_last and len(sentences.dataset) < batch:
-        raise InputError(
-            f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "
-            "lower --per_device_train_batch_size."
-        )
-    options.say(f"{source}: {sentences.summary()}")
-    return sentences
-
-
-def open_stream(options: Options) -> SentenceStream:
-    """Open a stream of the sentences, read one batch of them as a check, and tell how they are read."""
-    data = options.data
-    hub = HubDataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.dataset_revision)
-    stream = SentenceStream(
-        data.train_file or hub, data.text_column, data.key_column, shuffle_buffer_size=data.shuffle_buffer_size
-    )
-    stream.check(options.training.global_batch_size)
-    options.say(f"{stream}: {stream.summary()}")
-    return stream
-
-
-def build_model(options: Options):
-    """Build model and tokenizer from the seed and the encoder to start from."""
-    source = options.model
-    hub_options = {"revision": source.model_revision, "cache_dir": source.cache_dir}
-    set_seed(options.training.seed)
-    try:
-        tokenizer = load_tokenizer(source.model_name_or_path, **hub_options)
-        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **hub_options)
-        check_tokenizer(tokenizer, encoder.encoder)
-    except Exception as error:  # transformers raises many kinds on files that it does not expect
-        told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
-        reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(
-            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({reason}); give a directory with "
-            "config.json, weights and tokenizer, or a model id of the hub."
-        ) from error
-    try:
-        return MoCoSEForPreTraining.from_encoder(encoder, **asdict(options.method)), tokenizer
-    except (ValueError, RuntimeError) as error:
-        message = str(error) if isinstance(error, ValueError) else one_line(error)
-        raise InputError(options.locate(message)) from error
-
-
-def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks, resuming: bool) -> MoCoSETrainer:
-    """Build the trainer, which makes the output directory."""
-    options.training.eval_on_start = pairs is not None and not resuming
-    try:
-        return MoCoSETrainer(
-            model=model,
-            args=options.training,
-            train_dataset=sentences if options.data.streaming else sentences.dataset,
-            eval_dataset=pairs,
-            processing_class=tokenizer,
-            test_tasks=tasks.during_training,
-        )
-    except OSError as error:
-        raise cannot_be_made(options.output_dir, error) from error
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise InputError(options.locate(one_line(error))) from error
 
 
 @contextmanager

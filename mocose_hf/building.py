@@ -1,0 +1,95 @@
+"""From the options of a command to sentences, model and trainer."""
+
+from dataclasses import asdict
+
+from safetensors import SafetensorError
+from transformers import set_seed
+
+from mocose_hf.command_line import Options
+from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.output_dir import cannot_be_made
+from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer
+from mocose_hf.streaming import HubDataset, SentenceStream
+from mocose_hf.trainer import MoCoSETrainer
+
+
+def read_training_sentences(options: Options) -> Sentences | SentenceStream:
+    """Read the sentences, or open a stream of them, tell what is dropped, and check that they fill a batch."""
+    data, training = options.data, options.training
+    if data.streaming:
+        return open_stream(options)
+    if data.train_file:
+        sentences = read_sentences(data.train_file, data.text_column, data.key_column)
+    else:
+        sentences = read_hub_sentences(
+            data.dataset_name,
+            data.dataset_config_name,
+            data.dataset_split,
+            data.text_column,
+            data.key_column,
+            data.dataset_revision,
+        )
+    source = data.train_file or data.dataset_name
+    batch = training.global_batch_size
+    if training.dataloader_drop_last and len(sentences.dataset) < batch:
+        raise InputError(
+            f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "
+            "lower --per_device_train_batch_size."
+        )
+    options.say(f"{source}: {sentences.summary()}")
+    return sentences
+
+
+def open_stream(options: Options) -> SentenceStream:
+    """Open a stream of the sentences, read one batch of them as a check, and tell how they are read."""
+    data = options.data
+    hub = HubDataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.dataset_revision)
+    stream = SentenceStream(
+        data.train_file or hub, data.text_column, data.key_column, shuffle_buffer_size=data.shuffle_buffer_size
+    )
+    stream.check(options.training.global_batch_size)
+    options.say(f"{stream}: {stream.summary()}")
+    return stream
+
+
+def build_model(options: Options):
+    """Build model and tokenizer from the seed and the encoder to start from."""
+    source = options.model
+    hub_options = {"revision": source.model_revision, "cache_dir": source.cache_dir}
+    set_seed(options.training.seed)
+    try:
+        tokenizer = load_tokenizer(source.model_name_or_path, **hub_options)
+        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **hub_options)
+        check_tokenizer(tokenizer, encoder.encoder)
+    except Exception as error:  # transformers raises many kinds on files that it does not expect
+        told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
+        reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({reason}); give a directory with "
+            "config.json, weights and tokenizer, or a model id of the hub."
+        ) from error
+    try:
+        return MoCoSEForPreTraining.from_encoder(encoder, **asdict(options.method)), tokenizer
+    except (ValueError, RuntimeError) as error:
+        message = str(error) if isinstance(error, ValueError) else one_line(error)
+        raise InputError(options.locate(message)) from error
+
+
+def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks, resuming: bool) -> MoCoSETrainer:
+    """Build the trainer, which makes the output directory."""
+    options.training.eval_on_start = pairs is not None and not resuming
+    try:
+        return MoCoSETrainer(
+            model=model,
+            args=options.training,
+            train_dataset=sentences if options.data.streaming else sentences.dataset,
+            eval_dataset=pairs,
+            processing_class=tokenizer,
+            test_tasks=tasks.during_training,
+        )
+    except OSError as error:
+        raise cannot_be_made(options.output_dir, error) from error
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(options.locate(one_line(error))) from error

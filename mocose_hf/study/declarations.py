@@ -1,7 +1,7 @@
 """What a study is: cells of options that are run with the same seeds and set beside each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Cell:
         options: Options of `run_mocose.py` by name, which make it differ from its neighbours.
         paper: The paper's figure, None where it gives none.
         x: Its place on a plot's axis, None where it has none.
+        optional: Whether it is left out, and said to be, where what its options ask for is not there.
     """
 
     row: str
@@ -21,6 +22,7 @@ class Cell:
     options: Mapping[str, object] = field(default_factory=dict)
     paper: float | None = None
     x: float | None = None
+    optional: bool = False
 
     @property
     def label(self) -> str:
@@ -73,3 +75,12 @@ class Study:
     def options_of(self, cell: Cell) -> dict[str, object]:
         """Return all options of a cell: those of the study, and over them its own."""
         return dict(self.options) | dict(cell.options)
+
+    def as_dict(self) -> dict:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, made: Mapping) -> "Study":
+        """Make it of what `as_dict` gave, be it read from JSON."""
+        return cls(**dict(made) | {"cells": [Cell(**cell) for cell in made["cells"]]})

@@ -1,0 +1,252 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from mocose_hf.errors import InputError
+from mocose_hf.study import storage as storage_module
+from mocose_hf.study.results import TrialResult
+from mocose_hf.study.storage import MOST_ATTEMPTS, Claim, TrialStore, open_storage
+
+CELLS = {"a": {"ema_decay": 0.5}, "b": {"ema_decay": 0.9, "queue_size": 64}}
+KEYS = [(cell, (seed,)) for cell in CELLS for seed in (0, 1)]
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    return f"sqlite:///{tmp_path / 'deep' / 'study.db'}"
+
+
+def store_of(url: str, description=None) -> TrialStore:
+    store = TrialStore(open_storage(url), "grid")
+    store.describe(description or {"options": "x"})
+    return store
+
+
+def complete(claim: Claim, score: float = 50.0) -> TrialResult:
+    return TrialResult("grid", claim.cell, claim.seeds[0], "complete", {"dev_spearman": score})
+
+
+def test_trials_are_taken_once_each_and_in_order(url):
+    store = store_of(url)
+    store.enter(KEYS, CELLS)
+    store.enter(KEYS, CELLS)
+    taken = []
+    while (claim := store.claim()) is not None:
+        taken.append((claim.cell, claim.seeds))
+        store.record(claim, complete(claim, score=len(taken)))
+
+    assert taken == KEYS
+    assert [(r.cell, r.seed, r.state, r.figures["dev_spearman"]) for r in store.results()] == [
+        ("a", 0, "complete", 1), ("a", 1, "complete", 2), ("b", 0, "complete", 3), ("b", 1, "complete", 4)
+    ]  # fmt: skip
+
+
+def test_parameters_are_the_options_that_vary(url):
+    store = store_of(url)
+    store.enter(KEYS, {name: {**options, "temperature": 0.05} for name, options in CELLS.items()})
+
+    assert store.claim().parameters == {"ema_decay": 0.5, "queue_size": None}
+
+
+def test_a_study_goes_on_with_finished_trials_kept(url):
+    store = store_of(url)
+    store.enter(KEYS, CELLS)
+    store.record(claim := store.claim(), complete(claim))
+    again = store_of(url)
+    again.enter([*KEYS, ("a", (2,))], CELLS)
+
+    states = Counter((result.cell, result.state) for result in again.results())
+    assert states == {("a", "complete"): 1, ("a", "waiting"): 2, ("b", "waiting"): 2}
+
+
+def test_a_study_of_other_options_is_refused(url):
+    store_of(url, {"options": {"max_steps": "10"}, "encoder": "bert"})
+
+    with pytest.raises(InputError, match=r"begun otherwise: `encoder` was bert and is mini now.*another --storage"):
+        store_of(url, {"options": {"max_steps": "10"}, "encoder": "mini"})
+
+
+def test_claims_are_of_the_cells_asked_for(url):
+    store = store_of(url)
+    store.enter(KEYS, CELLS)
+
+    assert store.claim({"b"}).cell == "b"
+
+
+def test_a_failed_trial_keeps_its_reason_and_is_not_repeated_unless_asked(url):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    store.record(claim := store.claim(), TrialResult("grid", "a", 0, "failed", reason="too high a rate"))
+    store.enter(KEYS[:1], CELLS)
+
+    assert store.claim() is None
+    assert [(r.state, r.reason) for r in store.results()] == [("failed", "too high a rate")]
+
+    store.retry_failed()
+    claim = store.claim()
+    assert (claim.cell, claim.seeds) == ("a", (0,))
+    store.record(claim, complete(claim))
+    assert [r.state for r in store.results()] == ["complete"]
+
+
+def test_of_a_trial_entered_twice_one_is_run(url):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    other = store_of(url)
+    other._standing = lambda: []  # as it looks to a worker that starts at the same moment
+    other.enter(KEYS[:1], CELLS)
+    del other._standing
+
+    assert store.claim() is not None
+    assert store.claim() is None
+    assert other.claim() is None
+    assert [r.state for r in store.results()] == ["running"]
+
+
+def test_a_trial_told_to_stop_waits_again(url):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    for _ in range(MOST_ATTEMPTS + 2):
+        store.release(store.claim())
+
+    assert [r.state for r in store.results()] == ["waiting"]
+
+
+def dead_worker() -> dict:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return {"host": storage_module.socket.gethostname(), "pid": process.pid, "started": 0.0}
+
+
+def test_the_trial_of_a_dead_worker_waits_again_and_fails_when_it_kills_too_often(url, monkeypatch):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    dead = dead_worker()
+    monkeypatch.setattr(storage_module, "_this_worker", lambda: dead)
+    for _ in range(MOST_ATTEMPTS - 1):
+        store.claim()
+        assert store.revive() == [("a", (0,))]
+    store.claim()
+
+    assert store.revive() == []
+    (result,) = store.results()
+    assert result.state == "failed"
+    assert "3 workers died in it" in result.reason
+
+
+def let_time_pass(monkeypatch) -> None:
+    later = time.time() + storage_module.SILENCE + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+
+
+def test_a_living_worker_keeps_its_trial_and_a_silent_one_elsewhere_does_not(url, monkeypatch):
+    store = store_of(url)
+    store.enter(KEYS[:2], CELLS)
+    claim = store.claim()
+    assert store.revive() == []
+
+    monkeypatch.setattr(storage_module, "_this_worker", lambda: {"host": "elsewhere", "pid": 1, "started": 0.0})
+    far = store.claim()
+    store.beat(far)
+    assert store.revive() == []
+    let_time_pass(monkeypatch)
+    assert store.revive() == [("a", (1,))]
+    assert {(r.seed, r.state) for r in store.results()} == {(claim.seeds[0], "running"), (1, "waiting")}
+
+
+def test_a_trial_claimed_by_a_worker_that_died_at_once_is_found(url, monkeypatch):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    set_attribute = store._set
+    store._set = lambda *args, **kwargs: None  # killed before it could say who it was
+    store.claim()
+    store._set = set_attribute
+
+    assert store.revive() == []
+    let_time_pass(monkeypatch)
+    assert store.revive() == [("a", (0,))]
+
+
+def take_all(url: str, taken, barrier) -> None:
+    store = TrialStore(open_storage(url), "grid")
+    barrier.wait()
+    store.describe({"options": "x"})
+    keys = [("a", (seed,)) for seed in range(8)]
+    store.enter(keys, CELLS)
+    while (claim := store.claim()) is not None:
+        taken.put((os.getpid(), claim.seeds))
+        time.sleep(0.01)
+        store.record(claim, complete(claim))
+
+
+def test_two_workers_that_start_at_once_share_all_trials_and_run_none_twice(url):
+    open_storage(url)
+    context = multiprocessing.get_context("spawn")
+    taken, barrier = context.Queue(), context.Barrier(2)
+    workers = [context.Process(target=take_all, args=(url, taken, barrier)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    takes = [taken.get(timeout=120) for _ in range(8)]
+    for worker in workers:
+        worker.join()
+
+    assert taken.empty()
+    assert sorted(seeds for _, seeds in takes) == [(seed,) for seed in range(8)]
+    assert len({worker for worker, _ in takes}) == 2
+    assert Counter(result.state for result in store_of(url).results()) == {"complete": 8}
+
+
+def test_a_search_draws_settings_runs_all_seeds_of_each_and_comes_to_an_end(url):
+    store = store_of(url)
+    space = {"temperature": FloatDistribution(0.01, 0.2, log=True), "pooling_mode": CategoricalDistribution(["cls"])}
+    store.enter([("the options as given", (0, 1))], {"the options as given": {}})
+    tried = []
+    while (claim := store.ask(space, (0, 1), most=4)) is not None:
+        for seed in claim.seeds:
+            store.record(claim, TrialResult("grid", claim.cell, seed, "complete", {"dev_spearman": 40.0 + seed}))
+        tried.append(claim)
+
+    assert tried[0].cell == "the options as given"
+    assert len({claim.cell for claim in tried}) == 4
+    assert all(0.01 <= claim.parameters["temperature"] <= 0.2 for claim in tried[1:])
+    assert len(store.results()) == 8
+    assert [trial.value for trial in store._study.get_trials()] == [40.5] * 4
+
+
+def test_a_search_of_a_small_space_comes_to_an_end(url):
+    store = store_of(url)
+    cells = []
+    while (claim := store.ask({"pooling_mode": CategoricalDistribution(["cls", "mean"])}, (0,), most=12)) is not None:
+        cells.append(claim.cell)
+        store.record(claim, complete(claim))
+
+    assert sorted(cells) == ["pooling_mode cls", "pooling_mode mean"]
+
+
+def test_a_search_goes_on_with_the_seeds_that_are_left(url, monkeypatch):
+    store = store_of(url)
+    dead = dead_worker()
+    monkeypatch.setattr(storage_module, "_this_worker", lambda: dead)
+    space = {"temperature": FloatDistribution(0.01, 0.2)}
+    claim = store.ask(space, (0, 1), most=1)
+    store.record(claim, TrialResult("grid", claim.cell, 0, "complete", {"dev_spearman": 40.0}))
+
+    store.revive()
+    again = store.ask(space, (0, 1), most=1)
+    assert (again.cell, again.seeds, again.parameters) == (claim.cell, (1,), claim.parameters)
+    store.record(again, TrialResult("grid", again.cell, 1, "complete", {"dev_spearman": 42.0}))
+    assert store.ask(space, (0, 1), most=1) is None
+    assert sorted((r.seed, r.figures["dev_spearman"]) for r in store.results()) == [(0, 40.0), (1, 42.0)]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/none/study.db", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_storage_that_cannot_be_opened_is_told_in_one_line(url):
+    with pytest.raises(InputError, match=r"--storage .*: cannot be opened \(.*\); give a URL") as told:
+        open_storage(url)
+    assert "\n" not in str(told.value)

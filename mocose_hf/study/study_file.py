@@ -1,0 +1,127 @@
+"""A study of one's own, from a YAML or JSON file: a grid over options, or a search through a space of them."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.study.declarations import Cell, Study
+
+_ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label"}
+_WAYS = {"grid", "cells", "search"}
+_RANGE = {"low", "high", "log", "step"}
+
+
+@dataclass(frozen=True)
+class Search:
+    """A space of options that optuna's TPE sampler draws from, after the options as they are.
+
+    Args:
+        name: What it is called.
+        title, question: As of a `Study`.
+        space: For each option, what it may be.
+        trials: How many settings are tried, the options as they are among them.
+        options: Options of all of them.
+    """
+
+    name: str
+    title: str
+    question: str
+    space: Mapping[str, BaseDistribution]
+    trials: int
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def read_study_file(path: str | Path) -> Study | Search:
+    """Read a study.
+
+    The file is a mapping with one of `grid` (option: list of values; all combinations are run), `cells` (label:
+    mapping of options) and `search` (`trials`, and `space`, option: list of choices or mapping of low, high and,
+    where wanted, log or step), and, where wanted, `title`, `question`, `options` of all cells, `default` (a cell's
+    label), `plot` and `x_label`. Its name is that of the file.
+
+    Raises:
+        InputError: With the file and the remedy.
+    """
+    path = Path(path)
+    try:
+        made = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `python -m mocose_hf.study list` names the studies.") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8.") from error
+    if not isinstance(made, dict) or len(_WAYS & made.keys()) != 1:
+        raise InputError(f"{path}: is to be a mapping with one of grid, cells and search; see docs/study.md.")
+    unknown = sorted(str(name) for name in made.keys() - _ABOUT - _WAYS)
+    if unknown:
+        raise InputError(f"{path}: `{unknown[0][:40]}` is unknown; there are {', '.join(sorted(_ABOUT | _WAYS))}.")
+    try:
+        return _build(path.stem, made)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {one_line(error)}; mend it, see docs/study.md.") from error
+
+
+def _build(name: str, made: dict) -> Study | Search:
+    about = {key: str(made.get(key, "")) for key in ("title", "question")}
+    about["title"] = about["title"] or name
+    options = _mapping(made.get("options") or {}, "options")
+    if "search" in made:
+        search = _mapping(made["search"], "search")
+        space = {name: _distribution(name, values) for name, values in _mapping(search.get("space"), "space").items()}
+        return Search(name, **about, space=space, trials=_count(search.get("trials")), options=options)
+    cells = _cells_of_grid(made["grid"]) if "grid" in made else _cells(made["cells"])
+    more = {key: str(made[key]) for key in ("default", "plot", "x_label", "source") if key in made}
+    return Study(name, **about, cells=cells, options=options, **{"source": "", **more})
+
+
+def _cells(made: object) -> list[Cell]:
+    cells = _mapping(made, "cells").items()
+    return [Cell(label, options=_mapping(options or {}, label)) for label, options in cells]
+
+
+def _cells_of_grid(made: object) -> list[Cell]:
+    """Return a cell for each combination; of two options, the second makes the columns."""
+    grid = _mapping(made, "grid")
+    cells = []
+    for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values())):
+        options = dict(zip(grid, values, strict=True))
+        words = [f"{option} = {value}" for option, value in options.items()]
+        row, column = words if len(words) == 2 else (", ".join(words), "")
+        cells.append(Cell(row, column, options, x=_number(values[0])))
+    return cells
+
+
+def _number(value: object) -> float | None:
+    """Return a value as a number; None where it is none. YAML takes 1e-5 for a word."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _distribution(option: str, values: object) -> BaseDistribution:
+    if isinstance(values, list):
+        return CategoricalDistribution(values)
+    given = _mapping(values, option)
+    ends = [_number(given.get(end)) for end in ("low", "high")]
+    if None in ends or not given.keys() <= _RANGE:
+        raise ValueError(f"`{option}` is a list of choices, or a mapping of low, high and, where wanted, log or step")
+    if all(isinstance(given[end], int) for end in ("low", "high")):
+        return IntDistribution(**given)
+    return FloatDistribution(**given | {"low": ends[0], "high": ends[1]})
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"`trials` of a search is a whole number, at least 1, not {value!r}")
+    return value
+
+
+def _mapping(value: object, name: object) -> dict:
+    if not isinstance(value, dict) or not all(isinstance(key, (str, int, float)) for key in value):
+        raise ValueError(f"`{name}` is to be a mapping")
+    return {str(key): part for key, part in value.items()}

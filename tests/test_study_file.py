@@ -1,0 +1,95 @@
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mocose_hf.errors import InputError
+from mocose_hf.study.study_file import read_study_file
+
+
+def read(tmp_path, text: str, name: str = "mine.yaml"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return read_study_file(tmp_path / name)
+
+
+def test_a_grid_of_two_options_has_rows_and_columns(tmp_path):
+    study = read(
+        tmp_path,
+        "question: Which?\n"
+        "grid:\n  ema_decay: [0.5, 0.85]\n  queue_size: [64, 128, 256]\n"
+        "options: {max_steps: 20}\n"
+        "default: ema_decay = 0.85, queue_size = 128\n",
+    )
+
+    assert (study.name, study.title, study.question) == ("mine", "mine", "Which?")
+    assert len(study.cells) == 6
+    assert study.cells[1].row == "ema_decay = 0.5"
+    assert study.cells[1].column == "queue_size = 128"
+    assert study.options_of(study.cells[1]) == {"max_steps": 20, "ema_decay": 0.5, "queue_size": 128}
+    assert study.cells[1].x == 0.5
+    assert study.default_label == "ema_decay = 0.85, queue_size = 128"
+
+
+def test_a_grid_of_one_option_takes_numbers_that_yaml_takes_for_words(tmp_path):
+    study = read(tmp_path, "grid:\n  learning_rate: [1e-5, 3e-5]\nplot: line\nx_label: rate\n")
+
+    assert [cell.x for cell in study.cells] == [1e-5, 3e-5]
+    assert (study.plot, study.x_label, study.default_label) == ("line", "rate", "learning_rate = 1e-5")
+
+
+def test_cells_have_labels_and_options(tmp_path):
+    study = read(tmp_path, "cells:\n  the default:\n  no queue: {queue_size: 0, queue_init_size: 0}\n")
+
+    assert [(c.label, dict(c.options)) for c in study.cells] == [
+        ("the default", {}),
+        ("no queue", {"queue_size": 0, "queue_init_size": 0}),
+    ]
+
+
+def test_a_search_has_a_space(tmp_path):
+    search = read(
+        tmp_path,
+        "search:\n  trials: 12\n  space:\n"
+        "    temperature: {low: 1e-2, high: 0.2, log: true}\n"
+        "    queue_size: {low: 64, high: 512, step: 64}\n"
+        "    pooling_mode: [cls, mean]\n",
+    )
+
+    assert search.trials == 12
+    assert search.space == {
+        "temperature": FloatDistribution(0.01, 0.2, log=True),
+        "queue_size": IntDistribution(64, 512, step=64),
+        "pooling_mode": CategoricalDistribution(["cls", "mean"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("- a\n", "is to be a mapping with one of grid, cells and search"),
+        ("title: x\n", "is to be a mapping with one of grid, cells and search"),
+        ("grid: {a: [1]}\ncells: {b: {}}\n", "is to be a mapping with one of grid, cells and search"),
+        ("grid: {a: [1]}\nseeds: [1]\n", "`seeds` is unknown; there are cells, default"),
+        ("grid: [1, 2]\n", "`grid` is to be a mapping"),
+        ("grid: {a: [1, 1]}\n", "needs cells of different labels"),
+        ("grid: {a: [1]}\ndefault: b\n", "has no cell 'b', its default"),
+        ("cells: {x: [1]}\n", "`x` is to be a mapping"),
+        ("search: {trials: 0, space: {a: [1]}}\n", "`trials` of a search is a whole number, at least 1, not 0"),
+        ("search: {trials: 3}\n", "`space` is to be a mapping"),
+        ("search: {trials: 3, space: {a: {low: 1}}}\n", "`a` is a list of choices, or a mapping of low, high"),
+        ("search: {trials: 3, space: {a: {low: 2, high: 1}}}\n", "low"),
+        ("grid: {a: [1\n", "cannot be read"),
+        ("!!python/object/apply:os.system ['exit 3']\n", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path, text, told):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text)
+
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / "mine.yaml"))
+    assert told in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_study_file(tmp_path / "none.yaml")

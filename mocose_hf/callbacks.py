@@ -73,6 +73,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
         latest: What was measured since the last line of the log.
         low_checks: How many checks on end found too little.
         warned: Whether the present collapse has been told.
+        alarm_step: The optimizer step at which the first collapse was told, None where there was none.
 
     Raises:
         CollapseError: After the optimizer step, on all processes, with `stop_on_collapse`.
@@ -130,6 +131,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
             if not self.warned and state.is_world_process_zero:
                 logger.warning(message)
             self.warned = True
+            self.alarm_step = state.global_step if self.alarm_step is None else self.alarm_step
         elif all(share > RECOVERY * LEAST_SHARES[name] for name, share in shares.items()):
             self.warned = False
 
@@ -159,7 +161,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
 
     @staticmethod
     def _initial_state() -> dict:
-        return {"best": {}, "latest": {}, "low_checks": 0, "warned": False}
+        return {"best": {}, "latest": {}, "low_checks": 0, "warned": False, "alarm_step": None}
 
 
 def _probe_sentences(train_dataset, rows: int) -> list[str]:

@@ -1,0 +1,253 @@
+"""One trial of a study: a training, or a baseline without one, scored on development pairs and on test sets."""
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from transformers import PrinterCallback, TrainerCallback
+
+from mocose_hf.building import build_model, build_trainer, read_training_sentences
+from mocose_hf.callbacks import CollapseAlarm
+from mocose_hf.checkpointing import checkpoints, find_checkpoint
+from mocose_hf.command_line import Options, parse_command_line
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.geometry import GeometryTask
+from mocose_hf.evaluation.pairs import evaluate_pairs
+from mocose_hf.evaluation.tasks import averages, embed_tasks
+from mocose_hf.preemption import TrainingInterrupted
+from mocose_hf.scoring import read_evaluation_tasks, read_pairs
+from mocose_hf.study.results import SCORE, TrialResult
+from mocose_hf.study.tfidf import TfidfModel
+
+BASELINE = "baseline"
+"""The option of a cell that is not trained: "start", the encoder as it is, or "tfidf"."""
+
+RESULT_FILE = "result.json"
+
+_QUIET = {"report_to": "none", "disable_tqdm": True}
+_DEVELOPMENT = "stsb_spearman"
+
+
+class TrialRunner:
+    """Run cells on the same sentences, development pairs and test sets, which are read once.
+
+    Args:
+        study: Name of the study.
+        options: Options of `run_mocose.py` that all cells have in common.
+        folder: Where each trial gets a folder of its own.
+        spectrum: Whether to keep the singular values of the development sentences' embeddings.
+        keep_models: Whether checkpoints stay when a trial is done.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        options: Mapping[str, object],
+        folder: str | Path,
+        spectrum: bool = False,
+        keep_models: bool = False,
+    ):
+        self._study, self._options, self._folder = study, _QUIET | dict(options), Path(folder)
+        self._spectrum, self._keep_models = spectrum, keep_models
+        self._read: dict[tuple, object] = {}
+
+    def check(self, cells: Mapping[str, Mapping[str, object]]) -> None:
+        """Parse the options of all cells and read what they share, before anything is run.
+
+        Raises:
+            InputError: Naming the cell whose options cannot be used.
+        """
+        for label, options in cells.items():
+            try:
+                parsed = self._parse(label, options, 0)
+            except InputError as error:
+                raise InputError(f"{self._study}, cell {label}: {error}") from error
+            if parsed.model.model_name_or_path is None:
+                raise InputError("--encoder is needed: a hub id or directory of the encoder to start from.")
+            if not parsed.trains:
+                raise InputError("--train_file or --dataset_name is needed: the sentences to train on.")
+            if not parsed.develops:
+                raise InputError("--senteval_dir or --validation_file is needed: a study compares development scores.")
+            self._sentences(parsed)
+            self._pairs(parsed)
+            self._tasks(parsed)
+
+    def data_sha256(self) -> str:
+        """Return what tells the sentences that `check` read from others."""
+        return ",".join(sentences.sha256 for what, sentences in self._read.items() if what[0] == "sentences")
+
+    def run(
+        self, cell: str, options: Mapping[str, object], seed: int, beat: Callable[[], None] = lambda: None
+    ) -> TrialResult:
+        """Run one cell with one seed, from its newest checkpoint where it was interrupted.
+
+        Args:
+            cell: Its label.
+            options: Its options, over those in common.
+            seed: Its seed.
+            beat: Called now and then.
+
+        Returns:
+            A complete result, or one that failed with its reason: numbers, embeddings or options that are bad.
+
+        Raises:
+            TrainingInterrupted: After SIGTERM or SIGINT, when its step is done and saved.
+        """
+        start = time.monotonic()
+        try:
+            parsed = self._parse(cell, options, seed)
+            baseline = options.get(BASELINE)
+            made = self._score_baseline(parsed, baseline) if baseline else self._train(parsed, beat)
+        except (TrainingInterrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:  # each cause fails its own trial and no other
+            told = isinstance(error, (InputError, FloatingPointError, RuntimeError, OSError, ValueError))
+            reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
+            made = {"state": "failed", "reason": reason}
+        result = TrialResult(self._study, cell, seed, options=_plain(self._options | dict(options)), **made)
+        if result.state == "complete":
+            result.figures["seconds"] = round(time.monotonic() - start, 1)
+        self._keep(result)
+        gc.collect()
+        return result
+
+    def folder_of(self, cell: str, seed: int) -> Path:
+        """Return the folder of a trial."""
+        return self._folder / _as_file_name(cell) / f"seed-{seed}"
+
+    def _parse(self, cell: str, options: Mapping[str, object], seed: int) -> Options:
+        given = self._options | dict(options) | {"seed": seed, "output_dir": str(self.folder_of(cell, seed))}
+        given.pop(BASELINE, None)
+        if "senteval_dir" in given:
+            given.setdefault("eval_tasks", ["sts"])
+        if not given.get("eval_tasks"):
+            given.pop("eval_tasks", None)
+        return parse_command_line(as_arguments(given))
+
+    def _train(self, options: Options, beat: Callable[[], None]) -> dict:
+        pairs, tasks = self._pairs(options), self._tasks(options)
+        model, tokenizer = build_model(options)
+        going_on = find_checkpoint(options.output_dir, "true").path
+        trainer = build_trainer(
+            options, model, tokenizer, self._sentences(options), pairs, tasks, resuming=going_on is not None
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Beat(beat))
+        trainer.train(resume_from_checkpoint=going_on)
+        made = _summarise(trainer.state)
+        for alarm in trainer.callback_handler.callbacks:
+            if isinstance(alarm, CollapseAlarm) and alarm.alarm_step is not None:
+                made["figures"]["alarm_step"] = float(alarm.alarm_step)
+        encoder = trainer.accelerator.unwrap_model(trainer.model)
+        return self._finish(made, options, encoder, tokenizer)
+
+    def _score_baseline(self, options: Options, baseline: str) -> dict:
+        if baseline == "tfidf":
+            model, tokenizer = TfidfModel.of(self._sentences(options).dataset["text"]), None
+        elif baseline == "start":
+            model, tokenizer = build_model(options)
+        else:
+            raise InputError(f"the baseline {baseline!r} is unknown; there are start and tfidf.")
+        scores = evaluate_pairs(model, tokenizer, self._pairs(options))
+        figures = {SCORE: scores.pop(_DEVELOPMENT), "dev_step": 0.0, **scores}
+        return self._finish({"state": "complete", "figures": figures}, options, model, tokenizer)
+
+    def _finish(self, made: dict, options: Options, model, tokenizer) -> dict:
+        """Add the figures of the test sets and the spectrum."""
+        for task in self._tasks(options).final:
+            made["figures"] |= task.score(embed_tasks(model, tokenizer, [task]))
+        made["figures"] |= averages(made["figures"])
+        if self._spectrum:
+            geometry = GeometryTask(self._pairs(options))
+            made["spectrum"] = geometry.spectrum(embed_tasks(model, tokenizer, [geometry])).tolist()
+        return made
+
+    def _keep(self, result: TrialResult) -> None:
+        """Write the result beside what the trial leaves, and take its checkpoints away."""
+        folder = self.folder_of(result.cell, result.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT_FILE).write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+        if not self._keep_models:
+            for checkpoint in checkpoints(folder):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _sentences(self, options: Options):
+        data = options.data
+        key = ("sentences", data.train_file, data.dataset_name, data.dataset_split, data.text_column, data.key_column)
+        return self._once(key, lambda: read_training_sentences(options))
+
+    def _pairs(self, options: Options):
+        key = ("pairs", options.evaluation.validation_file, options.evaluation.senteval_dir)
+        return self._once(key, lambda: read_pairs(options))
+
+    def _tasks(self, options: Options):
+        wanted = options.evaluation
+        key = ("tasks", wanted.senteval_dir, tuple(wanted.eval_tasks or ()), wanted.eval_protocol)
+        return self._once(key, lambda: read_evaluation_tasks(options))
+
+    def _once(self, key: tuple, read: Callable[[], object]):
+        if key not in self._read:
+            self._read[key] = read()
+        return self._read[key]
+
+
+class _Beat(TrainerCallback):
+    """Tell other workers that this one is alive."""
+
+    def __init__(self, beat: Callable[[], None]):
+        self._beat = beat
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._beat()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._beat()
+
+
+def as_arguments(options: Mapping[str, object]) -> list[str]:
+    """Return options as they are typed; those that are None are left out."""
+    arguments = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            arguments += [f"--{name}", *map(str, value)]
+        else:
+            arguments.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+    return arguments
+
+
+def _summarise(state) -> dict:
+    """Return the figures and the curve of a finished training."""
+    of_step: dict[int, dict] = {}
+    for entry in state.log_history:
+        if f"eval_{_DEVELOPMENT}" in entry:
+            of_step.setdefault(entry["step"], entry)
+    curve = [(step, entry[f"eval_{_DEVELOPMENT}"]) for step, entry in sorted(of_step.items())]
+    trained = {step: score for step, score in curve if step > 0}
+    if not trained:
+        raise InputError("no evaluation took place; leave out --eval_strategy no.")
+    best = state.best_global_step if state.best_global_step in trained else max(trained, key=trained.get)
+    figures = {SCORE: trained[best], "dev_step": float(best), "last_dev_spearman": curve[-1][1]}
+    if 0 in of_step:
+        figures["start_dev_spearman"] = curve[0][1]
+    for name in ("alignment", "uniformity"):
+        if f"eval_{name}" in of_step[best]:
+            figures[name] = of_step[best][f"eval_{name}"]
+    return {"state": "complete", "figures": figures, "curve": curve}
+
+
+def _as_file_name(label: str) -> str:
+    """Return a label with what no file system minds; different labels of a study stay different."""
+    plain = (c if c.isascii() and (c.isalnum() or c in "-.=,") else "_" if c == " " else f"_{ord(c):x}" for c in label)
+    return "".join(plain)
+
+
+def _plain(options: Mapping[str, object]) -> dict[str, object]:
+    """Return options as JSON can hold them."""
+    kinds = (bool, int, float, str, list)
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: value if isinstance(value, kinds) else str(value) for name, value in given.items()}

@@ -1,8 +1,24 @@
 """The contrastive loss, as pure functions of embeddings."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class SentenceIds(NamedTuple):
+    """The ids of the sentences, by which a candidate of the query's own sentence does not count as its negative.
+
+    Args:
+        queries: (B,) integers; −1 is unknown and matches nothing.
+        keys: (C,), of the keys of the batch.
+        negatives: (N,), of the rows of the queue.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    negatives: Tensor
 
 
 def contrastive_logits(
@@ -13,6 +29,7 @@ def contrastive_logits(
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
     bias: Tensor | None = None,
+    sentence_ids: SentenceIds | None = None,
 ) -> Tensor:
     """Return the cosine of each query with each key and each negative, over the temperature, in float32.
 
@@ -35,8 +52,12 @@ def contrastive_logits(
         of_keys = scaled @ keys.float().T  # (B, C)
         of_negatives = F.linear(scaled, negatives.float(), None if bias is None else bias.float())  # (B, N)
     if not in_batch_negatives:
-        columns = torch.arange(len(keys), device=of_keys.device)
-        of_keys = of_keys.masked_fill(columns != _own_columns(queries, labels)[:, None], float("-inf"))
+        of_keys = of_keys.masked_fill(_of_others(queries, keys, labels), float("-inf"))
+    if sentence_ids is not None:
+        same = _same_sentence(sentence_ids.queries, sentence_ids.keys) & _of_others(queries, keys, labels)
+        of_keys = of_keys.masked_fill(same, float("-inf"))
+        same = _same_sentence(sentence_ids.queries, sentence_ids.negatives)
+        of_negatives = of_negatives.masked_fill(same, float("-inf"))
     return torch.cat([of_keys, of_negatives], dim=1)
 
 
@@ -47,14 +68,16 @@ def info_nce_loss(
     temperature: float,
     labels: Tensor | None = None,
     bias: Tensor | None = None,
+    sentence_ids: SentenceIds | None = None,
 ) -> Tensor:
     """Return the mean InfoNCE loss of the queries against the keys of the batch and the queue, a float32 scalar.
 
     ℓ_i = −log( e^{cos(q_i, k_i)/τ} / (Σ_j e^{cos(q_i, k_j)/τ} + Σ_l e^{cos(q_i, n_l)/τ}) ), with j over the keys of
     the batch, k_i among them, and l over the queue (https://arxiv.org/abs/2202.13093, eq. 4; InfoNCE:
-    https://arxiv.org/abs/1807.03748, eq. 4). Shapes and symbols are those of `contrastive_logits`, and so is `bias`.
+    https://arxiv.org/abs/1807.03748, eq. 4). Shapes and symbols are those of `contrastive_logits`, and so are `bias`
+    and `sentence_ids`.
     """
-    logits = contrastive_logits(queries, keys, negatives, temperature, bias=bias)
+    logits = contrastive_logits(queries, keys, negatives, temperature, labels, bias=bias, sentence_ids=sentence_ids)
     return F.cross_entropy(logits, _own_columns(queries, labels))
 
 
@@ -67,6 +90,7 @@ def chunked_info_nce_loss(
     in_batch_negatives: bool = True,
     chunk_size: int = 4096,
     bias: Tensor | None = None,
+    sentence_ids: SentenceIds | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of `info_nce_loss`, for queues whose logits should not be held: O(B·chunk_size) memory.
 
@@ -75,25 +99,29 @@ def chunked_info_nce_loss(
     that the gradient needs: ∂ℓ_i/∂q_i = (Σ_c p_ic c − k_i)/τ, c over keys and queue. Keys and queue get no gradient.
 
     Args:
-        queries, keys, negatives, temperature, labels, in_batch_negatives, bias: As `contrastive_logits` takes them;
-            `negatives` is converted to float32 chunk by chunk.
+        queries, keys, negatives, temperature, labels, in_batch_negatives, bias, sentence_ids: As `contrastive_logits`
+            takes them; `negatives` is converted to float32, and its ids are compared, chunk by chunk.
         chunk_size: Rows of the queue at a time, at least 1.
 
     Returns:
         The loss, a float32 scalar, and whether each query is nearest to its own key, (B,) bool.
     """
     own = _own_columns(queries, labels)
-    return _ChunkedInfoNCE.apply(queries, keys, negatives, bias, temperature, own, in_batch_negatives, chunk_size)
+    options = (temperature, own, in_batch_negatives, chunk_size, sentence_ids)
+    return _ChunkedInfoNCE.apply(queries, keys, negatives, bias, *options)
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):
     """The gradient is computed beside the loss, so that no chunk is visited twice."""
 
     @staticmethod
-    def forward(ctx, queries, keys, negatives, bias, temperature, labels, in_batch_negatives, chunk_size):
+    def forward(ctx, queries, keys, negatives, bias, temperature, labels, in_batch_negatives, chunk_size, ids):
         with torch.autocast(device_type=queries.device.type, enabled=False):
             q, k = queries.float(), keys.float()
-            logits = contrastive_logits(q, k, negatives[:0], temperature, labels, in_batch_negatives)  # (B, C)
+            of_batch = None if ids is None else ids._replace(negatives=ids.negatives[:0])
+            logits = contrastive_logits(  # (B, C)
+                q, k, negatives[:0], temperature, labels, in_batch_negatives, sentence_ids=of_batch
+            )
             own = logits.gather(1, labels[:, None])[:, 0]  # (B,)
             top = logits.amax(1)
             weights = (logits - top[:, None]).exp_()
@@ -106,6 +134,8 @@ class _ChunkedInfoNCE(torch.autograd.Function):
                     continue  # on a GPU, looking would take longer than computing
                 rows = negatives[chunk].float()
                 logits = F.linear(scaled, rows, added)  # (B, chunk)
+                if ids is not None:
+                    logits.masked_fill_(_same_sentence(ids.queries, ids.negatives[chunk]), float("-inf"))
                 before, top = top, torch.maximum(top, logits.amax(1))
                 weights = logits.sub_(top[:, None]).exp_()
                 shrunk = (before - top).exp()
@@ -122,8 +152,18 @@ class _ChunkedInfoNCE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, loss_gradient, _):
         (gradient,) = ctx.saved_tensors
-        return loss_gradient.to(gradient.dtype) * gradient, *[None] * 7
+        return loss_gradient.to(gradient.dtype) * gradient, *[None] * 8
 
 
 def _own_columns(queries: Tensor, labels: Tensor | None) -> Tensor:
     return torch.arange(len(queries), device=queries.device) if labels is None else labels
+
+
+def _of_others(queries: Tensor, keys: Tensor, labels: Tensor | None) -> Tensor:
+    """Return (B, C), false in the column of each query's own key."""
+    return torch.arange(len(keys), device=keys.device) != _own_columns(queries, labels)[:, None]
+
+
+def _same_sentence(query_ids: Tensor, ids: Tensor) -> Tensor:
+    """Return (B, N), true where the id is the query's own and not −1."""
+    return (query_ids[:, None] == ids) & (ids != -1)

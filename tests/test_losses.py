@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mocose_hf import info_nce_loss
-from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
+from mocose_hf.losses import SentenceIds, chunked_info_nce_loss, contrastive_logits
 
 SHAPES = [(1, 0), (1, 3), (4, 0), (4, 9), (6, 2)]
 TEMPERATURES = [0.05, 0.2, 1.0]
@@ -291,6 +291,97 @@ def test_nothing_but_chunks_that_are_taken_out_is_passed_over_on_a_cpu():
     assert loss.item() == pytest.approx(info_nce_loss(queries, keys, queue[41:42], 0.1).item(), rel=1e-6)
 
 
+# Candidates of the query's own sentence
+
+IDS = SentenceIds(
+    queries=torch.tensor([7, 2, -1, 7]),
+    keys=torch.tensor([2, 7, -1, 7, 2, -1, 7, 5]),  # those of the queries stand at columns 3 to 6
+    negatives=torch.tensor([7, -1, 2, 3, 7, 7, -1, 2, 9]),
+)
+
+
+def slow_masked_loss_and_gradient(queries, keys, negatives, temperature, offset, ids, in_batch_negatives=True):
+    """Delete, query by query, the candidates of its sentence, and loop over what is left."""
+    losses, gradients = [], []
+    for i, own_id in enumerate(ids.queries.tolist()):
+        known = own_id != -1
+        of_others = [j for j, number in enumerate(ids.keys.tolist()) if j != i + offset and in_batch_negatives]
+        others = [j for j in of_others if not (known and ids.keys[j] == own_id)]
+        rows = [row for row, number in enumerate(ids.negatives.tolist()) if not (known and number == own_id)]
+        left = (queries[[i]], keys[[i + offset, *others]], negatives[rows])
+        loss, gradient = slow_loss_and_gradient(*left, temperature)
+        losses.append(loss)
+        gradients.append(gradient)
+    return sum(losses) / len(losses), torch.cat(gradients) / len(losses)
+
+
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+@pytest.mark.parametrize("chunk_size", [None, 1, 4, 100])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_candidates_of_the_own_sentence_are_as_if_deleted(temperature, chunk_size, in_batch_negatives):
+    queries, keys, queue = batch(4, 9, keys=8)
+    labels, ids = torch.arange(4) + 3, IDS._replace(queries=IDS.keys[3:7])
+    loss, gradient = slow_masked_loss_and_gradient(queries, keys, queue, temperature, 3, ids, in_batch_negatives)
+    queries.requires_grad_()
+    arguments = (queries, keys, queue, temperature, labels, in_batch_negatives)
+    logits = contrastive_logits(*arguments, sentence_ids=ids)
+    if chunk_size is None:
+        found, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
+    else:
+        found, nearest = chunked_info_nce_loss(*arguments, chunk_size, sentence_ids=ids)
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=2e-6, abs=2e-6)
+    torch.testing.assert_close(queries.grad.double(), gradient, rtol=1e-5, atol=1e-5)
+    assert torch.equal(nearest, logits.argmax(-1) == labels)
+
+
+def test_ids_take_nothing_out_but_other_candidates_that_have_them():
+    queries, keys, queue = batch(4, 9)
+    ids = IDS._replace(keys=IDS.queries)
+    plain, masked = (contrastive_logits(queries, keys, queue, 0.1, sentence_ids=given) for given in (None, ids))
+    out = [(0, 3), (3, 0)] + [(i, 4 + n) for i in (0, 3) for n in (0, 4, 5)] + [(1, 4 + n) for n in (2, 7)]
+    expected = torch.zeros(4, 13, dtype=torch.bool)
+    for place in out:
+        expected[place] = True
+    assert torch.equal(masked == -math.inf, expected)
+    assert torch.equal(masked[~expected], plain[~expected])
+
+
+def test_unknown_ids_match_nothing_and_change_no_bit():
+    queries, keys, queue = batch(4, 9)
+    unknown = SentenceIds(*(torch.full((n,), -1) for n in (4, 4, 9)))
+    plain = contrastive_logits(queries, keys, queue, 0.1)
+    assert torch.equal(contrastive_logits(queries, keys, queue, 0.1, sentence_ids=unknown), plain)
+    assert torch.equal(
+        info_nce_loss(queries, keys, queue, 0.1, sentence_ids=unknown), info_nce_loss(queries, keys, queue, 0.1)
+    )
+    losses = [
+        chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=4, sentence_ids=g)[0] for g in (None, unknown)
+    ]
+    assert torch.equal(*losses)
+
+
+def test_the_loss_takes_ids_and_labels_together():
+    queries, keys, queue = batch(4, 9, keys=8)
+    ids, labels = IDS._replace(queries=IDS.keys[3:7]), torch.arange(4) + 3
+    expected, _ = slow_masked_loss_and_gradient(queries, keys, queue, 0.2, 3, ids)
+    loss = info_nce_loss(queries, keys, queue, 0.2, labels, sentence_ids=ids)
+    assert loss.item() == pytest.approx(expected, rel=2e-6)
+
+
+def test_a_batch_and_a_queue_of_one_sentence_leave_the_own_keys_alone():
+    queries, keys, queue = batch(4, 9)
+    one = SentenceIds(*(torch.full((n,), 8) for n in (4, 4, 9)))
+    queries.requires_grad_()
+    for loss in (
+        info_nce_loss(queries, keys, queue, 0.05, sentence_ids=one),
+        chunked_info_nce_loss(queries, keys, queue, 0.05, chunk_size=4, sentence_ids=one)[0],
+    ):
+        loss.backward()
+        assert loss.item() == 0.0
+        assert queries.grad.abs().max() < 1e-5
+
+
 # Without a look at a number
 
 
@@ -305,6 +396,9 @@ def test_no_loss_waits_for_a_gpu(monkeypatch):
             F.cross_entropy(logits, labels).backward()
             loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, labels, in_batch_negatives, 4, bias)
             loss.backward()
+        ids = SentenceIds(*(part.to("meta") for part in IDS))
+        contrastive_logits(queries, keys, queue, 0.1, labels, bias=bias, sentence_ids=ids)
+        chunked_info_nce_loss(queries, keys, queue, 0.1, labels, chunk_size=4, bias=bias, sentence_ids=ids)
     assert "addmm" in used.names
     assert used.names & WAITING == set()
 
@@ -449,8 +543,10 @@ def test_the_gradient_of_a_queue_in_bfloat16_is_that_of_a_slow_loop_over_the_rou
 def test_chunks_hold_no_logits_of_the_whole_queue():
     queries, keys, queue = unit_rows(8, 16), unit_rows(8, 16), unit_rows(10_000, 16)
     queries.requires_grad_()
+    ids = SentenceIds(torch.arange(8), torch.arange(8), torch.arange(10_000) % 50)
     with LargestResult(given=queue.numel()) as chunked:
         chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=100)[0].backward()
+        chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=100, sentence_ids=ids)[0].backward()
     with LargestResult(given=queue.numel()) as plain:
         info_nce_loss(queries, keys, queue, 0.1).backward()
     assert chunked.numel <= 100 * 16

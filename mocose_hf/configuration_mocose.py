@@ -9,6 +9,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from mocose_hf.queue_policies import check_clustering, parse_window
+
 POOLING_MODES = ("cls", "mean", "max")
 QUEUE_DTYPES = ("float32", "bfloat16")
 
@@ -112,6 +114,32 @@ class MoCoSEConfig(PreTrainedConfig):
         "What the queue holds its keys in: float32, or bfloat16, which takes half the memory and changes cosines by "
         "0.004 at most and 0.0001 as a rule; the loss is computed in float32 (paper: float32).",
     )
+    queue_window: str = _option(
+        "all",
+        "Which rows of the queue count as negatives, by age: all, newest (newest half), middle (middle half), oldest "
+        "(oldest half), without_middle (newest and oldest quarter), or ranges of shares of the rows in use, from 0, "
+        "the newest, to 1, the oldest, such as 0-0.25,0.5-0.75 (paper: all; its Table 8 has middle ahead).",
+    )
+    queue_window_softness: float = _option(
+        0.0,
+        "Width of the logistic by which what rows count fades over the edges of queue_window, as a share of the rows "
+        "in use, 0 or above; 0 for hard edges (paper: 0).",
+    )
+    queue_half_life: float | None = _option(
+        None,
+        "Optimizer steps after which a row of the queue counts half; where negative, double; any size from 1e-6 on. "
+        "All ages count alike where not given (paper: not given).",
+    )
+    queue_centroids: int = _option(
+        0,
+        "Number of k-means centroids that stand for the rows of the queue that count, at most queue_size; 1 is their "
+        "mean, 0 leaves the rows themselves; above 1 needs scikit-learn (paper: 0; its talk: 5 ahead of 0).",
+    )
+    mask_same_sentence: bool = _option(
+        False,
+        "Whether keys of a query's own sentence, in the queue and in the batch, are left out of its negatives, which "
+        "they are where the queue reaches back to an earlier epoch (paper: false).",
+    )
     share_embeddings: bool = _option(
         True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
     )
@@ -193,6 +221,15 @@ class MoCoSEConfig(PreTrainedConfig):
                     f"{part}: {size // 2**30} GiB are needed, but this machine has {memory // 2**30}; lower {remedy}."
                 )
 
+    def check_libraries(self) -> None:
+        """Refuse what needs a library that is not installed; a model that is only loaded to embed does not.
+
+        Raises:
+            ValueError: With the name of the field and how to install it.
+        """
+        if self.queue_centroids > 1:
+            check_clustering()
+
     def _check_values(self) -> None:
         for f in fields(type(self)):
             if "help" in f.metadata and f.default is not MISSING:
@@ -217,6 +254,7 @@ class MoCoSEConfig(PreTrainedConfig):
             )
         if self.queue_size == 0 and not self.in_batch_negatives:
             raise ValueError("There are no negatives with `queue_size` 0 and `in_batch_negatives` false; allow one.")
+        self._check_queue_policies()
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
         if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
@@ -225,10 +263,42 @@ class MoCoSEConfig(PreTrainedConfig):
                 f"raise it or leave `projection_dim` at the hidden size {self.hidden_size}."
             )
 
+    def _check_queue_policies(self) -> None:
+        """Refuse what cannot be done with a queue's rows, and what would have no effect."""
+        ranges = parse_window(self.queue_window)
+        if not 0.0 <= self.queue_window_softness < float("inf"):
+            raise ValueError(f"`queue_window_softness` is a number, 0 or above, but is {self.queue_window_softness}.")
+        if self.queue_window_softness > 0.0 and ranges == parse_window("all"):
+            raise ValueError(
+                f"`queue_window_softness` is {self.queue_window_softness}, but `queue_window` {self.queue_window} has "
+                "no edges; choose another window or leave the softness at 0."
+            )
+        half_life = self.queue_half_life
+        if half_life is not None and not 1e-6 <= abs(half_life) < float("inf"):
+            raise ValueError(
+                f"`queue_half_life` is a number of optimizer steps other than 0, of a size from 1e-6 on, but is "
+                f"{half_life}; leave it out to have all ages count alike."
+            )
+        if not 0 <= self.queue_centroids <= self.queue_size:
+            raise ValueError(
+                f"`queue_centroids` lies in [0, `queue_size`], but is {self.queue_centroids} where that is "
+                f"{self.queue_size}."
+            )
+        if self.queue_centroids > 0 and self.mask_same_sentence:
+            raise ValueError(
+                f"`queue_centroids` {self.queue_centroids} makes rows of no one sentence, but `mask_same_sentence` "
+                "leaves out rows by their sentence; leave out one of the two."
+            )
+        for name in ("queue_window", "queue_half_life"):
+            if self.queue_size == 0 and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but `queue_size` is 0; leave it out or allow a queue."
+                )
+
     @staticmethod
     def _check_type(name: str, value, default) -> None:
         """Refuse a value that is not of its field's kind: a str, a bool, a whole number or a number."""
-        optional = {"projection_dim": int, "encoder_dropout_prob": float}
+        optional = {"projection_dim": int, "encoder_dropout_prob": float, "queue_half_life": float}
         kind = optional.get(name, type(default))
         if value is None and name in optional:
             return

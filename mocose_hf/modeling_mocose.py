@@ -17,12 +17,13 @@ from mocose_hf.distributed import gather_rows, process_index
 from mocose_hf.encoding import encode
 from mocose_hf.heads import build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
-from mocose_hf.losses import chunked_info_nce_loss, contrastive_logits
+from mocose_hf.losses import SentenceIds, chunked_info_nce_loss, contrastive_logits
 from mocose_hf.momentum import update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.padding_free import find_first_position
 from mocose_hf.pooling import pool
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
+from mocose_hf.queue_policies import find_centroids
 from mocose_hf.zero import check_whole, local_values, whole_weights
 
 logger = logging.get_logger(__name__)
@@ -39,9 +40,10 @@ class MoCoSEOutput(ModelOutput):
     Args:
         loss: Scalar float32, the mean InfoNCE loss of the batch.
         logits: (B, C + K) float32, cosines over the temperature: the C keys of the batch (of all processes, in their
-            order), then the K slots of the queue, as they lie in `queue.rows`; −∞ for slots that are still empty.
-            `logits[:, C:][:, queue.newest_first()]` are those in use by age. None where `queue_size` is at least
-            `CHUNKED_FROM`: so many are not held.
+            order), then the K slots of the queue, as they lie in `queue.rows`, plus the log of what each row counts;
+            −∞ for what is no negative, as are slots still empty. `logits[:, C:][:, queue.newest_first()]` are those in
+            use by age. With `queue_centroids` those stand in place of the slots, with −∞ where rows are too few for
+            all of them. None where there are at least `CHUNKED_FROM` slots or centroids: so many are not held.
         own_key_nearest: (B,) bool, whether a query's own key is the nearest of all candidates.
         labels: (B,) int64, the column of each query's own key.
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
@@ -170,6 +172,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
     def __init__(self, config: MoCoSEConfig):
         super().__init__(config)
         config.check_memory()
+        config.check_libraries()
         self.mocose = MoCoSEModel(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.projection_head = build_projection_head(config)
@@ -300,16 +303,31 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         return self.contrast(queries, keys, sentence_ids)
 
     def contrast(self, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None = None) -> MoCoSEOutput:
-        """Contrast queries (B, D) with the keys of all processes and with the queue, which is left as it is."""
+        """Contrast queries (B, D) with the keys of all processes and with the queue, which is left as it is.
+
+        Raises:
+            ValueError: Where `mask_same_sentence` has no `sentence_ids` (B,) to go by.
+        """
+        config = self.config
         all_keys = gather_rows(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        contrast = (self.queue.rows, self.config.temperature, labels, self.config.in_batch_negatives)
-        bias = self.queue.bias()  # (K,)
-        if self.queue.size >= CHUNKED_FROM:
-            loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias)
+        negatives = self.queue.rows  # (K, D)
+        bias = self.queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
+        if config.queue_centroids:
+            negatives, bias = find_centroids(negatives, bias, config.queue_centroids)  # (N, D), (N,)
+        ids = None
+        if config.mask_same_sentence:
+            if sentence_ids is None:
+                raise ValueError(
+                    "`mask_same_sentence` needs the `sentence_ids` of each batch; give them, or leave it out."
+                )
+            ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), self.queue.row_ids)
+        contrast = (negatives, config.temperature, labels, config.in_batch_negatives)
+        if len(negatives) >= CHUNKED_FROM:
+            loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)
             logits = None
         else:
-            logits = contrastive_logits(queries, all_keys, *contrast, bias=bias)  # (B, W·B + K)
+            logits = contrastive_logits(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)  # (B, W·B + N)
             loss, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
         return MoCoSEOutput(
             loss=loss,

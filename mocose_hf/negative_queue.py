@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocose_hf.queue_policies import half_life_log_weights, window_log_weights
+
 
 class NegativeQueue(nn.Module):
     """Hold the newest `size` keys, each with the optimizer step and the sentence it came from.
@@ -89,14 +91,40 @@ class NegativeQueue(nn.Module):
         self.pointer.add_(kept).remainder_(self.size)
         self.fill.add_(kept).clamp_(max=self.size)
 
-    def bias(self) -> Tensor:
+    def bias(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
         """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.
 
         With it the whole of `rows` serves as negatives as it lies in memory: nothing is copied, no shape changes as
         the queue fills, and a GPU is not waited for.
+
+        Args:
+            window, softness: Which of the slots in use count, as `window_log_weights` takes them; −∞ elsewhere.
+            half_life: Optimizer steps after which a row counts half, as `half_life_log_weights` takes it.
         """
         empty = self.row_steps < 0
-        return torch.zeros(self.size, dtype=torch.float32, device=empty.device).masked_fill_(empty, float("-inf"))
+        bias = torch.zeros(self.size, dtype=torch.float32, device=empty.device).masked_fill_(empty, float("-inf"))
+        if window != "all":
+            bias = bias + window_log_weights(self.ranks(), self.fill, window, softness)
+        if half_life is not None:
+            bias = bias + half_life_log_weights(self.slot_ages(), half_life)
+        return bias
+
+    def ranks(self) -> Tensor:
+        """Return the rank by age of each slot: (size,) int64, 0 for the newest, from `fill` on for empty ones.
+
+        It is its own inverse: the same numbers are the slots in order of rank.
+        """
+        return (self.pointer - 1 - torch.arange(self.size, device=self.pointer.device)) % max(self.size, 1)
+
+    def slot_ages(self) -> Tensor:
+        """Return the age of each slot's row in optimizer steps, that of the newest being 0: (size,) int64.
+
+        None is younger than one that came after it, so rows of an earlier training, whose steps were counted anew
+        since, are as old as the oldest of this one. What is returned for empty slots means nothing.
+        """
+        slots = self.ranks()
+        steps = self.row_steps[slots]
+        return (steps[:1] - steps).clamp_(min=0).cummax(0).values[slots]
 
     def newest_first(self) -> Tensor:
         """Return the slots in use, newest first: (N,) int64. On a GPU this waits for the number of them."""

@@ -39,6 +39,11 @@ METHOD = {
     "queue_size": ("7", 7),
     "queue_init_size": ("5", 5),
     "queue_dtype": ("bfloat16", "bfloat16"),
+    "queue_window": ("0-0.25,0.5-0.75", "0-0.25,0.5-0.75"),
+    "queue_window_softness": ("0.1", 0.1),
+    "queue_half_life": ("-2.5", -2.5),
+    "queue_centroids": ("3", 3),
+    "mask_same_sentence": ("true", True),
     "share_embeddings": ("false", False),
 }
 DATA = {

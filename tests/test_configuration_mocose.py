@@ -21,9 +21,19 @@ OTHER_VALUES = {
     "queue_size": 96,
     "queue_init_size": 31,
     "queue_dtype": "bfloat16",
+    "queue_window": "0-0.25,0.5-0.75",
+    "queue_window_softness": 0.03,
+    "queue_half_life": -2.5,
+    "mask_same_sentence": True,
     "share_embeddings": False,
 }
-"""A value for each field that is not its default."""
+"""A value for each field that is not its default, of those that go together."""
+
+OTHERS_APART = {"queue_centroids": 3}
+"""The same for those that do not go with them."""
+
+NEEDED = {"queue_window_softness": {"queue_window": "middle"}}
+"""What a field set alone does not do without."""
 
 BAD_VALUES = [
     ("pooling_mode", "sum"),
@@ -77,6 +87,34 @@ BAD_VALUES = [
     ("queue_dtype", "torch.bfloat16"),
     ("queue_dtype", torch.bfloat16),
     ("queue_dtype", None),
+    ("queue_window", "half"),
+    ("queue_window", ""),
+    ("queue_window", "0.5-0.25"),
+    ("queue_window", "0-0.5,0.25-1"),
+    ("queue_window", "0-1.5"),
+    ("queue_window", 0.5),
+    ("queue_window", None),
+    ("queue_window_softness", 0.1),  # of a window without edges
+    ("queue_window_softness", -0.1),
+    ("queue_window_softness", math.nan),
+    ("queue_window_softness", math.inf),
+    ("queue_window_softness", "0.1"),
+    ("queue_window_softness", None),
+    ("queue_half_life", 0),
+    ("queue_half_life", 0.0),
+    ("queue_half_life", 1e-7),
+    ("queue_half_life", math.nan),
+    ("queue_half_life", math.inf),
+    ("queue_half_life", -math.inf),
+    ("queue_half_life", "3"),
+    ("queue_half_life", True),
+    ("queue_centroids", -1),
+    ("queue_centroids", 513),
+    ("queue_centroids", 5.0),
+    ("queue_centroids", None),
+    ("mask_same_sentence", 1),
+    ("mask_same_sentence", "true"),
+    ("mask_same_sentence", None),
     ("share_embeddings", 0),
     ("share_embeddings", "true"),
     ("share_embeddings", None),
@@ -125,6 +163,11 @@ def test_defaults_are_those_of_the_paper():
         "queue_size": 512,
         "queue_init_size": 128,
         "queue_dtype": "float32",
+        "queue_window": "all",
+        "queue_window_softness": 0.0,
+        "queue_half_life": None,
+        "queue_centroids": 0,
+        "mask_same_sentence": False,
         "share_embeddings": True,
     }
     assert config.encoder_config.model_type == "bert"
@@ -154,6 +197,13 @@ def test_every_field_has_a_bad_value_here():
         {"num_projection_layers": 0, "num_predictor_layers": 0},
         {"num_projection_layers": 0, "projection_dim": 768},
         {"projection_dim": 1},
+        {"queue_window": "0-0.000001,.999999-1"},
+        {"queue_window": "newest", "queue_window_softness": 5},
+        {"queue_window": "0-1", "queue_window_softness": 0},
+        {"queue_half_life": 1e-6},
+        {"queue_half_life": -1},
+        {"queue_centroids": 512},
+        {"mask_same_sentence": True, "queue_size": 0, "queue_init_size": 0},
     ],
 )
 def test_value_at_the_edge_of_its_range_is_taken(fields):
@@ -168,6 +218,17 @@ def test_both_fields_are_named_where_two_do_not_fit():
         MoCoSEConfig(queue_size=0, queue_init_size=0, in_batch_negatives=False)
     with pytest.raises(ValueError, match=r"`projection_dim` 24 .*`num_projection_layers`"):
         MoCoSEConfig(projection_dim=24, num_projection_layers=0)
+    with pytest.raises(ValueError, match=r"`queue_centroids` 5 .*`mask_same_sentence`"):
+        MoCoSEConfig(queue_centroids=5, mask_same_sentence=True)
+    with pytest.raises(
+        ValueError, match=r"`queue_window_softness` is 0\.1.*`queue_window` 0-0\.5,0\.5-1 has no edges"
+    ):
+        MoCoSEConfig(queue_window="0-0.5,0.5-1", queue_window_softness=0.1)
+    with pytest.raises(ValueError, match=r"`queue_centroids` .*`queue_size`.* is 5 where that is 4"):
+        MoCoSEConfig(queue_centroids=5, queue_size=4, queue_init_size=0)
+    for name, value in (("queue_centroids", 1), ("queue_window", "newest"), ("queue_half_life", 3.0)):
+        with pytest.raises(ValueError, match=rf"`{name}` .*`queue_size`"):
+            MoCoSEConfig(queue_size=0, queue_init_size=0, **{name: value})
 
 
 @pytest.mark.parametrize(("dtype", "row_bytes"), [("float32", 4 * 32 + 16), ("bfloat16", 2 * 32 + 16)])
@@ -227,9 +288,10 @@ def test_every_field_has_a_help_text():
 
 
 def test_values_of_the_round_trip_cover_every_field():
-    assert set(OTHER_VALUES) == set(MoCoSEConfig.option_names())
+    others = OTHER_VALUES | OTHERS_APART
+    assert set(others) == set(MoCoSEConfig.option_names())
     default = MoCoSEConfig()
-    assert all(getattr(default, name) != value for name, value in OTHER_VALUES.items())
+    assert all(getattr(default, name) != value for name, value in others.items())
 
 
 def test_round_trip_keeps_every_field(tmp_path):
@@ -241,9 +303,12 @@ def test_round_trip_keeps_every_field(tmp_path):
     assert loaded.hidden_size == 32
 
 
-@pytest.mark.parametrize(("name", "value"), [item for item in OTHER_VALUES.items() if item[0] != "projection_dim"])
+@pytest.mark.parametrize(
+    ("name", "value"), [item for item in (OTHER_VALUES | OTHERS_APART).items() if item[0] != "projection_dim"]
+)
 def test_round_trip_keeps_a_field_set_alone(tmp_path, name, value):
-    config = MoCoSEConfig(encoder_config=tiny_bert_config(), **{"queue_init_size": 9, name: value})
+    fields = {"queue_init_size": 9} | NEEDED.get(name, {}) | {name: value}
+    config = MoCoSEConfig(encoder_config=tiny_bert_config(), **fields)
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert getattr(loaded, name) == value

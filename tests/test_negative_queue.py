@@ -405,6 +405,23 @@ def test_bias_is_zero_where_a_slot_is_in_use_and_minus_infinity_elsewhere(size, 
 
 
 @pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
+def test_ranks_and_ages_of_slots_are_those_of_a_list(size, rows, init_size):
+    queue = NegativeQueue(size, DIM, init_size)
+    model = ListQueue(size, queue.rows[:init_size].tolist())
+    for step in range(1, 8):
+        queue.enqueue(random_keys(rows, seed=step), step=5 * step)
+        model.enqueue(random_keys(rows, seed=step).tolist(), [-1] * rows, 5 * step)
+        entries = model.newest_first()
+        ranks, ages = queue.ranks().tolist(), queue.slot_ages().tolist()
+        assert sorted(ranks) == list(range(size))
+        for slot, row in enumerate(queue.rows.tolist()):
+            if ranks[slot] < len(entries):
+                assert (row, ages[slot]) == (entries[ranks[slot]][0], entries[0][1] - entries[ranks[slot]][1])
+            else:
+                assert queue.bias()[slot] == -math.inf
+
+
+@pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
 def test_loss_of_all_slots_with_the_bias_is_that_of_the_negatives(size, rows, init_size):
     queue = NegativeQueue(size, DIM, init_size)
     queries, keys = (torch.nn.functional.normalize(random_keys(4, seed), dim=-1) for seed in (100, 101))
@@ -452,5 +469,7 @@ def test_enqueue_and_bias_use_no_operation_that_waits_for_a_gpu():
         for given in (ids, None):
             queue.enqueue(keys, given, step=2)
             queue.bias()
+            queue.bias("0-0.25,0.5-0.75")
+            queue.bias("middle", 0.1, half_life=3.0)
     assert "index_copy_" in used.names
     assert used.names & WAITING == set()

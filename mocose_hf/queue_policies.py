@@ -1,0 +1,194 @@
+"""Which queued keys count as negatives, and how much: pure functions of tensors, in the queue's own order of slots.
+
+All but `find_centroids` of two and more look at no number, so a GPU is not waited for.
+"""
+
+import math
+import re
+import warnings
+from fractions import Fraction
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WINDOWS = {
+    "all": "0-1",
+    "newest": "0-0.5",
+    "middle": "0.25-0.75",
+    "oldest": "0.5-1",
+    "without_middle": "0-0.25,0.75-1",
+}
+"""The named windows as ranges of shares, 0 the newest row in use and 1 the oldest.
+
+Those of Table 8 of https://arxiv.org/abs/2202.13093.
+"""
+
+_SHARE = r"([01](?:\.[0-9]{1,6})?|\.[0-9]{1,6}|[0-9]{1,6}/[1-9][0-9]{0,5})"
+_RANGE = re.compile(rf"\s*{_SHARE}\s*-\s*{_SHARE}\s*")
+
+_LEAST_SOFTNESS = 1e-9  # of a queue of fewer than ten million rows the window is hard by then, to the last bit
+
+_ROWS_AT_ONCE = 4096
+_CLUSTERING_SEED = 0
+
+Ranges = tuple[tuple[Fraction, Fraction], ...]
+
+
+@cache
+def parse_window(window: str) -> Ranges:
+    """Return the ranges of shares that a window stands for, rising, with those that touch made one.
+
+    Args:
+        window: A name of `WINDOWS`, or ranges such as 0-0.25,0.5-0.75 or 0-1/3, of up to six digits after the point
+            or in numerator and denominator.
+
+    Raises:
+        ValueError: Where it is neither, or a range does not rise within [0, 1], or two overlap.
+    """
+    ranges: list[tuple[Fraction, Fraction]] = []
+    parts = [_RANGE.fullmatch(part) for part in WINDOWS.get(window, window).split(",")]
+    fits = all(parts)
+    for first, last in sorted((Fraction(part[1]), Fraction(part[2])) for part in parts if part):
+        fits = fits and first < last <= 1 and (not ranges or ranges[-1][1] <= first)
+        if ranges and ranges[-1][1] == first:
+            ranges[-1] = (ranges[-1][0], last)
+        else:
+            ranges.append((first, last))
+    if not fits:
+        raise ValueError(
+            f"`queue_window` is one of {', '.join(WINDOWS)}, or ranges that rise from 0, the newest row, to 1 and do "
+            f"not overlap, such as 0-0.25,0.5-0.75, not {window[:60]!r}."
+        )
+    return tuple(ranges)
+
+
+def window_log_weights(ranks: Tensor, fill: Tensor, window: str, softness: float = 0.0) -> Tensor:
+    """Return the log of what each row of the queue counts under a window of ages.
+
+    Of n rows in use, the share a of a range cuts before the row of rank e(a) = ⌈a·n⌉, exactly. So a row lies in
+    [a, b) where a·n ≤ rank < b·n, each lies in exactly one of windows that complement each other, and a window may be
+    empty while the queue nearly is. With a softness s, a row counts
+    w = Σ σ((rank + ½ − e(a)) / (n·s)) − σ((rank + ½ − e(b)) / (n·s)), summed over the ranges, where the first term is
+    1 for a = 0 and the second 0 for b = 1: neither end of the queue is an edge. The weights under windows that
+    complement each other sum to 1, and go to those of the hard windows as s goes to 0.
+
+    Args:
+        ranks: (K,) int64, the rank of each slot by age, 0 for the newest.
+        fill: Scalar int64, n, the number of slots in use; what is returned for ranks from n on means nothing.
+        window: As `parse_window` takes it.
+        softness: s ≥ 0, a share of the queue.
+
+    Returns:
+        (K,) float32: 0 or −∞ where the window is hard; where it is soft, up to 0, and −∞ under a range that is empty.
+    """
+    count = fill.clamp(min=1)
+    edges = [tuple(_first_rank(share, count) for share in ends) for ends in parse_window(window)]
+    if softness == 0.0:
+        inside = torch.zeros_like(ranks, dtype=torch.bool)
+        for first, last in edges:
+            inside = inside | ((ranks >= first) & (ranks < last))
+        outside = torch.full_like(ranks, float("-inf"), dtype=torch.float32)
+        return outside.masked_fill_(inside, 0.0)
+    width = count * max(softness, _LEAST_SOFTNESS)
+    parts = []
+    for (start, end), (first, last) in zip(parse_window(window), edges, strict=True):
+        rise = F.logsigmoid((ranks - first + 0.5) / width) if start > 0 else torch.zeros_like(ranks, dtype=width.dtype)
+        fall = F.logsigmoid((last - ranks - 0.5) / width) if end < 1 else torch.zeros_like(rise)
+        # σ(x) − σ(y) = σ(x) · σ(−y) · (1 − e^(y−x)), which keeps its digits where both are small
+        both = torch.log(-torch.expm1((first - last) / width)) if start > 0 and end < 1 else 0.0
+        parts.append(rise + fall + both)
+    return torch.stack(parts).logsumexp(0)
+
+
+def half_life_log_weights(ages: Tensor, half_life: float) -> Tensor:
+    """Return −ln 2 · age / half_life, the log of a weight that halves each `half_life` steps: (K,) float32.
+
+    Args:
+        ages: (K,) int64 ≥ 0, in optimizer steps.
+        half_life: Optimizer steps, at least 1e-6 or at most −1e-6; where negative, the weight doubles instead.
+    """
+    return ages.float() * (-math.log(2.0) / half_life)
+
+
+@torch.compiler.disable  # the compiler would translate scikit-learn's NumPy code
+@torch.no_grad()
+def find_centroids(rows: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return what stands for the rows that count: their k-means centroids, each of which counts once.
+
+    Clusters are those of scikit-learn's `KMeans` (k-means++ from a fixed seed, one start) under Euclidean distance,
+    with the rows' weights, on one thread: the same rows give the same bits, and no global random state is touched. One
+    centroid is the weighted mean, computed where the rows are. Several are found on the CPU: a GPU is waited for.
+
+    Args:
+        rows: (K, D) of any floating dtype, L2-normalised, K ≥ 1.
+        bias: (K,) float32, the log of each row's weight, −∞ for one that does not count.
+        count: Number of centroids, at least 1. Where no more rows than that count, they stand for themselves. Weights
+            of less than e^−87 of the largest may count as none.
+
+    Returns:
+        The centroids, (count, D) float32, L2-normalised, and their bias, (count,) float32: 0, or −∞ for those that
+        there are too few rows for, whose centroid is zero.
+    """
+    weights = (bias.float() - bias.max()).exp()  # (K,); NaN where no row counts
+    if count == 1:
+        return _mean(rows, weights.nan_to_num(0.0))
+    counted = (weights > 0).nonzero()[:, 0]
+    centroids = rows.new_zeros(count, rows.shape[1], dtype=torch.float32)
+    found = rows[counted].float()
+    if len(counted) > count:
+        found = F.normalize(_cluster(found, weights[counted], count), dim=-1)
+    centroids[: len(found)] = found
+    missing = torch.arange(count, device=rows.device) >= len(found)
+    return centroids, torch.zeros_like(missing, dtype=torch.float32).masked_fill_(missing, float("-inf"))
+
+
+def check_clustering() -> None:
+    """Import what clustering needs, so that no training step has to.
+
+    Raises:
+        ValueError: In one line, where it is not installed.
+    """
+    try:
+        import sklearn.cluster  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "`queue_centroids` above 1 needs scikit-learn, which is not installed; run "
+            "`pip install 'mocose_hf[evaluation]'`."
+        ) from error
+
+
+def _first_rank(share: Fraction, count: Tensor) -> Tensor:
+    """Return ⌈share · count⌉."""
+    return (count * share.numerator + (share.denominator - 1)) // share.denominator
+
+
+def _mean(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.autocast(device_type=rows.device.type, enabled=False):
+        total = rows.new_zeros(rows.shape[1], dtype=torch.float32)
+        for some, weights_of_some in zip(rows.split(_ROWS_AT_ONCE), weights.split(_ROWS_AT_ONCE), strict=True):
+            total = total + weights_of_some @ some.float()
+    none = weights.sum(0, keepdim=True) == 0
+    bias = torch.zeros_like(none, dtype=torch.float32).masked_fill_(none, float("-inf"))
+    return F.normalize(total[None], dim=-1), bias
+
+
+def _cluster(rows: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Return the centroids as `KMeans` leaves them: (count, D) float32, on the rows' device."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    clustering = KMeans(count, n_init=1, random_state=_CLUSTERING_SEED)
+    with _threads().limit(limits=1), warnings.catch_warnings():  # sums of several threads differ in their last bits
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of rows that are equal, as some may be
+        clustering.fit(rows.cpu().numpy(), sample_weight=weights.cpu().numpy())
+    return torch.from_numpy(clustering.cluster_centers_).to(rows.device)
+
+
+@cache
+def _threads():
+    """Return the controller of the thread pools, which takes milliseconds to find them."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

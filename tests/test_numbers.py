@@ -183,9 +183,17 @@ def test_a_bad_key_in_the_queue_is_not_saved(tmp_path, tokenizer):
     assert not list(tmp_path.iterdir())
 
 
+POLICIES = [
+    {},
+    {"queue_window": "middle", "queue_window_softness": 0.1, "queue_half_life": 3.0, "mask_same_sentence": True},
+    {"queue_window": "oldest", "queue_centroids": 1},
+]
+
+
+@pytest.mark.parametrize("policies", POLICIES, ids=["default", "weighted", "mean"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumulation):
-    model = tiny_model()
+def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumulation, policies):
+    model = tiny_model(**policies)
     trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
     trainer._finite_watch = FiniteWatch(late=True)
     weight = torch.nn.Parameter(torch.randn(4, 32))

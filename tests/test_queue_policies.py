@@ -406,7 +406,7 @@ def model_with_a_queue(size: int, init_size: int, rows: list[int], **policy):
     return model, entries.newest_first()
 
 
-def slow_loss_of_a_policy(queries, keys, entries, policy: dict):
+def slow_loss_of_a_policy(queries, keys, entries, policy: dict, ids=BATCH_IDS, temperature=TEMPERATURE):
     """Loss and gradient, query by query, of the candidates that each query has left and what they count."""
     window, softness = policy.get("queue_window", "all"), policy.get("queue_window_softness", 0.0)
     weights = slow_weights(window, len(entries), softness) if softness else slow_counts(window, len(entries))
@@ -415,18 +415,18 @@ def slow_loss_of_a_policy(queries, keys, entries, policy: dict):
         weights = [w * 0.5 ** (age / policy["queue_half_life"]) for w, age in zip(weights, ages, strict=True)]
     masks = policy.get("mask_same_sentence", False)
     losses, gradients = [], []
-    for i, own_id in enumerate(BATCH_IDS):
+    for i, own_id in enumerate(ids):
 
         def is_own(number, own_id=own_id):
             return masks and own_id != -1 and number == own_id
 
-        others = [j for j in range(len(keys)) if j != i and not is_own(BATCH_IDS[j])]
+        others = [j for j in range(len(keys)) if j != i and not is_own(ids[j])]
         if not policy.get("in_batch_negatives", True):
             others = []
         left = [(row, w) for (row, _, number), w in zip(entries, weights, strict=True) if w and not is_own(number)]
-        negatives = torch.tensor([row for row, _ in left]).reshape(-1, DIM)
+        negatives = torch.tensor([row for row, _ in left]).reshape(-1, queries.shape[1])
         loss, gradient = slow_loss_and_gradient(
-            queries[[i]], keys[[i, *others]], negatives, TEMPERATURE, weights=[w for _, w in left]
+            queries[[i]], keys[[i, *others]], negatives, temperature, weights=[w for _, w in left]
         )
         losses.append(loss)
         gradients.append(gradient)

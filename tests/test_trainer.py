@@ -9,6 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from senteval_folder import scored, write_senteval
 from test_modeling_mocose import FAMILIES
+from test_queue_policies import slow_loss_of_a_policy
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
@@ -401,7 +402,7 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
     script = REPOSITORY / "tests" / "train_on_processes.py"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run(
-        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", "bfloat16"],
+        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", '{"queue_dtype": "bfloat16"}'],
         check=True,
         cwd=REPOSITORY,
         capture_output=True,
@@ -412,6 +413,77 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
     assert first["queue.rows"].dtype == torch.bfloat16
     assert first["queue.fill"].item() == 20
     assert differing(first, second) == []
+
+
+@pytest.mark.slow
+def test_two_processes_leave_out_keys_of_the_own_sentence_as_one_does(tmp_path, encoder_dir):
+    """In the batch of the other process and in the queue; seven ids are in each batch of 16 more than once."""
+    script = REPOSITORY / "tests" / "train_on_processes.py"
+    runs = {"one": (1, "true"), "two": (2, "true"), "unmasked": (1, "false")}
+    ends = {}
+    for name, (processes, masks) in runs.items():
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
+        fields = f'{{"mask_same_sentence": {masks}, "queue_window": "without_middle", "queue_half_life": 1.5}}'
+        arguments = [str(encoder_dir), str(tmp_path / name), str(16 // processes), fields, "7"]
+        subprocess.run(
+            [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
+        )
+        ends[name] = load_file(tmp_path / name / "rank0.safetensors")
+    other = load_file(tmp_path / "two" / "rank1.safetensors")
+    assert (ends["two"]["processes"].item(), ends["two"]["steps"].item()) == (2, 20)
+    assert differing(ends["two"], other) == []
+    weights = ends["one"].keys() - {"processes"}
+    for name in weights:
+        torch.testing.assert_close(ends["two"][name], ends["one"][name], atol=1e-6, rtol=0, msg=name)
+    changes = [(ends["unmasked"][n] - ends["one"][n]).abs().max() for n in weights if n.endswith("weight")]
+    assert max(changes) > 1e-4
+
+
+ALL_POLICIES = {
+    "queue_window": "0-0.25,0.5-0.75",
+    "queue_window_softness": 0.05,
+    "queue_half_life": 2.0,
+    "mask_same_sentence": True,
+    "queue_dtype": "bfloat16",
+}
+CLUSTERED = {"queue_window": "middle", "queue_half_life": 2.0, "queue_centroids": 3}
+
+
+def test_each_step_of_a_training_contrasts_with_what_its_policies_leave(tmp_path, tokenizer):
+    model = tiny_model(**ALL_POLICIES)
+    checked, masked = [], []
+
+    def check(module, args, output):
+        queue = module.queue
+        steps = queue.row_steps[queue.newest_first()].tolist()
+        entries = list(zip(queue.negatives().tolist(), steps, queue.sentence_ids().tolist(), strict=True))
+        ids = output.sentence_ids.tolist()
+        slow, _ = slow_loss_of_a_policy(
+            output.query_embeddings.detach(), output.key_embeddings, entries, ALL_POLICIES, ids, 0.05
+        )
+        checked.append((output.loss.item(), slow))
+        masked.append(sum(number in ids for _, _, number in entries if number != -1))
+
+    model.register_forward_hook(check)
+    make_trainer(tmp_path, tokenizer, model, count=8, num_train_epochs=4).train()
+    assert len(checked) == 8
+    assert [loss for loss, _ in checked] == pytest.approx([slow for _, slow in checked], rel=1e-4)
+    assert sum(masked) > 0
+
+
+@pytest.mark.parametrize("policies", [ALL_POLICIES, CLUSTERED], ids=["weighted", "clustered"])
+def test_a_run_with_policies_goes_on_to_the_same_bits_and_refuses_others(tmp_path, tokenizer, policies):
+    saving = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+    whole = make_trainer(tmp_path / "whole", tokenizer, tiny_model(**policies), **saving)
+    whole.train()
+    checkpoint = str(tmp_path / "whole" / "checkpoint-3")
+    resumed = make_trainer(tmp_path / "resumed", tokenizer, tiny_model(seed=9, **policies), **saving)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert resumed.state.global_step == whole.state.global_step == 6
+    assert differing(whole.model.state_dict(), resumed.model.state_dict()) == []
+    other = make_trainer(tmp_path / "other", tokenizer, tiny_model(**policies | {"queue_half_life": 3.0}), **saving)
+    with pytest.raises(ValueError, match=r"`queue_half_life` was 2.0 and is 3.0 now"):
+        other.train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(

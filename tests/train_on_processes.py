@@ -1,8 +1,10 @@
 """Train a tiny model on as many processes as the launcher started, and write what each ends with.
 
-Called with the encoder's directory, the output directory, the batch size per process and the queue's dtype.
+Called with the encoder's directory, the output directory, the batch size per process and optionally fields of
+MoCoSEConfig as JSON and the number of different sentence ids, each of which many sentences then share.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArgumen
 from mocose_hf.distributed import end_process
 
 
-def main(encoder_dir: str, output_dir: str, batch: str, queue_dtype: str = "float32") -> None:
+def main(encoder_dir: str, output_dir: str, batch: str, fields: str = "{}", num_ids: str = "320") -> None:
     args = MoCoSETrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=int(batch),
@@ -33,14 +35,15 @@ def main(encoder_dir: str, output_dir: str, batch: str, queue_dtype: str = "floa
         encoder_dir,
         queue_size=20,
         queue_init_size=4,
-        queue_dtype=queue_dtype,
         head_dropout_prob=0.0,
         encoder_dropout_prob=0.0,
+        **json.loads(fields),
     )
+    rows = {"text": sentences(320), "sentence_id": [number % int(num_ids) for number in range(320)]}
     trainer = MoCoSETrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_dict({"text": sentences(320)}),
+        train_dataset=Dataset.from_dict(rows),
         processing_class=load_tokenizer(encoder_dir),
     )
     trainer.train()

@@ -125,7 +125,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
         low = [name for name, share in shares.items() if share < LEAST_SHARES[name]]
         self.low_checks = self.low_checks + 1 if low else 0
         if self.low_checks >= CHECKS_TO_ALARM:
-            message = self._message(low, state.global_step)
+            message = self._message(low, state.global_step, model.collapse_remedies)
             if args.stop_on_collapse:
                 raise CollapseError(message)
             if not self.warned and state.is_world_process_zero:
@@ -135,16 +135,13 @@ class CollapseAlarm(TrainerCallback, ExportableState):
         elif all(share > RECOVERY * LEAST_SHARES[name] for name, share in shares.items()):
             self.warned = False
 
-    def _message(self, low: list[str], step: int) -> str:
+    def _message(self, low: list[str], step: int, remedies: str) -> str:
         found = ", ".join(
             f"`{name}` is {self.latest[name]:.3g}, where {self.best[name] * LEAST_SHARES[name]:.3g} to "
             f"{self.best[name]:.3g} is healthy in this run"
             for name in low
         )
-        return (
-            f"The sentence embeddings have collapsed at step {step}: {found}. Start again with a higher `ema_decay`, "
-            "with a predictor (`num_predictor_layers`), or with a lower `learning_rate`."
-        )
+        return f"The sentence embeddings have collapsed at step {step}: {found}. Start again {remedies}."
 
     def _measure(self, args, model, tokenizer) -> dict[str, float]:
         """Measure the probe; empty where a number is not finite, which the trainer tells."""

@@ -178,6 +178,11 @@ class MoCoSEConfig(PreTrainedConfig):
         return self.hidden_size if self.projection_dim is None else self.projection_dim
 
     @property
+    def queue_slots(self) -> int:
+        """Rows that the queue has room for."""
+        return self.queue_size
+
+    @property
     def encoder_dropouts(self) -> dict[str, float]:
         """The dropout probabilities that the encoder is built with, by field name."""
         own = {n: getattr(self.encoder_config, n) for n in _DROPOUT_FIELDS if hasattr(self.encoder_config, n)}
@@ -210,11 +215,11 @@ class MoCoSEConfig(PreTrainedConfig):
         width, layers = self.embedding_dim, self.num_projection_layers
         projection = width * (self.hidden_size + (layers - 1) * width) if layers else 0
         heads = 4 * (2 * projection + self.num_predictor_layers * width**2)
-        queue = self.queue_size * (getattr(torch, self.queue_dtype).itemsize * width + 16)
+        queue = self.queue_slots * (getattr(torch, self.queue_dtype).itemsize * width + 16)
         memory = _memory()
         for part, size, remedy in (
             (f"Heads {width} wide", heads, "`projection_dim`, `num_projection_layers` or `num_predictor_layers`"),
-            (f"A queue of {self.queue_size} rows", queue, "`queue_size` or `projection_dim`"),
+            (f"A queue of {self.queue_slots} rows", queue, "`queue_size` or `projection_dim`"),
         ):
             if memory is not None and size > memory:
                 raise ValueError(

@@ -32,6 +32,33 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """Return the rows of all processes as `gather_rows` does, with gradient where `rows` has it.
+
+    The gradient of a process's rows is the sum of those that all processes have for them. Where each takes the mean
+    over its own queries, and gradients of weights are averaged over processes, as under DistributedDataParallel, that
+    is the gradient of the mean over all queries. Every process must run its backward.
+    """
+    if not rows.requires_grad:
+        return gather_rows(rows)
+    return rows if _alone() else _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        ctx.count = len(rows)
+        return gather_rows(rows)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        total = gradient.contiguous().clone()  # not ours to change
+        distributed.all_reduce(total)
+        first = distributed.get_rank() * ctx.count
+        return total[first : first + ctx.count]
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Return on all processes whether the flag is set on one of them; `device` is where they talk."""
     return flag if _alone() else bool(gather_rows(torch.tensor([flag], dtype=torch.uint8, device=device)).any())

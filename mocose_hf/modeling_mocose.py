@@ -13,12 +13,12 @@ from transformers.utils import ModelOutput, logging
 
 from mocose_hf.branches import View, embed_view
 from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
-from mocose_hf.distributed import gather_rows, process_index
+from mocose_hf.distributed import gather_rows, gather_rows_with_gradient, process_index
 from mocose_hf.encoding import encode
 from mocose_hf.heads import build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
 from mocose_hf.losses import SentenceIds, chunked_info_nce_loss, contrastive_logits
-from mocose_hf.momentum import update_ema
+from mocose_hf.momentum import cosine_ema_decay, update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.padding_free import find_first_position
 from mocose_hf.pooling import pool
@@ -43,11 +43,12 @@ class MoCoSEOutput(ModelOutput):
             order), then the K slots of the queue, as they lie in `queue.rows`, plus the log of what each row counts;
             −∞ for what is no negative, as are slots still empty. `logits[:, C:][:, queue.newest_first()]` are those in
             use by age. With `queue_centroids` those stand in place of the slots, with −∞ where rows are too few for
-            all of them. None where there are at least `CHUNKED_FROM` slots or centroids: so many are not held.
+            all of them. None where there are at least `CHUNKED_FROM` of either, which are not held, unless keys carry
+            gradient.
         own_key_nearest: (B,) bool, whether a query's own key is the nearest of all candidates.
         labels: (B,) int64, the column of each query's own key.
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
-        key_embeddings: (B, D) float32, L2-normalised, without gradient.
+        key_embeddings: (B, D) float32, L2-normalised, without gradient (here; a subclass may let it through).
         sentence_ids: (B,) int64, as given; they enter the queue together with the keys.
     """
 
@@ -163,8 +164,14 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
     Attributes:
         only_first_token: Whether, with [CLS] pooling, the last layer computes what follows attention for [CLS] alone,
             in encoders that let it: the same embeddings for fewer multiplications. On by default.
+        algorithm: What tells this way of training from those of subclasses, in checkpoints and model cards.
+        collapse_remedies: How to start again where embeddings collapsed, as `CollapseAlarm` tells it.
     """
 
+    algorithm = "mocose"
+    collapse_remedies = (
+        "with a higher `ema_decay`, with a predictor (`num_predictor_layers`), or with a lower `learning_rate`"
+    )
     accepts_loss_kwargs = False
     only_first_token = True
     _tied_weights_keys = {r"target\.encoder\.embeddings\.": r"mocose\.encoder\.embeddings\."}
@@ -177,16 +184,9 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.projection_head = build_projection_head(config)
         self.predictor = build_predictor(config)
-        self.target = nn.ModuleDict(
-            {
-                "encoder": _build_encoder(config),
-                "pooler": nn.Linear(config.hidden_size, config.hidden_size),
-                "projection_head": build_projection_head(config),
-            }
-        )
-        queue_dtype = getattr(torch, config.queue_dtype)
-        self.queue = NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
-        prepared = [prepare_last_layer(encoder) for encoder in (self.mocose.encoder, self.target["encoder"])]
+        self.target = self.build_target(config)
+        self.queue = self.build_queue(config)
+        prepared = [prepare_last_layer(encoder) for encoder in self.encoders()]
         self._last_layer_prepared = all(prepared)
         if config.share_embeddings:
             self._share_embeddings()
@@ -254,13 +254,37 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                 )
             config["pooling_mode"] = source.pooling_mode
         attention = source.encoder.config._attn_implementation
-        model = cls(MoCoSEConfig(encoder_config=source.encoder.config, attn_implementation=attention, **config))
+        model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
         model.mocose.encoder.load_state_dict(_without_pooler(source.encoder.state_dict()))
         if source.pooler is not None:
             model.pooler.load_state_dict(source.pooler.state_dict())
         model.update_target(0.0)
         model.config.name_or_path = source.encoder.config.name_or_path
         return model
+
+    @staticmethod
+    def build_target(config: MoCoSEConfig) -> nn.ModuleDict:
+        """Build what follows the online branch; what is empty follows nothing."""
+        return nn.ModuleDict(
+            {
+                "encoder": _build_encoder(config),
+                "pooler": nn.Linear(config.hidden_size, config.hidden_size),
+                "projection_head": build_projection_head(config),
+            }
+        )
+
+    @staticmethod
+    def build_queue(config: MoCoSEConfig) -> NegativeQueue:
+        """Build the queue with its initial part."""
+        queue_dtype = getattr(torch, config.queue_dtype)
+        return NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
+
+    def encoders(self) -> list[PreTrainedModel]:
+        """Return the encoder of each branch, the online one first."""
+        return [branch["encoder"] for branch in ({"encoder": self.mocose.encoder}, self.target) if "encoder" in branch]
+
+    def check_arguments(self, args) -> None:
+        """Raise a `ValueError` where these `MoCoSETrainingArguments` cannot steer this algorithm; here all can."""
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
         return self.mocose.get_input_embeddings()
@@ -309,7 +333,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             ValueError: Where `mask_same_sentence` has no `sentence_ids` (B,) to go by.
         """
         config = self.config
-        all_keys = gather_rows(keys)  # (W·B, D)
+        all_keys = gather_rows_with_gradient(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
         negatives = self.queue.rows  # (K, D)
         bias = self.queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
@@ -323,7 +347,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                 )
             ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), self.queue.row_ids)
         contrast = (negatives, config.temperature, labels, config.in_batch_negatives)
-        if len(negatives) >= CHUNKED_FROM:
+        if len(negatives) >= CHUNKED_FROM and not keys.requires_grad:  # by chunks, keys would get no gradient
             loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)
             logits = None
         else:
@@ -365,7 +389,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             The position at which each packed sentence starts, None where the family cannot.
         """
         first = find_first_position(self.mocose.encoder)
-        self.target["encoder"].config._attn_implementation = self.mocose.encoder.config._attn_implementation
+        for encoder in self.encoders()[1:]:
+            encoder.config._attn_implementation = self.mocose.encoder.config._attn_implementation
         return first
 
     @torch.no_grad()
@@ -374,23 +399,30 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
         Under DeepSpeed ZeRO-3 each process moves what it holds of the target, without communication.
         """
-        target, online = zip(*local_values(self.momentum_pairs()), strict=True)
-        update_ema(target, online, decay)
+        pairs = list(local_values(self.momentum_pairs()))
+        update_ema([target for target, _ in pairs], [online for _, online in pairs], decay)
+
+    def ema_decay_at(self, step: int, total_steps: int, start: float, end: float) -> float:
+        """Return the decay that the target moves with before step `step`; see `cosine_ema_decay`."""
+        return cosine_ema_decay(step, total_steps, start, end)
 
     def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Return each parameter that the target owns with the online one it follows."""
-        online = (self.mocose.encoder, self.pooler, self.projection_head)
-        target = (self.target["encoder"], self.target["pooler"], self.target["projection_head"])
+        online = {"encoder": self.mocose.encoder, "pooler": self.pooler, "projection_head": self.projection_head}
         return [
             (t, o)
-            for target_module, online_module in zip(target, online, strict=True)
-            for t, o in zip(target_module.parameters(), online_module.parameters(), strict=True)
+            for name, target_module in self.target.items()
+            for t, o in zip(target_module.parameters(), online[name].parameters(), strict=True)
             if t is not o
         ]
 
+    def frozen_parameters(self) -> list[Tensor]:
+        """Return the parameters that no optimizer may move: all that the target owns."""
+        return [target for target, _ in self.momentum_pairs()]
+
     def freeze_target(self) -> None:
-        """Take the target's own parameters out of training."""
-        for parameter, _ in self.momentum_pairs():
+        """Take `frozen_parameters` out of training."""
+        for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
 
     def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:

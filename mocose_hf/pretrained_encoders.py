@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
+from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.sentence_transformers_format import read_json, read_layout
 from mocose_hf.zero import whole_weights
 
@@ -86,7 +87,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         if config.is_encoder_decoder:
             raise ValueError(f"`{config.model_type}` is an encoder-decoder, but an encoder is needed; start from one")
         _check_encoder_files(name_or_path, config, hub_options)
-        if layout is None and config.model_type == "mocose":
+        if layout is None and isinstance(config, MoCoSEConfig):
             model, info = AutoModelForPreTraining.from_pretrained(
                 name_or_path, output_loading_info=True, trust_remote_code=False, **options
             )

@@ -61,6 +61,7 @@ def describe_run(
     """Return what must stay the same over all parts of a run, by the names of its options, and its world size."""
     described = {name: _plain(getattr(args, name)) for name in _ARGUMENTS}
     described |= {name: _plain(getattr(model.config, name)) for name in model.config.option_names()}
+    described["algorithm"] = model.algorithm
     described["max_steps"] = max_steps
     described["global_batch_size"] = args.global_batch_size
     described["training_data"] = fingerprint(train_dataset)

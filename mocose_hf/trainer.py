@@ -21,7 +21,7 @@ from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
-from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance
+from mocose_hf.momentum import maximum_traceable_distance
 from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
@@ -177,7 +177,8 @@ class MoCoSETrainer(Trainer):
         """Compute the loss and put the batch's keys aside until the optimizer step is done."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            self._pending.append(_Forward(measure(loss, outputs), outputs.key_embeddings, outputs.sentence_ids))
+            keys = outputs.key_embeddings.detach()
+            self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids))
         return (loss, outputs) if return_outputs else loss
 
     def note_gradient(self) -> None:
@@ -222,7 +223,8 @@ class MoCoSETrainer(Trainer):
     def ema_decay_at(self, step: int) -> float:
         """Return η_s of this run, s counted from 1."""
         horizon = self.args.ema_schedule_steps or self.state.max_steps
-        return cosine_ema_decay(step, horizon, self.args.ema_decay, self.args.ema_decay_end)
+        model = self.accelerator.unwrap_model(self.model)
+        return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)
 
     def keys_per_step(self) -> int:
         """Return how many keys enter the queue in one optimizer step."""
@@ -234,7 +236,8 @@ class MoCoSETrainer(Trainer):
         `contrastive_accuracy` (share of queries nearest to their own key), `query_std`, `key_std` (standard deviation
         over the batch, mean over dimensions; 1/√D where embeddings spread evenly, 0 where they collapse),
         `ema_decay` (η last used), `queue_fill` (rows), `d_trace` (the paper's, of η_1 and K) and `current_d_trace`
-        (of η and fill at this moment; left out at η = 1), and what each `CollapseAlarm` measured since the last line.
+        (of η and fill at this moment; left out at η = 1), all four where there is a target, and what each
+        `CollapseAlarm` measured since the last line.
         """
         self._finite_watch.look()
         if "loss" in logs:
@@ -327,12 +330,14 @@ class MoCoSETrainer(Trainer):
             logger.warning(message)
 
     def _momentum_metrics(self) -> dict[str, float]:
-        queue = self.accelerator.unwrap_model(self.model).queue
+        model = self.accelerator.unwrap_model(self.model)
+        if not model.momentum_pairs():
+            return {}
         decay = self.ema_decay_at(self.state.global_step + 1)
-        fill = int(queue.fill)
+        fill = len(model.queue.newest_first())
         metrics = {"ema_decay": decay, "queue_fill": fill}
         distances = {
-            "d_trace": (self.args.ema_decay, queue.size),
+            "d_trace": (self.args.ema_decay, model.config.queue_size),
             "current_d_trace": (decay, fill),
         }
         for name, (eta, size) in distances.items():

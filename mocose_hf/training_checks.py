@@ -57,6 +57,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
                 f"`bf16` will slow training down: this CPU multiplies matrices about {slower:.0f} times slower in "
                 "bfloat16 than in float32, as it has no instructions for it; leave it out."
             )
+    model.check_arguments(args)
     check_model(model)
 
 
@@ -111,7 +112,7 @@ def _first_position(model: MoCoSEForPreTraining) -> int | None:
 
 def check_model(model) -> None:
     """Refuse a model whose target would be trained or whose moving average would be rounded away."""
-    trainable = sum(target.requires_grad for target, _ in model.momentum_pairs())
+    trainable = sum(parameter.requires_grad for parameter in model.frozen_parameters())
     if trainable:
         raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
     found, wanted = model.queue.rows.dtype, model.queue.dtype

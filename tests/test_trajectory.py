@@ -93,11 +93,12 @@ def set_queue(queue, rows: torch.Tensor) -> None:
     queue.enqueue(rows.flip(0))
 
 
-def model_of(parameters: dict[str, torch.Tensor], encoder_config, **config) -> MoCoSEForPreTraining:
+def model_of(
+    parameters: dict[str, torch.Tensor], encoder_config, kind=MoCoSEForPreTraining, **config
+) -> MoCoSEForPreTraining:
     """Build a model without dropout whose online branch has these weights and whose target is its copy."""
-    model = MoCoSEForPreTraining(
-        MoCoSEConfig(encoder_config=encoder_config, head_dropout_prob=0.0, encoder_dropout_prob=0.0, **config)
-    )
+    without_dropout = {"head_dropout_prob": 0.0, "encoder_dropout_prob": 0.0}
+    model = kind(kind.config_class(encoder_config=encoder_config, **without_dropout, **config))
     state = model.state_dict()
     for name, value in parameters.items():
         state[our_name(name)].copy_(value)

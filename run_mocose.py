@@ -55,6 +55,7 @@ from mocose_hf.scoring import (
     score,
 )
 from mocose_hf.streaming import check_stream_arguments
+from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
@@ -197,9 +198,11 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     """Write the model card beside the model and beside the plain encoder, and push both where that is asked for."""
     if not trainer.is_world_process_zero():
         return
-    training, config = options.training, trainer.accelerator.unwrap_model(trainer.model).config
+    training, model = options.training, trainer.accelerator.unwrap_model(trainer.model)
+    config, algorithm = model.config, ALGORITHMS[model.algorithm]
     shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
-    shown += ("max_steps", "max_seq_length", "ema_decay", "ema_decay_end")
+    shown += ("max_steps", "max_seq_length")
+    shown += ("ema_decay", "ema_decay_end") if model.momentum_pairs() else ()
     streams = options.data.streaming
     shown += () if streams else ("num_train_epochs",)
     record = RunRecord(
@@ -210,7 +213,10 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
-        settings={name: getattr(training, name) for name in shown}
+        approach=algorithm.approach,
+        method=algorithm.method,
+        settings={"algorithm": model.algorithm}
+        | {name: getattr(training, name) for name in shown}
         | {name: getattr(config, name) for name in config.option_names()},
         results="\n\n".join(markdown_table(table) for table in tables(results)),
     )

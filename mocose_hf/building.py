@@ -8,10 +8,10 @@ from transformers import set_seed
 from mocose_hf.command_line import Options
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.output_dir import cannot_be_made
 from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer
 from mocose_hf.streaming import HubDataset, SentenceStream
+from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.trainer import MoCoSETrainer
 
 
@@ -71,7 +71,8 @@ def build_model(options: Options):
             "config.json, weights and tokenizer, or a model id of the hub."
         ) from error
     try:
-        return MoCoSEForPreTraining.from_encoder(encoder, **asdict(options.method)), tokenizer
+        given = asdict(options.method) | {"stale_fgsm_epsilon": source.stale_fgsm_epsilon}
+        return ALGORITHMS[source.algorithm].from_encoder(encoder, given), tokenizer
     except (ValueError, RuntimeError) as error:
         message = str(error) if isinstance(error, ValueError) else one_line(error)
         raise InputError(options.locate(message)) from error

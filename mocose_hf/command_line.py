@@ -12,6 +12,7 @@ from transformers.hf_argparser import string_to_bool
 from mocose_hf.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 DESCRIPTION = "Train a sentence encoder on unlabelled text by momentum contrast (MoCoSE, arXiv 2202.13093)."
@@ -74,6 +75,24 @@ class ModelArguments:
         default=None,
         metadata={"help": "Attention of the encoder: eager, sdpa, flash_attention_2; its own by default."},
     )
+    algorithm: str = field(
+        default="mocose",
+        metadata={
+            "help": "How to train: mocose, the paper's method; released, as its authors' code does; or simcse, the "
+            "baseline without target and queue, which has no options for these."
+        },
+    )
+    stale_fgsm_epsilon: float | None = field(
+        default=None,
+        metadata={
+            "help": "With algorithm released, the step ε by which word embeddings go along the sign of the batch "
+            "before's gradient, 0 for none; 5e-9 where not given (released: 5e-9)."
+        },
+    )
+
+    def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"`algorithm` is one of {', '.join(ALGORITHMS)}, but is {self.algorithm:.40}.")
 
 
 @dataclass

@@ -67,6 +67,8 @@ class RunRecord:
         scores: Rows of (when, metrics by name), such as before and after.
         settings: Settings of model and training by name.
         results: Tables of scores on tasks, in Markdown.
+        approach: What it was trained by, for the title.
+        method: The algorithm with its source, in Markdown.
     """
 
     start: str
@@ -78,6 +80,8 @@ class RunRecord:
     settings: dict[str, object] = field(default_factory=dict)
     data_fingerprint: str = ""
     results: str = ""
+    approach: str = "momentum contrast"
+    method: str = "[MoCoSE](https://arxiv.org/abs/2202.13093)"
 
 
 def model_card(record: RunRecord, pooling_mode: str) -> str:
@@ -100,9 +104,9 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
     ]
     sections = [
         f"---\n{data.to_yaml()}\n---\n",
-        "# Sentence encoder trained by momentum contrast\n",
-        f"Trained without labels from `{record.start}` by [MoCoSE](https://arxiv.org/abs/2202.13093); the sentence "
-        f"embedding is the last hidden state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
+        f"# Sentence encoder trained by {record.approach}\n",
+        f"Trained without labels from `{record.start}` by {record.method}; the sentence embedding is the last hidden "
+        f"state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
         "## Use\n",
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'

@@ -1,7 +1,7 @@
 """Train a tiny model on as many processes as the launcher started, and write what each ends with.
 
 Called with the encoder's directory, the output directory, the batch size per process and optionally fields of
-MoCoSEConfig as JSON and the number of different sentence ids, each of which many sentences then share.
+MoCoSEConfig as JSON, the number of different sentence ids, each of which many sentences then share, and the algorithm.
 """
 
 import json
@@ -14,15 +14,33 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from transformers import set_seed
 
-from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer
+from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer
 from mocose_hf.distributed import end_process
+from mocose_hf.study.algorithms import ALGORITHMS
+
+OPTIONS = {
+    "queue_size": 20,
+    "queue_init_size": 4,
+    "head_dropout_prob": 0.0,
+    "encoder_dropout_prob": 0.0,
+    "stale_fgsm_epsilon": 0.0,
+}
 
 
-def main(encoder_dir: str, output_dir: str, batch: str, fields: str = "{}", num_ids: str = "320") -> None:
+def main(
+    encoder_dir: str,
+    output_dir: str,
+    batch: str,
+    fields: str = "{}",
+    num_ids: str = "320",
+    algorithm: str = "mocose",
+) -> None:
+    # A new dense layer alone on a random encoder gives biases gradients of rounding's size, which Adam makes large.
+    optimizer = {"optim": "sgd", "learning_rate": 0.05} if algorithm == "simcse" else {"learning_rate": 1e-4}
     args = MoCoSETrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=int(batch),
-        learning_rate=1e-4,
+        **optimizer,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -31,15 +49,13 @@ def main(encoder_dir: str, output_dir: str, batch: str, fields: str = "{}", num_
     set_seed(0)
     if args.process_index > 0:
         torch.randn(7)  # processes that drew differently must still start with one queue and one model
-    model = MoCoSEForPreTraining.from_encoder_pretrained(
-        encoder_dir,
-        queue_size=20,
-        queue_init_size=4,
-        head_dropout_prob=0.0,
-        encoder_dropout_prob=0.0,
-        **json.loads(fields),
-    )
+    kind = ALGORITHMS[algorithm].model
+    options = OPTIONS | json.loads(fields)
+    known = {name: value for name, value in options.items() if name in kind.config_class.option_names()}
+    model = kind.from_encoder_pretrained(encoder_dir, **known)
     rows = {"text": sentences(320), "sentence_id": [number % int(num_ids) for number in range(320)]}
+    if algorithm == "simcse":  # without dropout both passes of one text are equal
+        rows["key_text"] = sentences(320, seed=1)
     trainer = MoCoSETrainer(
         model=model,
         args=args,

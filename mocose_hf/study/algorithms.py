@@ -1,0 +1,58 @@
+"""The algorithms that the command line offers by name; loading this makes their saved models known to `AutoModel`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.pretrained_encoders import PretrainedEncoder
+from mocose_hf.study.released import ReleasedMoCoSE
+from mocose_hf.study.simcse import SimCSE
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way of training, and how a model card tells of it.
+
+    Args:
+        model: What `MoCoSETrainer` trains.
+        approach: What it trains by.
+        method: Its name and source, in Markdown.
+    """
+
+    model: type[MoCoSEForPreTraining]
+    approach: str
+    method: str
+
+    def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> MoCoSEForPreTraining:
+        """Start a new training from an encoder, with the options of all algorithms as one command has them.
+
+        Args:
+            source: The encoder.
+            given: Fields of `MoCoSEConfig`, and of the other configurations, which are None where not given.
+
+        Raises:
+            ValueError: Where one has a value of its own, but the algorithm has no such option.
+        """
+        own = self.model.config_class.option_names()
+        for name, value in given.items():
+            if name not in own and value != getattr(MoCoSEConfig, name, None):
+                raise ValueError(f"`{name}` is {value}, but the algorithm {self.model.algorithm} has no such option.")
+        unset = {name for name, value in given.items() if value is None}
+        return self.model.from_encoder(source, **{name: given[name] for name in own if name in given.keys() - unset})
+
+
+ALGORITHMS = {
+    kind.model.algorithm: kind
+    for kind in (
+        Algorithm(MoCoSEForPreTraining, "momentum contrast", "[MoCoSE](https://arxiv.org/abs/2202.13093)"),
+        Algorithm(
+            ReleasedMoCoSE,
+            "momentum contrast",
+            "[MoCoSE](https://arxiv.org/abs/2202.13093) as [its authors' code](https://github.com/xbdxwyh/mocose) "
+            "does it",
+        ),
+        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)"),
+    )
+}
+"""By the names under which `--algorithm` takes them."""

@@ -14,7 +14,7 @@ def parallel_runs_agree(folder: Path, encoder_dir: Path, algorithm: str) -> None
     script = REPOSITORY / "tests" / "train_on_processes.py"
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
-        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), "float32", algorithm]
+        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), "{}", "320", algorithm]
         subprocess.run(
             [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
         )

@@ -353,3 +353,11 @@ def test_going_on_with_another_algorithm_is_refused_by_name(tmp_path, tokenizer)
 @pytest.mark.slow
 def test_weights_and_queue_of_two_processes_equal_those_of_one(tmp_path, encoder_dir):
     parallel_runs_agree(tmp_path, encoder_dir, "released")
+
+
+@pytest.mark.parametrize(
+    "field", [{"queue_window": "oldest"}, {"queue_half_life": 4.0}, {"queue_centroids": 5}], ids=lambda f: next(iter(f))
+)
+def test_options_that_choose_among_the_rows_are_refused(field):
+    with pytest.raises(ValueError, match=f"`{next(iter(field))}` is .* but the released code has its own rule"):
+        ReleasedMoCoSEConfig(encoder_config=tiny_bert_config(), **field)

@@ -24,6 +24,10 @@ EMA_STEPS = 15_000
 """The horizon of the schedule of η, whatever the length of the run."""
 
 
+_OF_THE_QUEUE = ("queue_window", "queue_window_softness", "queue_half_life", "queue_centroids")
+"""Options that choose among the rows of the queue."""
+
+
 def queue_slots(max_rows: int, fill_at_start: int) -> int:
     """Return the slots of a `ReleasedQueue`: the most rows that the loss ever sees, and one to tell that it did."""
     return 2 * max_rows - fill_at_start + 1 if max_rows else 0
@@ -49,6 +53,12 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
 
     def _check_values(self) -> None:
         super()._check_values()
+        for name in _OF_THE_QUEUE:
+            if getattr(self, name) != getattr(MoCoSEConfig, name):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but the released code has its own rule of which rows count; "
+                    "leave it out, or train by the algorithm mocose."
+                )
         if not 0.0 <= self.stale_fgsm_epsilon < float("inf"):
             raise ValueError(f"`stale_fgsm_epsilon` is a number of at least 0, but is {self.stale_fgsm_epsilon}.")
 
@@ -95,8 +105,11 @@ class ReleasedQueue(NegativeQueue):
         """Return the slots that the loss sees, newest first: (width,) int64."""
         return super().newest_first()[: self.width()]
 
-    def bias(self) -> Tensor:
-        """Return what is added to the logits of `rows`: (size,) float32, 0 where the loss sees the slot, else −∞."""
+    def bias(self, *policy) -> Tensor:
+        """Return what is added to the logits of `rows`: (size,) float32, 0 where the loss sees the slot, else −∞.
+
+        The policies of `NegativeQueue.bias` have no say here.
+        """
         bias = torch.full((self.size,), float("-inf"), device=self.rows.device)
         return bias.index_fill_(0, self.newest_first(), 0.0)
 

@@ -32,6 +32,7 @@ _ARGUMENTS = (
     "dataloader_drop_last",
     "ema_decay",
     "ema_decay_end",
+    "ema_schedule",
     "ema_schedule_steps",
     "fp16",
     "gradient_accumulation_steps",

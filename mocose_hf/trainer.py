@@ -21,7 +21,7 @@ from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
-from mocose_hf.momentum import maximum_traceable_distance
+from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
@@ -222,6 +222,10 @@ class MoCoSETrainer(Trainer):
 
     def ema_decay_at(self, step: int) -> float:
         """Return η_s of this run, s counted from 1."""
+        if self.args.ema_schedule == "constant_distance":
+            config, keys = self.model.config, self.keys_per_step()
+            fill = min(config.queue_size, config.queue_init_size + (step - 1) * keys)
+            return constant_distance_ema_decay(self.args.ema_decay, config.queue_size, fill, keys)
         horizon = self.args.ema_schedule_steps or self.state.max_steps
         model = self.accelerator.unwrap_model(self.model)
         return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)

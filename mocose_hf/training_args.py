@@ -14,6 +14,8 @@ METRICS = ("stsb_spearman", "alignment", "uniformity")
 
 LESS_IS_BETTER = ("alignment", "uniformity")
 
+EMA_SCHEDULES = ("cosine", "constant_distance")
+
 _KEPT_FALSE = {
     "remove_unused_columns": "the collator needs the text columns",
     "save_only_model": "a run cannot go on from weights alone",
@@ -38,6 +40,14 @@ class MoCoSETrainingArguments(TrainingArguments):
     ema_decay: float = field(
         default=0.85,
         metadata={"help": "EMA decay η of the target where its cosine schedule starts, in [0, 1] (paper: 0.85)."},
+    )
+    ema_schedule: str = field(
+        default="cosine",
+        metadata={
+            "help": "How η goes on from ema_decay: cosine, up to ema_decay_end; or constant_distance, higher while "
+            "the queue grows, so that 1/(1−η) + fill / keys per step, the traceable distance, is from the start what "
+            "it is when the queue is full (paper: cosine)."
+        },
     )
     ema_decay_end: float = field(
         default=1.0,
@@ -139,6 +149,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         check_values(self)
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
+        self._check_schedule()
         if self.greater_is_better is None and self.best_metric in LESS_IS_BETTER:
             self.greater_is_better = False
         if self.hub_strategy != "end":
@@ -162,3 +173,14 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.device.type == "cuda" and self.dataloader_pin_memory and accelerator_is_ours:
             # A copy of a batch that is waited for waits for the step before as well.
             self.accelerator_config.non_blocking = True
+
+    def _check_schedule(self) -> None:
+        if self.ema_schedule not in EMA_SCHEDULES:
+            raise ValueError(f"`ema_schedule` is one of {', '.join(EMA_SCHEDULES)}, but is {self.ema_schedule!s:.40}.")
+        if self.ema_schedule == "constant_distance":
+            for name in ("ema_decay_end", "ema_schedule_steps"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(
+                        f"`{name}` is {getattr(self, name)}, but is of the schedule cosine, and `ema_schedule` is "
+                        "constant_distance; leave one of them out."
+                    )

@@ -26,6 +26,8 @@ MODEL = {
     "model_revision": ("v2", "v2"),
     "cache_dir": ("models", "models"),
     "attn_implementation": ("eager", "eager"),
+    "algorithm": ("simcse", "simcse"),
+    "stale_fgsm_epsilon": ("1e-3", 0.001),
 }
 METHOD = {
     "pooling_mode": ("mean", "mean"),
@@ -67,6 +69,7 @@ EVALUATION = {
 }
 TRAINING = {
     "ema_decay": ("0.5", 0.5),
+    "ema_schedule": ("constant_distance", "constant_distance"),
     "ema_decay_end": ("0.75", 0.75),
     "ema_schedule_steps": ("15000", 15000),
     "collapse_check_steps": ("5", 5),
@@ -393,6 +396,11 @@ def test_only_a_first_argument_of_its_own_is_a_configuration():
         (["--hub_strategy", "all_checkpoints"], "`hub_strategy` must stay `end`"),
         (["--fsdp", "full_shard"], "--fsdp is not supported; give --deepspeed ds_configs/zero3.json, "),
         (["--ema_schedule_steps", "0"], "`ema_schedule_steps` is at least 1"),
+        (["--ema_schedule", "linear"], "`ema_schedule` is one of cosine, constant_distance, but is linear"),
+        (
+            ["--ema_schedule", "constant_distance", "--ema_decay_end", "0.9"],
+            "`ema_decay_end` is 0.9, but is of the schedule cosine, and `ema_schedule` is constant_distance; leave",
+        ),
     ],
 )
 def test_typed_options_that_cannot_be_used(argv, said):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mocose_hf import cosine_ema_decay, maximum_traceable_distance, update_ema
+from mocose_hf.momentum import constant_distance_ema_decay
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
@@ -218,3 +219,26 @@ def test_update_refuses_branches_of_different_number(targets, onlines):
     with pytest.raises(ValueError, match="zip"):
         update_ema(target, [torch.ones(2) for _ in range(onlines)], 0.5)
     assert all(t.tolist() == [0.0, 0.0] for t in target)
+
+
+# constant_distance_ema_decay
+
+
+def test_constant_distance_worked_by_hand():
+    # d = 1/(1 − 0.75) + 8 = 12; with 2 batches in the queue 1/(1 − η) = 10
+    assert constant_distance_ema_decay(0.75, queue_size=512, fill=128, batch_size=64) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.99, 1.0])
+def test_distance_is_that_of_the_full_queue_at_every_fill(start):
+    full = maximum_traceable_distance(start, 100, 7)
+    for fill in range(0, 101, 5):
+        decay = constant_distance_ema_decay(start, 100, fill, 7)
+        assert maximum_traceable_distance(decay, fill, 7) == pytest.approx(full)
+    assert decay == pytest.approx(start)
+
+
+@pytest.mark.parametrize("fill", [-1, 101])
+def test_a_fill_that_the_queue_cannot_have_is_refused(fill):
+    with pytest.raises(ValueError, match=r"`fill` lies in \[0, 100\]"):
+        constant_distance_ema_decay(0.5, 100, fill, 10)

@@ -356,7 +356,9 @@ def test_weights_and_queue_of_two_processes_equal_those_of_one(tmp_path, encoder
 
 
 @pytest.mark.parametrize(
-    "field", [{"queue_window": "oldest"}, {"queue_half_life": 4.0}, {"queue_centroids": 5}], ids=lambda f: next(iter(f))
+    "field",
+    [{"queue_window": "oldest"}, {"queue_half_life": 4.0}, {"queue_centroids": 5}],
+    ids=lambda f: next(iter(f)),
 )
 def test_options_that_choose_among_the_rows_are_refused(field):
     with pytest.raises(ValueError, match=f"`{next(iter(field))}` is .* but the released code has its own rule"):

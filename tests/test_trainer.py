@@ -215,6 +215,19 @@ def test_decay_schedule_ends_where_it_is_told_and_stays_there(tmp_path, tokenize
     assert decays == pytest.approx([0.8, 0.9, 0.9, 0.9, 0.9, 0.9])
 
 
+def test_traceable_distance_stays_constant_while_the_queue_grows(tmp_path, tokenizer):
+    fields = {"ema_schedule": "constant_distance", "ema_decay": 0.5, "logging_steps": 1}
+    trainer = make_trainer(tmp_path, tokenizer, tiny_model(queue_size=22, queue_init_size=4), **fields)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+
+    assert len({line["queue_fill"] for line in lines}) > 3
+    assert lines[-1]["queue_fill"] == 22
+    assert [line["current_d_trace"] for line in lines] == pytest.approx([2 + 22 / BATCH] * len(lines))
+    assert lines[0]["ema_decay"] > 0.75
+    assert lines[-1]["ema_decay"] == pytest.approx(0.5)
+
+
 def test_dropout_is_on_in_the_target_while_training(tmp_path, tokenizer):
     model = tiny_model(encoder_dropout_prob=0.3)
     modes = []

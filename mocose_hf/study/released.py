@@ -166,10 +166,11 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
 
     def check_arguments(self, args) -> None:
         """Raise a `ValueError` where arguments ask for what the released code has a constant or no place for."""
-        if args.ema_decay_end != 1.0 or args.ema_schedule_steps not in (None, EMA_STEPS):
+        other_end = args.ema_decay_end != 1.0 or args.ema_schedule_steps not in (None, EMA_STEPS)
+        if other_end or args.ema_schedule != "cosine":
             raise ValueError(
-                f"The released schedule of η ends at 1 after {EMA_STEPS} steps, whatever `ema_decay_end` and "
-                "`ema_schedule_steps` say; leave them out, or take the algorithm mocose."
+                f"The released schedule of η ends at 1 after {EMA_STEPS} steps, whatever `ema_schedule`, "
+                "`ema_decay_end` and `ema_schedule_steps` say; leave them out, or take the algorithm mocose."
             )
         if args.deepspeed:
             raise ValueError(

@@ -11,7 +11,7 @@ from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEModel
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 
-_OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule_steps")
+_OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")
 
 
 class SimCSEConfig(MoCoSEConfig):

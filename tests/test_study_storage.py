@@ -24,7 +24,7 @@ def url(tmp_path) -> str:
 
 def store_of(url: str, description=None) -> TrialStore:
     store = TrialStore(open_storage(url), "grid")
-    store.describe(description or {"options": "x"})
+    store.describe(description or {"options": "x"}, {"title": "Grid"})
     return store
 
 
@@ -70,6 +70,16 @@ def test_a_study_of_other_options_is_refused(url):
 
     with pytest.raises(InputError, match=r"begun otherwise: `encoder` was bert and is mini now.*another --storage"):
         store_of(url, {"options": {"max_steps": "10"}, "encoder": "mini"})
+    assert store_of(url, {"options": {"max_steps": "10"}, "encoder": "bert"}).about() == {"title": "Grid"}
+
+
+def test_a_study_may_get_more_cells_but_no_other_ones(url):
+    store_of(url, {"encoder": "bert", "cell a": {"ema_decay": "0.5"}})
+    more = store_of(url, {"encoder": "bert", "cell b": {"ema_decay": "0.9"}})
+    assert more.run() == {"encoder": "bert", "cell a": {"ema_decay": "0.5"}, "cell b": {"ema_decay": "0.9"}}
+
+    with pytest.raises(InputError, match=r"`cell a` was \{'ema_decay': '0.5'\} and is \{'ema_decay': '0.6'\} now"):
+        store_of(url, {"encoder": "bert", "cell a": {"ema_decay": "0.6"}})
 
 
 def test_claims_are_of_the_cells_asked_for(url):
@@ -176,7 +186,7 @@ def test_a_trial_claimed_by_a_worker_that_died_at_once_is_found(url, monkeypatch
 def take_all(url: str, taken, barrier) -> None:
     store = TrialStore(open_storage(url), "grid")
     barrier.wait()
-    store.describe({"options": "x"})
+    store.describe({"options": "x"}, {})
     keys = [("a", (seed,)) for seed in range(8)]
     store.enter(keys, CELLS)
     while (claim := store.claim()) is not None:

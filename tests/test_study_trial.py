@@ -127,6 +127,15 @@ def test_cells_are_checked_before_any_is_run(runner, common, tmp_path):
             TrialRunner("mine", without, tmp_path).check({"a": {}})
 
 
+def test_a_cell_of_another_algorithm_leaves_out_options_of_all_cells_that_it_has_no_place_for(runner):
+    simcse = runner.run("SimCSE", {"algorithm": "simcse"}, seed=0)
+    assert simcse.state == "complete", simcse.reason
+
+    own = runner.run("SimCSE", {"algorithm": "simcse", "queue_size": 8}, seed=0)
+    assert own.state == "failed"
+    assert "`queue_size` is 8, but the algorithm simcse has no such option" in own.reason
+
+
 def test_the_start_is_scored_without_training(runner, common):
     trained = runner.run("trained", {}, seed=0)
     start = runner.run("start", {"baseline": "start"}, seed=0)
@@ -164,7 +173,7 @@ def test_test_sets_are_scored_once_at_the_end(common, tmp_path):
     assert {"sts12_spearman", "stsb_spearman", "sickr_spearman"} <= tests
     assert any(name.startswith("sts_avg") for name in tests)
 
-    without = TrialRunner("mine", common | {"senteval_dir": str(folder), "eval_tasks": None}, tmp_path / "u")
+    without = TrialRunner("mine", common | {"senteval_dir": str(folder), "eval_tasks": "none"}, tmp_path / "u")
     figures = without.run("a", {}, seed=0).figures
     assert {name for name in figures if name.startswith("sts")} == set()
 

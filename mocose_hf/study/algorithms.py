@@ -7,7 +7,7 @@ from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 from mocose_hf.study.released import ReleasedMoCoSE
-from mocose_hf.study.simcse import SimCSE
+from mocose_hf.study.simcse import OF_THE_TARGET, SimCSE
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,18 @@ class Algorithm:
         model: What `MoCoSETrainer` trains.
         approach: What it trains by.
         method: Its name and source, in Markdown.
+        arguments_left_out: Names of training arguments that it has no use for.
     """
 
     model: type[MoCoSEForPreTraining]
     approach: str
     method: str
+    arguments_left_out: tuple[str, ...] = ()
+
+    def lacks(self, option: str) -> bool:
+        """Return whether an option of the paper's method has no place in this one."""
+        own = self.model.config_class.option_names()
+        return option in self.arguments_left_out or (option in MoCoSEConfig.option_names() and option not in own)
 
     def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> MoCoSEForPreTraining:
         """Start a new training from an encoder, with the options of all algorithms as one command has them.
@@ -52,7 +59,7 @@ ALGORITHMS = {
             "[MoCoSE](https://arxiv.org/abs/2202.13093) as [its authors' code](https://github.com/xbdxwyh/mocose) "
             "does it",
         ),
-        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)"),
+        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)", OF_THE_TARGET),
     )
 }
 """By the names under which `--algorithm` takes them."""

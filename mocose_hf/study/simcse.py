@@ -11,7 +11,8 @@ from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEModel
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 
-_OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")
+OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")
+"""Training arguments that have no use here."""
 
 
 class SimCSEConfig(MoCoSEConfig):
@@ -78,7 +79,7 @@ class SimCSE(MoCoSEForPreTraining):
 
     def check_arguments(self, args) -> None:
         """Raise a `ValueError` where arguments steer a target."""
-        for name in _OF_THE_TARGET:
+        for name in OF_THE_TARGET:
             if getattr(args, name) != type(args).__dataclass_fields__[name].default:
                 raise ValueError(f"`{name}` is {getattr(args, name)}, but SimCSE has no target to move; leave it out.")
 

@@ -35,7 +35,10 @@ MOST_ATTEMPTS = 3
 """Workers that may die in a trial before it is taken to kill them."""
 
 _HEARTBEAT = 30.0
-_DESCRIPTION = "description"
+OF_CELL = "cell "
+"""How the names begin of what a study keeps of its cells."""
+
+_RUN, _ABOUT = "run", "about"
 _DROPPED = "dropped"
 _RESULT = "result of seed "
 _STATES = {
@@ -98,11 +101,13 @@ class TrialStore:
     def __init__(self, storage: BaseStorage, name: str):
         self.name, self._storage, self._study = name, storage, None
 
-    def describe(self, description: Mapping[str, object]) -> None:
+    def describe(self, run: Mapping[str, object], about: Mapping[str, object]) -> None:
         """Make the study, or find it, and refuse one that was made to run something else.
 
         Args:
-            description: What all workers must have in common, by name, as JSON can hold it.
+            run: What all workers must have in common, by name, as JSON can hold it. What is named after `OF_CELL` is
+                of a cell, which may come or go.
+            about: What a report needs to know besides; the last worker's counts.
 
         Raises:
             InputError: Naming what differs, with its value then and now.
@@ -110,28 +115,33 @@ class TrialStore:
         self._study = create_study(
             study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
         )
-        before = self.description()
-        if not before:
-            self._study.set_user_attr(_DESCRIPTION, dict(description))
-            return
-        changed = [
-            f"`{name}` was {str(before.get(name))[:60]} and is {str(description.get(name))[:60]} now"
-            for name in sorted(before.keys() | description.keys())
-            if before.get(name) != description.get(name)
-        ]
-        if changed:
+        before = self._study.user_attrs.get(_RUN, dict(run))
+        names = before.keys() | run.keys()
+        other = {name for name in names if before.get(name) != run.get(name)}
+        other -= {name for name in other if name.startswith(OF_CELL) and not (name in before and name in run)}
+        if other:
+            changed = (
+                f"`{name}` was {str(before.get(name))[:60]} and is {str(run.get(name))[:60]} now"
+                for name in sorted(other)[:3]
+            )
             raise InputError(
-                f"the study {self.name} of this storage was begun otherwise: {'; '.join(changed[:3])}; repeat its "
+                f"the study {self.name} of this storage was begun otherwise: {'; '.join(changed)}; repeat its "
                 "options, or give another --storage."
             )
+        self._study.set_user_attr(_RUN, before | dict(run))
+        self._study.set_user_attr(_ABOUT, dict(about))
 
     def load(self) -> None:
         """Find a study that is there."""
         self._study = load_study(study_name=self.name, storage=self._storage)
 
-    def description(self) -> dict[str, object]:
-        """Return what the study was made with."""
-        return self._study.user_attrs.get(_DESCRIPTION, {})
+    def run(self) -> dict[str, object]:
+        """Return what all its workers have in common."""
+        return self._study.user_attrs.get(_RUN, {})
+
+    def about(self) -> dict[str, object]:
+        """Return what a report needs to know besides."""
+        return self._study.user_attrs.get(_ABOUT, {})
 
     def enter(self, keys: Iterable[Key], options: Mapping[str, Mapping[str, object]]) -> None:
         """Let those trials wait that no live or finished one stands for.

@@ -19,6 +19,7 @@ from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.scoring import read_evaluation_tasks, read_pairs
+from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.tfidf import TfidfModel
 
@@ -119,12 +120,17 @@ class TrialRunner:
         return self._folder / _as_file_name(cell) / f"seed-{seed}"
 
     def _parse(self, cell: str, options: Mapping[str, object], seed: int) -> Options:
-        given = self._options | dict(options) | {"seed": seed, "output_dir": str(self.folder_of(cell, seed))}
+        """Return the options of a cell, over those of all cells for which its algorithm has a place."""
+        algorithm = ALGORITHMS.get(options.get("algorithm", self._options.get("algorithm", "mocose")))
+        given = {
+            name: value for name, value in self._options.items() if algorithm is None or not algorithm.lacks(name)
+        }
+        given |= {**options, "seed": seed, "output_dir": str(self.folder_of(cell, seed))}
         given.pop(BASELINE, None)
         if "senteval_dir" in given:
             given.setdefault("eval_tasks", ["sts"])
-        if not given.get("eval_tasks"):
-            given.pop("eval_tasks", None)
+        if given.get("eval_tasks") == "none":
+            del given["eval_tasks"]
         return parse_command_line(as_arguments(given))
 
     def _train(self, options: Options, beat: Callable[[], None]) -> dict:

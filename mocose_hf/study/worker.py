@@ -8,7 +8,7 @@ from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.declarations import Cell, Study
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
-from mocose_hf.study.storage import Claim, TrialStore
+from mocose_hf.study.storage import OF_CELL, Claim, TrialStore
 from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial import TrialRunner
 
@@ -69,7 +69,7 @@ class Worker:
         else:
             cells = {AS_GIVEN: {}}
         self._runner.check(cells)
-        self._store.describe(self._description())
+        self._store.describe(self._in_common(), self._about())
         for cell, _ in self._store.revive():
             self._say(f"{self._study.name}: {cell} goes on, whose worker died.")
         if retry_failed:
@@ -117,21 +117,23 @@ class Worker:
                 self._say(f"Left out: {error}")
         return kept
 
-    def _description(self) -> dict[str, object]:
-        """Return what all workers of this study must have in common."""
-        if isinstance(self._study, Study):
-            declared = self._study.as_dict()
-        else:
-            about = {"name": self._study.name, "title": self._study.title, "question": self._study.question}
-            declared = about | {"space": {name: repr(values) for name, values in self._study.space.items()}}
-        common = {name: str(value) for name, value in self._options.items() if name not in _OF_A_PLACE}
+    def _in_common(self) -> dict[str, object]:
+        """Return what all workers of this study must have in common; a search also its space."""
+        options = {name: str(value) for name, value in self._options.items() if name not in _OF_A_PLACE}
         encoder = str(self._options.get("model_name_or_path", ""))
-        return {
-            "study": declared,
-            "options": common,
-            "encoder": Path(encoder).name or encoder,
-            "sentences": self._runner.data_sha256(),
-        }
+        run = {"encoder": Path(encoder).name or encoder, "sentences": self._runner.data_sha256()}
+        if isinstance(self._study, Search):
+            options |= {f"space of {name}": repr(values) for name, values in self._study.space.items()}
+        else:
+            cells = {cell.label: {n: str(v) for n, v in cell.options.items()} for cell in self._study.cells}
+            options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
+        return run | options
+
+    def _about(self) -> dict[str, object]:
+        """Return how the study is declared."""
+        if isinstance(self._study, Study):
+            return self._study.as_dict()
+        return {name: getattr(self._study, name) for name in ("name", "title", "question")}
 
     def _tell(self, result: TrialResult) -> None:
         name = f"{self._study.name}: {result.cell}, seed {result.seed}"

@@ -1,7 +1,9 @@
 """Run the encoder of one branch on its view of a batch, padded or packed, up to the sentence embedding."""
 
+import inspect
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,6 +21,8 @@ class View:
         position_ids: Of a packed view, (1, T) int64, each token's position in its sentence.
         cu_seq_lens_q: Of a packed view, (B + 1,) int32, the place of each first token in the row, and at the end T.
         max_length_q: Of a packed view, the tokens of the longest sentence.
+        inputs_embeds: (B, L, E) or (1, T, E), what the encoder is given in the place of the tokens' own word
+            embeddings, before positions and normalisation; None for these.
     """
 
     input_ids: Tensor
@@ -27,6 +31,12 @@ class View:
     position_ids: Tensor | None = None
     cu_seq_lens_q: Tensor | None = None
     max_length_q: int | None = None
+    inputs_embeds: Tensor | None = None
+
+
+def embed_tokens(encoder: PreTrainedModel, view: View) -> Tensor:
+    """Return the word embeddings of a view's tokens, (B, L, E) or (1, T, E), as the encoder would look them up."""
+    return encoder.get_input_embeddings()(view.input_ids)
 
 
 def embed_view(
@@ -51,7 +61,8 @@ def embed_view(
         options |= {"position_ids": view.position_ids} | bounds_for_attention(encoder, view.cu_seq_lens_q, packing)
     if first_tokens_alone:
         options[FIRST_TOKENS] = view.input_ids.new_zeros(1) if packing is None else packing.starts
-    hidden = encoder(input_ids=view.input_ids, return_dict=True, **options)
+    name = "input_ids" if view.inputs_embeds is None else "inputs_embeds"
+    hidden = encoder(**{name: getattr(view, name)}, return_dict=True, **options)
     hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
     if first_tokens_alone:
         if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs
@@ -60,3 +71,34 @@ def embed_view(
     if packing is None:
         return pool(hidden, view.attention_mask, pooling_mode)
     return pool(packing.pad(hidden[0]), packing.mask, pooling_mode)
+
+
+@torch.no_grad()
+def takes_embeddings(encoder: PreTrainedModel) -> bool:
+    """Return whether an encoder makes of the word embeddings of tokens, padded on the right, what it makes of these.
+
+    Encoders that count positions by the tokens' padding index, such as RoBERTa, do so for such batches. Those that
+    take no embeddings, or scale them on the way, do not.
+    """
+    if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
+        return False
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    padding = encoder.config.pad_token_id or 0
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=encoder.device)
+    tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % _vocabulary(encoder)
+    tokens = tokens.masked_fill(mask == 0, padding)
+    try:
+        wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
+        embeddings = embed_tokens(encoder, View(tokens))
+        found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
+        return False
+    finally:
+        for module, training in modes:
+            module.training = training
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def _vocabulary(encoder: PreTrainedModel) -> int:
+    return encoder.get_input_embeddings().num_embeddings

@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 
+from mocose_hf.augmentation import Augmentation, contrast_under_attack
 from mocose_hf.branches import View, embed_view
 from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, gather_rows_with_gradient, process_index
@@ -166,6 +167,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             in encoders that let it: the same embeddings for fewer multiplications. On by default.
         algorithm: What tells this way of training from those of subclasses, in checkpoints and model cards.
         collapse_remedies: How to start again where embeddings collapsed, as `CollapseAlarm` tells it.
+        augmentation: What `forward` changes in the views in training mode, beside dropout; None for nothing. The
+            trainer sets it. It is not saved, and neither evaluation nor a method but `forward` looks at it.
     """
 
     algorithm = "mocose"
@@ -174,6 +177,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
     )
     accepts_loss_kwargs = False
     only_first_token = True
+    augmentation: Augmentation | None = None
     _tied_weights_keys = {r"target\.encoder\.embeddings\.": r"mocose\.encoder\.embeddings\."}
 
     def __init__(self, config: MoCoSEConfig):
@@ -319,11 +323,16 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output.
         """
-        view = (input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
+        view = View(input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
         key_view = (key_input_ids, key_attention_mask, key_token_type_ids)
         key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
-        queries = self.encode_queries(*view)  # (B, D)
-        keys = self.encode_keys(*(view if key_input_ids is None else key_view))  # (B, D)
+        key_view = view if key_input_ids is None else View(*key_view)
+        if self.training and self.augmentation is not None:
+            view, key_view = self.augmentation.views(view, key_view, self.mocose.encoder, self.target["encoder"])
+            if self.augmentation.fgsm_epsilon:
+                return contrast_under_attack(self, view, key_view, sentence_ids, self.augmentation.fgsm_epsilon)
+        queries = self.encode_queries(**vars(view))  # (B, D)
+        keys = self.encode_keys(**vars(key_view))  # (B, D)
         return self.contrast(queries, keys, sentence_ids)
 
     def contrast(self, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None = None) -> MoCoSEOutput:

@@ -1,6 +1,7 @@
 """Read and check sentences, and make batches of them."""
 
 import hashlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from mocose_hf.errors import InputError
 from mocose_hf.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
+from mocose_hf.text_augmentation import TextAugmentation
 
 
 @dataclass
@@ -79,29 +81,55 @@ class SentenceCollator:
         tokenizer: A tokenizer of transformers.
         max_seq_length: Longest input in tokens.
         first_position: The position that each sentence of a packed row starts at; None for padded batches.
+        key_augmentation: Makes the key view's text of a text; None for none. It is given a generator that depends on
+            the seed, on the sentences of the batch and on the place among them, and on nothing else: the same batch
+            gives the same texts in any worker process and after a resume, and another epoch, which puts a sentence
+            into another batch, gives others.
+        seed: Of these generators.
     """
 
-    def __init__(self, tokenizer, max_seq_length: int = 32, first_position: int | None = None):
+    def __init__(
+        self,
+        tokenizer,
+        max_seq_length: int = 32,
+        first_position: int | None = None,
+        key_augmentation: TextAugmentation | None = None,
+        seed: int = 0,
+    ):
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
         self.first_position = first_position
+        self.key_augmentation = key_augmentation
+        self.seed = seed
 
     def __call__(self, rows: list[dict]) -> dict:
         """Make a batch of rows with `text` and optionally `key_text` and `sentence_id`.
 
         Returns:
             `input_ids`, `attention_mask` and `token_type_ids` (B, L) as the tokenizer gives them, the same under
-            `key_…` (B, L') where there is `key_text`, and `sentence_ids` (B,). Packed, `input_ids` and
-            `token_type_ids` are (1, T), and instead of the mask there are `position_ids` (1, T), `cu_seq_lens_q`
-            (B + 1,) int32, the place of each sentence's first token and at the end T, and the number `max_length_q`
-            of tokens of the longest sentence.
+            `key_…` (B, L') where there is `key_text` or an augmentation of it, and `sentence_ids` (B,). Packed,
+            `input_ids` and `token_type_ids` are (1, T), and instead of the mask there are `position_ids` (1, T),
+            `cu_seq_lens_q` (B + 1,) int32, the place of each sentence's first token and at the end T, and the number
+            `max_length_q` of tokens of the longest sentence.
         """
         batch = self._tokenize([row["text"] for row in rows])
-        if "key_text" in rows[0]:
-            batch |= {f"key_{name}": value for name, value in self._tokenize([r["key_text"] for r in rows]).items()}
+        key_texts = self._key_texts(rows)
+        if key_texts is not None:
+            batch |= {f"key_{name}": value for name, value in self._tokenize(key_texts).items()}
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([row["sentence_id"] for row in rows], dtype=torch.int64)
         return batch
+
+    def _key_texts(self, rows: list[dict]) -> list[str] | None:
+        """Return what the target is to see, None where that is what the online branch sees."""
+        if self.key_augmentation is None:
+            return [row["key_text"] for row in rows] if "key_text" in rows[0] else None
+        marks = [row["sentence_id"] if "sentence_id" in row else row["text"] for row in rows]
+        batch = hashlib.sha256(repr((self.seed, marks)).encode(errors="surrogatepass")).hexdigest()
+        return [
+            self.key_augmentation(row.get("key_text", row["text"]), random.Random(f"{batch} {place}"))
+            for place, row in enumerate(rows)
+        ]
 
     def _tokenize(self, texts: list[str]) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}

@@ -10,11 +10,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from mocose_hf.augmentation import VIEWS
 from mocose_hf.errors import one_line
+from mocose_hf.text_augmentation import KEY_AUGMENTATIONS
 
 _RANGES = (
     ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end"),
-    ("lies in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2"),
+    ("lies in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 feature_cutoff token_cutoff"),
+    ("lies in (0, 1]", lambda value: 0 < value <= 1, "key_augmentation_rate"),
     ("lies in [0, 2**32)", lambda value: 0 <= value < 2**32, "seed data_seed"),
     (
         "is at least 1",
@@ -27,7 +30,7 @@ _RANGES = (
     (
         "is a number, 0 or above",
         lambda value: 0 <= value < math.inf,
-        "learning_rate max_grad_norm neftune_noise_alpha warmup_steps weight_decay",
+        "embedding_noise fgsm_epsilon learning_rate max_grad_norm neftune_noise_alpha warmup_steps weight_decay",
     ),
     (
         "is a number above 0",
@@ -66,6 +69,28 @@ def check_values(args) -> None:
     for pair in args.optim_args.split(",") if args.optim_args else []:
         if pair.count("=") != 1:
             raise ValueError(f"`optim_args` holds {pair[:60]!r}; write key=value,key=value.")
+
+
+def check_augmentations(args) -> None:
+    """Refuse names that no augmentation has, and settings of augmentations that are not on.
+
+    Raises:
+        ValueError: In one line.
+    """
+    if args.augment_view not in VIEWS:
+        raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
+    random = ("position_shuffle", "token_cutoff", "feature_cutoff", "embedding_noise")
+    if args.augment_view != "query" and not any(getattr(args, name) for name in random):
+        raise ValueError(
+            f"`augment_view` {args.augment_view} says where {', '.join(random)} apply, but none of them is on; give "
+            "one, or leave it out."
+        )
+    if args.key_augmentation is not None and args.key_augmentation not in KEY_AUGMENTATIONS:
+        raise ValueError(
+            f"`key_augmentation` is one of {', '.join(KEY_AUGMENTATIONS)}, but is {args.key_augmentation!s:.40}."
+        )
+    if args.fgsm_epsilon and args.fp16:
+        raise ValueError("`fgsm_epsilon` needs gradients that `fp16` would round to 0; set `bf16` instead.")
 
 
 def check_scheduler(args) -> None:

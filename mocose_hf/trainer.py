@@ -27,8 +27,9 @@ from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
+from mocose_hf.text_augmentation import TextAugmentation
 from mocose_hf.training_args import MoCoSETrainingArguments
-from mocose_hf.training_checks import check_arguments, check_model, prepare_data
+from mocose_hf.training_checks import check_arguments, check_model, make_augmentation, prepare_data
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +56,8 @@ class MoCoSETrainer(Trainer):
         processing_class: The tokenizer; the default collator and the evaluation need it.
         test_tasks: STS test sets to score at each evaluation beside `eval_dataset`, as the released code of the paper
             does; they have no say in which checkpoint is best unless `metric_for_best_model` gives it to them.
+        key_augmentation: Makes the target's text of a sentence, or of its `key_text`, with a generator to draw from;
+            see `SentenceCollator`. A resumed run is to be given the same one.
         options: As `transformers.Trainer` takes them.
 
     Raises:
@@ -70,10 +73,14 @@ class MoCoSETrainer(Trainer):
         processing_class=None,
         data_collator=None,
         test_tasks: Sequence[STSTask] = (),
+        key_augmentation: TextAugmentation | None = None,
         **options,
     ):
         check_arguments(model, args, processing_class, data_collator)
-        train_dataset, data_collator = prepare_data(train_dataset, data_collator, args, processing_class, model)
+        model.augmentation = make_augmentation(args, processing_class, model)
+        train_dataset, data_collator = prepare_data(
+            train_dataset, data_collator, args, processing_class, model, key_augmentation
+        )
         super().__init__(
             model=model,
             args=args,

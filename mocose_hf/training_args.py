@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from mocose_hf.argument_checks import check_scheduler, check_values
+from mocose_hf.argument_checks import check_augmentations, check_scheduler, check_values
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
 METRICS = ("stsb_spearman", "alignment", "uniformity")
@@ -71,6 +71,60 @@ class MoCoSETrainingArguments(TrainingArguments):
             "help": "Whether to train on packed sentences instead of padded ones, the same loss for less work; an "
             "encoder whose attention cannot be told of sentences says so and pads."
         },
+    )
+
+    augment_view: str = field(
+        default="query",
+        metadata={
+            "help": "Which view position_shuffle, token_cutoff, feature_cutoff and embedding_noise apply to: query, "
+            "key or both; they leave evaluation alone."
+        },
+    )
+    position_shuffle: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to permute the tokens of each sentence, [CLS], [SEP] and padding aside (paper: harms)."
+        },
+    )
+    token_cutoff: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of each sentence's tokens whose word embeddings are set to 0, in [0, 1) (paper: 0, and 0.1 "
+            "harms)."
+        },
+    )
+    feature_cutoff: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the word embeddings' features that are set to 0 in all of a sentence, in [0, 1) (paper: "
+            "0, and 0.01 and 0.1 harm)."
+        },
+    )
+    embedding_noise: float = field(
+        default=0.0,
+        metadata={
+            "help": "Size of random noise, + or - as much, on each number of the word embeddings, 0 or above: what "
+            "fgsm_epsilon is to be compared with (paper: 0)."
+        },
+    )
+    fgsm_epsilon: float = field(
+        default=0.0,
+        metadata={
+            "help": "Size of the step by which FGSM moves the query view's word embeddings uphill in the batch's own "
+            "loss, 0 or above; 5e-9 is about the last float32 digit of an embedding, and what is smaller does "
+            "nothing; a step takes about half as long again (paper: 5e-9)."
+        },
+    )
+    key_augmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is done to the text that the target sees: typos, or synonyms out of WordNet (paper: none, "
+            "and both harm)."
+        },
+    )
+    key_augmentation_rate: float = field(
+        default=0.1,
+        metadata={"help": "Share of the words that can be changed which key_augmentation changes, in (0, 1]."},
     )
 
     collapse_check_steps: int = field(
@@ -147,6 +201,7 @@ class MoCoSETrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_values(self)
+        check_augmentations(self)
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
         self._check_schedule()

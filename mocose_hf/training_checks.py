@@ -6,11 +6,14 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
+from mocose_hf.augmentation import Augmentation
+from mocose_hf.branches import takes_embeddings
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
+from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -80,12 +83,66 @@ def bfloat16_slowdown(size: int = 256, repeats: int = 3) -> float:
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
-def prepare_data(dataset, collator, args, tokenizer, model):
+def make_augmentation(args, tokenizer, model) -> Augmentation | None:
+    """Return what the training arguments change in tokens and embeddings, None where that is nothing.
+
+    Raises:
+        ValueError: Where it cannot be done with this tokenizer and encoder, or together with other arguments.
+    """
+    names = ("cls", "sep", "bos", "eos", "pad")
+    ids = {getattr(tokenizer, f"{name}_token_id", None) for name in names} - {None}
+    augmentation = Augmentation(
+        special_ids=tuple(sorted(ids)),
+        position_shuffle=args.position_shuffle,
+        token_cutoff=args.token_cutoff,
+        feature_cutoff=args.feature_cutoff,
+        embedding_noise=args.embedding_noise,
+        view=args.augment_view,
+        fgsm_epsilon=args.fgsm_epsilon,
+    )
+    if augmentation.needs_special_ids and tokenizer is None:
+        raise ValueError(
+            "`position_shuffle`, `token_cutoff` and `feature_cutoff` leave special tokens alone, which the tokenizer "
+            "names; give it as `processing_class`."
+        )
+    if augmentation.changes_embeddings and not takes_embeddings(model.mocose.encoder):
+        raise ValueError(
+            "`token_cutoff`, `feature_cutoff`, `embedding_noise` and `fgsm_epsilon` change word embeddings, which "
+            f"{model.config.encoder_config.model_type} encoders do not take in the place of tokens; leave them out."
+        )
+    checkpointing = (args.activation_checkpointing and args.activation_checkpointing_kwargs) or {}
+    if augmentation.fgsm_epsilon and checkpointing.get("use_reentrant"):
+        raise ValueError(
+            "`fgsm_epsilon` asks for gradients that reentrant activation checkpointing cannot give; leave out "
+            "`use_reentrant`, which is false by default."
+        )
+    return augmentation if augmentation.is_random or augmentation.fgsm_epsilon else None
+
+
+def _key_augmentation(given: TextAugmentation | None, args, collator) -> TextAugmentation | None:
+    """Return what makes the key view's text: what the trainer was given, or what its arguments name."""
+    if given is None and args.key_augmentation is None:
+        if args.key_augmentation_rate != MoCoSETrainingArguments.key_augmentation_rate:
+            raise ValueError("`key_augmentation_rate` is of a `key_augmentation` typos or synonyms; name one.")
+        return None
+    if given is not None and args.key_augmentation is not None:
+        raise ValueError(
+            "`key_augmentation` is given to the trainer and named in its arguments; leave out one of the two."
+        )
+    if collator is not None:
+        raise ValueError(
+            "`key_augmentation` is done by the trainer's own collator; leave out `data_collator`, or this."
+        )
+    return given or build_key_augmentation(args.key_augmentation, args.key_augmentation_rate)
+
+
+def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=None):
     """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
     needs_text = collator is None
+    key_augmentation = _key_augmentation(key_augmentation, args, collator)
     if collator is None:
         first_position = _first_position(model) if args.padding_free and dataset is not None else None
-        collator = SentenceCollator(tokenizer, args.max_seq_length, first_position)
+        collator = SentenceCollator(tokenizer, args.max_seq_length, first_position, key_augmentation, args.seed)
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)
     columns = getattr(dataset, "column_names", None)

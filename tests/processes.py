@@ -1,5 +1,6 @@
 """Run the tiny training on one and on two processes, and compare what they end with."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ def parallel_runs_agree(folder: Path, encoder_dir: Path, algorithm: str) -> None
     script = REPOSITORY / "tests" / "train_on_processes.py"
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
-        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), "{}", "320", algorithm]
+        changes = json.dumps({"algorithm": algorithm})
+        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), changes]
         subprocess.run(
             [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
         )

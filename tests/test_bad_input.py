@@ -18,6 +18,7 @@ from conftest import REPOSITORY, sentences
 sys.path.insert(0, str(REPOSITORY))
 
 import run_mocose
+from mocose_hf.text_augmentation import read_wordnet
 
 GOOD_TEXTS = sentences(80)
 GOOD_PAIRS = "1.0\ta cat\tthe dog\n5.0\ta cat\ta cat\n"
@@ -430,6 +431,39 @@ def test_method_value(refused, options, problem, remedy):
 )
 def test_training_value(refused, options):
     assert next(iter(options)) in refused(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        ({"token_cutoff": "1"}, "`token_cutoff` lies in [0, 1), but is 1.0", "[0, 1)"),
+        ({"feature_cutoff": "-0.1"}, "`feature_cutoff` lies in [0, 1), but is -0.1", "[0, 1)"),
+        ({"embedding_noise": "nan"}, "`embedding_noise` is a number, 0 or above, but is nan", "0 or above"),
+        ({"fgsm_epsilon": "-1"}, "`fgsm_epsilon` is a number, 0 or above, but is -1.0", "0 or above"),
+        ({"augment_view": "target", "token_cutoff": "0.1"}, "`augment_view` is one of", "query, key, both"),
+        ({"augment_view": "key"}, "`augment_view` key says where", "give one, or leave it out"),
+        ({"position_shuffle": "often"}, "argument --position_shuffle/--position-shuffle: Truthy", "true/false"),
+        ({"key_augmentation": "os:getcwd"}, "`key_augmentation` is one of synonyms, typos", "but is os:getcwd"),
+        ({"key_augmentation_rate": "0"}, "`key_augmentation_rate` lies in (0, 1], but is 0.0", "(0, 1]"),
+        ({"key_augmentation_rate": "0.5"}, "`key_augmentation_rate` is of a `key_augmentation`", "name one"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_augmentation_value(refused, options, problem, remedy):
+    said = refused(**options)
+    assert said.startswith(problem)
+    assert remedy in said
+
+
+def test_synonyms_without_wordnet(refused, monkeypatch):
+    pytest.importorskip("nltk", reason="nltk is not installed: pip install mocose_hf[synonyms]")
+
+    def find(name):
+        raise LookupError(name)
+
+    monkeypatch.setattr("nltk.data.find", find)
+    read_wordnet.cache_clear()
+    assert refused(key_augmentation="synonyms").endswith("run `python -m nltk.downloader wordnet`")
 
 
 STREAMED = {"streaming": "true", "max_steps": "3"}

@@ -72,6 +72,13 @@ TRAINING = {
     "ema_schedule": ("constant_distance", "constant_distance"),
     "ema_decay_end": ("0.75", 0.75),
     "ema_schedule_steps": ("15000", 15000),
+    "position_shuffle": ("true", True),
+    "token_cutoff": ("0.125", 0.125),
+    "feature_cutoff": ("0.0625", 0.0625),
+    "embedding_noise": ("1e-3", 1e-3),
+    "fgsm_epsilon": ("5e-9", 5e-9),
+    "key_augmentation": ("typos", "typos"),
+    "key_augmentation_rate": ("0.25", 0.25),
     "collapse_check_steps": ("5", 5),
     "stop_on_collapse": ("true", True),
     "max_seq_length": ("16", 16),
@@ -140,7 +147,7 @@ def test_the_options_below_are_all_there_are():
     assert list(DATA) == [f.name for f in fields(DataArguments)]
     assert list(EVALUATION) == [f.name for f in fields(EvaluationArguments)]
     tested_elsewhere = {"bf16", "bf16_full_eval", "deepspeed", "eval_strategy", "load_best_model_at_end", "report_to"}
-    tested_elsewhere |= {"tf32", "torch_compile"}
+    tested_elsewhere |= {"augment_view", "tf32", "torch_compile"}
     assert {"remove_unused_columns", "ddp_broadcast_buffers", "hub_strategy"} <= KEPT
     own = set(MoCoSETrainingArguments.__annotations__) - KEPT
     assert set(TRAINING) | tested_elsewhere == own | set(TRANSFORMERS_OPTIONS)
@@ -163,6 +170,20 @@ def test_a_line_of_a_configuration_sets_the_same_field(tmp_path, part, name, tex
     assert get(parse(tmp_path, f"{name}: {text}\n"), part, name) == value
     written = json.dumps({name: text if name == "temperature" else value})
     assert get(parse(tmp_path, written, name="run.json"), part, name) == value
+
+
+def test_the_view_of_augmentations_is_an_option_beside_one_of_them(tmp_path):
+    assert parse_command_line([]).training.augment_view == "query"
+    typed = ["--augment_view", "both"]
+    for name, value in (
+        ("token_cutoff", "0.1"),
+        ("feature_cutoff", "0.1"),
+        ("embedding_noise", "1e-3"),
+        ("position_shuffle", "true"),
+    ):
+        assert parse_command_line([*typed, f"--{name}", value]).training.augment_view == "both"
+        assert parse(tmp_path, f"{name}: {value}\naugment_view: key\n").training.augment_view == "key"
+    assert "none of them is on" in refusal(typed)
 
 
 def test_dashes_stand_for_underscores(tmp_path):

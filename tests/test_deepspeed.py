@@ -72,6 +72,10 @@ class TestOnTwoProcesses:
     def test_each_stage_ends_in_the_weights_and_queue_of_plain_ddp(self, runs, stage, accumulation):
         self.compare(runs, f"zero{stage}-{accumulation}", f"ddp-{accumulation}", stage)
 
+    @pytest.mark.parametrize("stage", [1, 2, 3])
+    def test_each_stage_takes_the_fgsm_step_of_plain_ddp(self, runs, stage):
+        self.compare(runs, f"zero{stage}-fgsm", "ddp-fgsm", stage)
+
     @pytest.mark.parametrize(("name", "sharded"), [("shards-1", True), ("residents-1", False)])
     def test_ema_moves_shards_and_resident_weights_alike(self, runs, name, sharded):
         report = runs.report[name]

@@ -1,4 +1,5 @@
 import math
+import json
 import subprocess
 import sys
 
@@ -415,7 +416,7 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
     script = REPOSITORY / "tests" / "train_on_processes.py"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run(
-        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", '{"queue_dtype": "bfloat16"}'],
+        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", '{"config": {"queue_dtype": "bfloat16"}}'],
         check=True,
         cwd=REPOSITORY,
         capture_output=True,
@@ -432,12 +433,13 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
 def test_two_processes_leave_out_keys_of_the_own_sentence_as_one_does(tmp_path, encoder_dir):
     """In the batch of the other process and in the queue; seven ids are in each batch of 16 more than once."""
     script = REPOSITORY / "tests" / "train_on_processes.py"
-    runs = {"one": (1, "true"), "two": (2, "true"), "unmasked": (1, "false")}
+    runs = {"one": (1, True), "two": (2, True), "unmasked": (1, False)}
     ends = {}
     for name, (processes, masks) in runs.items():
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
-        fields = f'{{"mask_same_sentence": {masks}, "queue_window": "without_middle", "queue_half_life": 1.5}}'
-        arguments = [str(encoder_dir), str(tmp_path / name), str(16 // processes), fields, "7"]
+        config = {"mask_same_sentence": masks, "queue_window": "without_middle", "queue_half_life": 1.5}
+        changes = json.dumps({"config": config, "num_ids": 7})
+        arguments = [str(encoder_dir), str(tmp_path / name), str(16 // processes), changes]
         subprocess.run(
             [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
         )

@@ -1,7 +1,8 @@
 """Train a tiny model on as many processes as the launcher started, and write what each ends with.
 
-Called with the encoder's directory, the output directory, the batch size per process and optionally fields of
-MoCoSEConfig as JSON, the number of different sentence ids, each of which many sentences then share, and the algorithm.
+Called with the encoder's directory, the output directory, the batch size per process and, as JSON, where they differ
+from what stands here: `config` and `training`, fields of the model's configuration and of the training arguments,
+`algorithm`, and `num_ids`, the number of different sentence ids, each of which many sentences then share.
 """
 
 import json
@@ -27,33 +28,22 @@ OPTIONS = {
 }
 
 
-def main(
-    encoder_dir: str,
-    output_dir: str,
-    batch: str,
-    fields: str = "{}",
-    num_ids: str = "320",
-    algorithm: str = "mocose",
-) -> None:
+def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> None:
+    changes = {"config": {}, "training": {}, "algorithm": "mocose", "num_ids": 320} | json.loads(changes)
+    algorithm = changes["algorithm"]
     # A new dense layer alone on a random encoder gives biases gradients of rounding's size, which Adam makes large.
     optimizer = {"optim": "sgd", "learning_rate": 0.05} if algorithm == "simcse" else {"learning_rate": 1e-4}
-    args = MoCoSETrainingArguments(
-        output_dir=output_dir,
-        per_device_train_batch_size=int(batch),
-        **optimizer,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-    )
+    settings = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    settings |= optimizer | {"per_device_train_batch_size": int(batch)} | changes["training"]
+    args = MoCoSETrainingArguments(output_dir=output_dir, **settings)
     set_seed(0)
     if args.process_index > 0:
         torch.randn(7)  # processes that drew differently must still start with one queue and one model
     kind = ALGORITHMS[algorithm].model
-    options = OPTIONS | json.loads(fields)
+    options = OPTIONS | changes["config"]
     known = {name: value for name, value in options.items() if name in kind.config_class.option_names()}
     model = kind.from_encoder_pretrained(encoder_dir, **known)
-    rows = {"text": sentences(320), "sentence_id": [number % int(num_ids) for number in range(320)]}
+    rows = {"text": sentences(320), "sentence_id": [number % changes["num_ids"] for number in range(320)]}
     if algorithm == "simcse":  # without dropout both passes of one text are equal
         rows["key_text"] = sentences(320, seed=1)
     trainer = MoCoSETrainer(

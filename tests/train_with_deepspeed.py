@@ -89,8 +89,8 @@ class Runs:
             )
             (self.output_dir / "report.json").write_text(json.dumps(self.report, indent=1))
 
-    def same_weights(self, name: str, deepspeed, accumulation: int, model_first: bool = False) -> None:
-        fields = {"gradient_accumulation_steps": accumulation, "max_steps": 20, "learning_rate": 1e-4}
+    def same_weights(self, name: str, deepspeed, accumulation: int, model_first: bool = False, **more) -> None:
+        fields = {"gradient_accumulation_steps": accumulation, "max_steps": 20, "learning_rate": 1e-4} | more
         trainer = self.trainer(name, NO_DROPOUT, deepspeed, model_first=model_first, **fields)
         trainer.train()
         self.record(name, trainer)
@@ -193,11 +193,15 @@ def main(encoder_dir: str, output_dir: str) -> None:
     runs = Runs(encoder_dir, output_dir)
     for accumulation in (1, 2):
         runs.same_weights(f"ddp-{accumulation}", None, accumulation)
+    attack = {"fgsm_epsilon": 1e-3, "max_steps": 6}
+    runs.same_weights("ddp-fgsm", None, 1, **attack)
     for stage in (1, 2, 3):
         for accumulation in (1, 2):
             runs.same_weights(f"zero{stage}-{accumulation}", zero_config(stage), accumulation, accumulation == 2)
     runs.same_weights("shards-1", zero_config(3, persistence_threshold=0), 1)
     runs.same_weights("residents-1", zero_config(3, persistence_threshold=10**6), 1)
+    for stage in (1, 2, 3):
+        runs.same_weights(f"zero{stage}-fgsm", zero_config(stage), 1, **attack)
     for stage in (1, 2, 3):
         runs.resume(stage)
     for stage in (2, 3):  # last: once on, DeepSpeed's autocast stays on in a process (0.19.8)

@@ -68,8 +68,7 @@ class Augmentation:
         if self.is_random and self.view != "key":
             query = self.augment(query, query_encoder)
         if self.is_random and self.view != "query":
-            with torch.no_grad():
-                key = self.augment(key, key_encoder)
+            key = self.augment(key, key_encoder)  # with gradient, for subclasses whose keys carry one
         return query, key
 
     def augment(self, view: View, encoder: PreTrainedModel) -> View:
@@ -214,7 +213,7 @@ def contrast_under_attack(model, query: View, key: View, sentence_ids: Tensor | 
         queries = model.encode_queries(**vars(replace(query, inputs_embeds=point)))
         keys = model.encode_keys(**vars(key))
         before_contrast = random_states(device)
-        loss = model.contrast(queries, keys, sentence_ids).loss
+        loss = model.contrast(queries, keys.detach(), sentence_ids).loss  # keys do not depend on the point
         (gradient,) = torch.autograd.grad(loss, point)
     set_random_states(device, before_queries)
     moved = replace(query, inputs_embeds=embeddings + epsilon * gradient.sign())

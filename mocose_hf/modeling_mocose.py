@@ -321,14 +321,15 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             position_ids, cu_seq_lens_q, max_length_q: Of a packed view, as `View` takes them; the names are those of
                 transformers' `FlashAttentionKwargs`.
             key_…: The view of the target; the same tokens under another dropout mask where None.
-            sentence_ids: (B,) int64, handed through to the output.
+            sentence_ids: (B,) int64, handed through to the output; `mask_same_sentence` goes by them.
         """
         view = View(input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
         key_view = (key_input_ids, key_attention_mask, key_token_type_ids)
         key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
         key_view = view if key_input_ids is None else View(*key_view)
         if self.training and self.augmentation is not None:
-            view, key_view = self.augmentation.views(view, key_view, self.mocose.encoder, self.target["encoder"])
+            encoders = self.encoders()
+            view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])
             if self.augmentation.fgsm_epsilon:
                 return contrast_under_attack(self, view, key_view, sentence_ids, self.augmentation.fgsm_epsilon)
         queries = self.encode_queries(**vars(view))  # (B, D)

@@ -270,6 +270,9 @@ def test_a_large_queue_leaves_keys_their_gradient(monkeypatch):
         ({"padding_free": True}, {}, "`padding_free`"),
         ({"padding_free": True}, {"stale_fgsm_epsilon": 0.0}, None),
         ({"ema_schedule_steps": 15_000}, {}, None),
+        ({"ema_schedule": "constant_distance"}, {}, "`ema_schedule`"),
+        ({"fgsm_epsilon": 1e-3}, {}, "`fgsm_epsilon` changes word embeddings before `stale_fgsm_epsilon` could"),
+        ({"token_cutoff": 0.1}, {"stale_fgsm_epsilon": 0.0}, None),
     ],
 )
 def test_arguments_that_the_released_code_has_no_place_for_are_refused(tmp_path, tokenizer, fields, config, told):

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForPreTraining, BertModel
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.augmentation import Augmentation
 from mocose_hf.export import export_sentence_encoder
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 from mocose_hf.study.simcse import SimCSE, SimCSEConfig
@@ -178,6 +179,44 @@ def test_packed_batches_give_the_loss_of_padded_ones(tmp_path, tokenizer):
 def test_a_collapse_is_told_with_remedies_that_simcse_has():
     assert "ema_decay" in MoCoSEForPreTraining.collapse_remedies
     assert "ema_decay" not in SimCSE.collapse_remedies
+
+
+def test_an_augmented_second_pass_carries_gradient_into_the_word_embeddings(monkeypatch):
+    model = simcse_model().train()
+    model.augmentation = Augmentation(embedding_noise=1e-3, view="key")
+    first_pass = model.encode_queries
+    queries = []
+
+    def without_gradient_in_the_first_pass(*view, **named):
+        queries.append(first_pass(*view, **named))
+        return queries[-1].detach() if len(queries) == 1 else queries[-1]
+
+    monkeypatch.setattr(model, "encode_queries", without_gradient_in_the_first_pass)
+    model(**random_batch()).loss.backward()
+    assert len(queries) == 2
+    assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_the_attack_leaves_both_passes_their_gradient():
+    """Its gradient equals that of training on the perturbed embeddings; dropout is off."""
+    model = simcse_model(encoder_dropout_prob=0.0).train()
+    batch = random_batch()
+    point = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+    mask = batch["attention_mask"]
+    keys = model.encode_keys(batch["input_ids"], mask)
+    clean = model.contrast(model.encode_queries(batch["input_ids"], mask, inputs_embeds=point), keys.detach()).loss
+    (gradient,) = torch.autograd.grad(clean, point)
+    moved = model.get_input_embeddings()(batch["input_ids"]) + 1e-2 * gradient.sign()
+    model.contrast(model.encode_queries(batch["input_ids"], mask, inputs_embeds=moved), keys).loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    model.zero_grad()
+    model.augmentation = Augmentation(fgsm_epsilon=1e-2)
+    output = model(**batch)
+    output.loss.backward()
+    assert output.loss > clean
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.slow

@@ -177,6 +177,13 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
                 "`deepspeed` would undo the EMA of the target's projection head, which the optimizer trains too here; "
                 "leave it out."
             )
+        changes = ("token_cutoff", "feature_cutoff", "embedding_noise", "fgsm_epsilon")
+        given = [name for name in changes if getattr(args, name)]
+        if given and self.config.stale_fgsm_epsilon:
+            raise ValueError(
+                f"`{given[0]}` changes word embeddings before `stale_fgsm_epsilon` could; leave out the first, or set "
+                "the second to 0."
+            )
         if args.padding_free and self.config.stale_fgsm_epsilon:
             raise ValueError(
                 "`padding_free` gives nearly every batch a shape of its own, so `stale_fgsm_epsilon` would do "

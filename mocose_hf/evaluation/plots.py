@@ -1,7 +1,6 @@
 """Figures of an embedding space; each is drawn by one function and saved by another."""
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,24 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mocose_hf.errors import InputError
+from mocose_hf.evaluation.drawing import (
+    INK,
+    check_suffix,
+    figure_bytes,
+    line_style,
+    new_axes,
+    new_figure,
+    write_as_it_is,
+)
 from mocose_hf.evaluation.geometry import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg")
-
-# Okabe & Ito's colours, told apart under every common colour blindness, with grey for yellow, which is faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-_DASHES = ("-", "--", "-.", ":")
 _PLACES = [(across, up) for up in ("bottom", "top") for across in ("center", "left", "right")]
 _CLEARANCE = 4
 """Pixels between a label and the line, at 100 an inch."""
 
 _DOTS_PER_SEGMENT = 20
-
-_INK, _FAINT = "#333333", "#E3E3E3"
 
 
 def plot_spectrum(spectra: Mapping[str, Tensor], path: str | Path) -> bool:
@@ -74,14 +74,14 @@ def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
     lines = {name: values for name, values in lines.items() if values}
     if not lines:
         return None
-    figure, axes = _new_figure(width=6.4, height=4.0)
+    figure = new_figure(width=6.4, height=4.0)
+    axes = new_axes(figure)
     handles = []
     for number, values in enumerate(lines.values()):
         handles += axes.plot(
             range(1, len(values) + 1),
             values,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
+            **line_style(number),
             linewidth=1.8,
             marker="o",  # at the first value alone, which would be lost in the steep start
             markevery=[0],
@@ -95,9 +95,9 @@ def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
         # The labels are set afterwards, as a legend leaves out those that start with "_".
         legend = axes.legend(handles, [str(i) for i in range(len(handles))], frameon=False)
         for text, name in zip(legend.get_texts(), lines, strict=True):
-            _write(text, name)
+            write_as_it_is(text, name)
     else:
-        _write(axes.title, next(iter(lines)))
+        write_as_it_is(axes.title, next(iter(lines)))
     return figure
 
 
@@ -107,10 +107,11 @@ def alignment_uniformity_figure(history: Iterable[Mapping]) -> "Figure | None":
     if not points:
         return None
     steps, across, up = zip(*points, strict=True)
-    figure, axes = _new_figure(width=6.4, height=4.8)
+    figure = new_figure(width=6.4, height=4.8)
+    axes = new_axes(figure)
     axes.plot(across, up, color="#9A9A9A", linewidth=1.0, zorder=1)
     dots = axes.scatter(
-        across, up, c=steps, cmap="viridis", s=36, edgecolors=_INK, linewidths=0.5, zorder=2, clip_on=False
+        across, up, c=steps, cmap="viridis", s=36, edgecolors=INK, linewidths=0.5, zorder=2, clip_on=False
     )
     axes.margins(0.12)
     axes.set_xlabel("Uniformity  (← lower is better: more even)")
@@ -148,7 +149,7 @@ def _label_ends(figure: "Figure", axes, points: Sequence[tuple[float, float, flo
             point,
             xytext=(0, 0),
             textcoords="offset points",
-            color=_INK,
+            color=INK,
             fontweight="bold",
             path_effects=[withStroke(linewidth=3, foreground="white")],
             zorder=3,
@@ -183,40 +184,9 @@ def _above_rounding(values: list[float]) -> list[float]:
     return [value for value in values if value > floor]
 
 
-def _new_figure(width: float, height: float):
-    """Return an empty figure and its axes; without pyplot, so no window and no state of the caller is touched."""
-    try:
-        import matplotlib  # noqa: F401
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plots need matplotlib: pip install 'mocose_hf[evaluation]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axisbelow(True)
-    axes.grid(color=_FAINT, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(which="both", color=_INK, labelcolor=_INK)
-    return figure, axes
-
-
-def _write(text, name: str) -> None:
-    """Show a name as it is, whatever marks it holds."""
-    text.set_parse_math(False)
-    text.set_text(name)
-
-
 def _save(figure: "Figure | None", path: str | Path) -> bool:
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}: the name should end in {' or '.join(SUFFIXES)}; rename it.")
+    suffix = check_suffix(path)
     if figure is None:
         return False
-    import matplotlib
-
-    # No date, version or random name in the file: the same numbers give the same bytes.
-    metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
-    with matplotlib.rc_context({"svg.hashsalt": "mocose_hf"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks, in an encoder's name
-        figure.savefig(path, dpi=200, metadata=metadata)
+    Path(path).write_bytes(figure_bytes(figure, suffix))
     return True

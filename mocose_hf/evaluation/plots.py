@@ -93,7 +93,7 @@ def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
     axes.set_ylabel("Singular value (log scale)")
     if len(lines) > 1:
         # The labels are set afterwards, as a legend leaves out those that start with "_".
-        legend = axes.legend(handles, [str(i) for i in range(len(handles))], frameon=False)
+        legend = axes.legend(handles, [str(i) for i in range(len(handles))], frameon=False, handlelength=3.2)
         for text, name in zip(legend.get_texts(), lines, strict=True):
             write_as_it_is(text, name)
     else:

@@ -18,6 +18,7 @@ from mocose_hf.study.statistics import (
     noise_floor,
     outlying_spread,
     paired_test,
+    pooled_p,
     summary,
 )
 
@@ -41,6 +42,8 @@ class CellOutcome:
         adjusted_p: Its p by Holm's method over the cells of the study, None without a p.
         verdict: `ABOVE`, `BELOW` or `NOT_TOLD_APART` by `adjusted_p`, "not tested: …", or "" where there is nothing
             to say.
+        pooled_p: p of the unpaired test against the default by the noise floor, by Holm's method over the cells.
+        pooled_verdict: The verdict by it, "" without it.
     """
 
     cell: Cell
@@ -52,6 +55,8 @@ class CellOutcome:
     test: PairedTest | None = None
     adjusted_p: float | None = None
     verdict: str = ""
+    pooled_p: float | None = None
+    pooled_verdict: str = ""
 
     def figure(self, name: str) -> Summary | None:
         """Summarise a figure over the complete trials in which it is finite, None where there is none."""
@@ -116,13 +121,15 @@ def analyse(study: Study, results: Sequence[TrialResult]) -> Analysis:
     _check(study, results)
     labels = {cell.label for cell in study.cells}
     num_seeds = len({trial.seed for trial in results if trial.cell in labels})
-    outcomes = _with_verdicts([_outcome(study, cell, results, num_seeds) for cell in study.cells])
+    outcomes = [_outcome(study, cell, results, num_seeds) for cell in study.cells]
     groups = {outcome.cell.label: list(outcome.scores.values()) for outcome in outcomes}
+    floor = noise_floor(groups.values())
+    outcomes = _with_verdicts(outcomes, floor)
     averages = _test_averages(outcomes)
     return Analysis(
         study=study,
         cells=outcomes,
-        floor=noise_floor(groups.values()),
+        floor=floor,
         widest=_widest(groups),
         test_averages=averages,
         agreements=_agreements(outcomes, [SCORE, *averages]),
@@ -153,32 +160,46 @@ def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], num_seeds
     return CellOutcome(cell, is_default, trials, num_seeds, scores, summary(list(scores.values())))
 
 
-def _with_verdicts(outcomes: Sequence[CellOutcome]) -> list[CellOutcome]:
-    """Test the cells against the default; all tests of the study are one family for Holm's method."""
+def _with_verdicts(outcomes: Sequence[CellOutcome], floor: NoiseFloor | None) -> list[CellOutcome]:
+    """Test the cells against the default; all tests of one kind in the study are one family for Holm's method."""
     default = next(outcome for outcome in outcomes if outcome.is_default)
-    tests = [_test(outcome, default) for outcome in outcomes]
-    adjusted = iter(holm([test.p for test in tests if test is not None and test.p is not None]))
-    made = []
-    for outcome, test in zip(outcomes, tests, strict=True):
-        p = None if test is None or test.p is None else next(adjusted)
-        made.append(replace(outcome, test=test, adjusted_p=p, verdict=_verdict(test, p)))
-    return made
+    others = [outcome for outcome in outcomes if default.scores and outcome.scores and not outcome.is_default]
+    tests = {outcome.cell.label: paired_test(outcome.scores, default.scores) for outcome in others}
+    pooled = {o.cell.label: floor and pooled_p(o.score, default.score, floor) for o in others}
+    adjusted = _adjusted({label: test.p for label, test in tests.items()})
+    pooled = _adjusted(pooled)
+    return [
+        replace(
+            outcome,
+            test=tests.get(outcome.cell.label),
+            adjusted_p=adjusted.get(outcome.cell.label),
+            verdict=_verdict(tests.get(outcome.cell.label), adjusted.get(outcome.cell.label)),
+            pooled_p=pooled.get(outcome.cell.label),
+            pooled_verdict=_pooled_verdict(outcome, default, pooled.get(outcome.cell.label)),
+        )
+        for outcome in outcomes
+    ]
 
 
-def _test(outcome: CellOutcome, default: CellOutcome) -> PairedTest | None:
-    if outcome.is_default or not (outcome.scores and default.scores):
-        return None
-    return paired_test(outcome.scores, default.scores)
+def _adjusted(p_values: Mapping[str, float | None]) -> dict[str, float]:
+    p_values = {label: p for label, p in p_values.items() if p is not None}
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def _verdict(test: PairedTest | None, adjusted_p: float | None) -> str:
     if test is None:
         return ""
-    if adjusted_p is None:
-        return f"not tested: {test.reason}"
+    return f"not tested: {test.reason}" if adjusted_p is None else _in_words(test.difference, adjusted_p)
+
+
+def _pooled_verdict(outcome: CellOutcome, default: CellOutcome, adjusted_p: float | None) -> str:
+    return "" if adjusted_p is None else _in_words(outcome.score.mean - default.score.mean, adjusted_p)
+
+
+def _in_words(difference: float, adjusted_p: float) -> str:
     if adjusted_p >= 1 - CONFIDENCE:
         return NOT_TOLD_APART
-    return ABOVE if test.difference > 0 else BELOW
+    return ABOVE if difference > 0 else BELOW
 
 
 def _widest(groups: Mapping[str, Sequence[float]]) -> tuple[str, NoiseFloor] | None:

@@ -1,0 +1,191 @@
+"""What a careful reader is told below a table and at the head of a report, in sentences."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, Analysis, CellOutcome
+from mocose_hf.study.results import SCORE
+from mocose_hf.study.statistics import first_step_ratio, spread_of_equal_means
+from mocose_hf.study.tables import average_title, number
+
+CAUTIONS = (
+    "Few seeds: the standard deviation of three seeds is itself known to within a factor of 0.5 to 6.3 only. The "
+    "noise floor below each table pools the seeds of all cells and says more.",
+    "“Not told apart” does not mean equal: with few seeds and many cells the paired test finds huge differences only. "
+    "Read the interval, the smallest difference that is named, and the pooled test, which finds more but assumes that "
+    "all cells spread alike.",
+    "A score is the best of a run's evaluations on the same development pairs, so it is biased upwards, more so where "
+    "runs are evaluated often or vary much; so is the score of the best cell. The test sets had no part in either "
+    "choice.",
+    "All cells share one set of development pairs and one encoder: the spread over seeds does not hold what other "
+    "pairs, another text or another encoder would change.",
+    "The paper's figures are means over test sets, on which its released code also chooses the checkpoint, without "
+    "seeds, and may be of another encoder: compare order and shape, not height.",
+)
+"""What the figures of all studies have in common."""
+
+_SHORT_CAUTION = (
+    "Scores are of the best evaluation of each run, on development pairs that all cells share: they are biased "
+    "upwards, and their spread over seeds is not that over other pairs."
+)
+
+
+def notes(made: Analysis) -> list[str]:
+    """Return what is to be said below the table of a study, a sentence or a few each."""
+    lines = [_verdicts(made), _paper(made), _noise(made), _widest(made), _spread(made), _power(made)]
+    return [line for line in [*lines, _SHORT_CAUTION * bool(_scored(made)), *_trials(made)] if line]
+
+
+def best_cell(made: Analysis) -> CellOutcome | None:
+    """Return the cell of the highest mean, None where none has a score."""
+    return max(_scored(made), key=lambda outcome: outcome.score.mean, default=None)
+
+
+def _scored(made: Analysis) -> list[CellOutcome]:
+    return [outcome for outcome in made.cells if outcome.score is not None]
+
+
+def _verdicts(made: Analysis) -> str:
+    others = [outcome for outcome in _scored(made) if not outcome.is_default]
+    if not others:
+        return ""
+    if made.default.score is None:
+        return (
+            f"The default, {_quoted(made.default.cell.label)}, has no complete trial, so no cell is tested against it."
+        )
+    name = _quoted(made.default.cell.label)
+    text = f"Against the default, {name}, by the paired test: {_told_apart([o.verdict for o in others], others)}."
+    if made.floor is None or made.floor.sd == 0:
+        return text
+    return f"{text} By the pooled test: {_told_apart([o.pooled_verdict for o in others], others)}."
+
+
+def _told_apart(verdicts: Sequence[str], others: Sequence[CellOutcome]) -> str:
+    """Name the cells above and below the default and count the rest."""
+    parts = []
+    for verdict, word in ((ABOVE, "above"), (BELOW, "below")):
+        labels = [o.cell.label for found, o in zip(verdicts, others, strict=True) if found == verdict]
+        parts.append(f"{word}: {', '.join(map(_quoted, labels)) or 'none'}")
+    counts = Counter(verdicts)
+    rest = len(others) - counts[ABOVE] - counts[BELOW] - counts[NOT_TOLD_APART]
+    parts.append(f"{NOT_TOLD_APART}: {counts[NOT_TOLD_APART]}")
+    return "; ".join(parts + [f"not tested: {rest}"] * bool(rest))
+
+
+def _paper(made: Analysis) -> str:
+    best = best_cell(made)
+    if best is None:
+        return ""
+    text = f"Best here: {_quoted(best.cell.label)} ({number(best.score.mean)})."
+    found = made.agreements.get(SCORE)
+    if found is None:
+        return text
+    if found.count == 1:
+        return f"{text} The paper has one cell of these, so there is no order to compare."
+    text += f" Of the {found.count} cells that the paper has too, best there: {_quoted(found.best[0])}"
+    text += f"; here: {_quoted(found.best[1])}."
+    known = {name: found for name, found in made.agreements.items() if found.correlation is not None}
+    if not known:
+        return f"{text} Too few cells, or cells too alike, for a rank correlation."
+    correlations = "; ".join(
+        f"{number(found.correlation)} by {_by(name)} ({found.count} cells)" for name, found in known.items()
+    )
+    chance = number(next(iter(known.values())).chance)
+    return (
+        f"{text} Spearman's rank correlation with the paper: {correlations}. Of cells in an order of chance it "
+        f"scatters around 0 with a standard deviation of {chance}."
+    )
+
+
+def _by(name: str) -> str:
+    if name == SCORE:
+        return "development pairs"
+    title = average_title(name)
+    return f"the {title[:1].lower()}{title[1:]}"
+
+
+def _noise(made: Analysis) -> str:
+    floor = made.floor
+    if floor is None:
+        return "No cell has two seeds, so nothing is known of the noise." if _scored(made) else ""
+    return (
+        f"Noise floor: seeds alone spread with a standard deviation of {number(floor.sd)} (95 % CI "
+        f"{number(floor.low)} to {number(floor.high)}; pooled over all cells, {floor.degrees_of_freedom} "
+        f"degree{'s' * (floor.degrees_of_freedom > 1)} of freedom). The difference of two means of {floor.count} "
+        f"seeds each is told from zero from {number(floor.smallest_difference)} on, by a two-sided unpaired "
+        "t-interval of 95 % for one comparison that was chosen beforehand."
+    )
+
+
+def _widest(made: Analysis) -> str:
+    if made.widest is None:
+        return ""
+    label, floor = made.widest
+    return (
+        f"The noise floor assumes that all cells spread alike, but {_quoted(label)} spreads more than the others "
+        f"beyond chance; without it the standard deviation is {number(floor.sd)} and the smallest difference "
+        f"{number(floor.smallest_difference)}."
+    )
+
+
+def _spread(made: Analysis) -> str:
+    scored = _scored(made)
+    if made.floor is None or made.floor.sd == 0 or len(scored) < 3:
+        return ""
+    means = [outcome.score.mean for outcome in scored]
+    found = max(means) - min(means)
+    expected = spread_of_equal_means(made.floor, [outcome.score.count for outcome in scored])
+    verdict = "so not all cells are equal" if found > expected else "so their order may be chance alone"
+    return (
+        f"The means of the {len(scored)} cells spread over {number(found)}; those of as many equal cells spread over "
+        f"less than {number(expected)} in 95 of 100 studies (Tukey's studentised range), {verdict}."
+    )
+
+
+def _power(made: Analysis) -> str:
+    tested = [outcome.test for outcome in made.cells if outcome.adjusted_p is not None]
+    if not tested:
+        return ""
+    count = min(Counter(test.count for test in tested).items(), key=lambda entry: (-entry[1], entry[0]))[0]
+    ratio = first_step_ratio(count, len(tested))
+    return (
+        f"With {count} common seeds and {len(tested)} comparison{'s' * (len(tested) > 1)}, the first cell that the "
+        f"paired test tells from the default needs a mean difference of {ratio:.1f} standard deviations of its "
+        "differences."
+    )
+
+
+def _trials(made: Analysis) -> list[str]:
+    """Return how many trials are in which state, and the reason of each that failed."""
+    counts = Counter(trial.state for trial in made.trials)
+    counts["waiting"] += made.num_trials - len(made.trials)
+    if not made.num_trials:
+        return ["No trial was run yet."]
+    lines = [f"{counts['complete']} of {made.num_trials} trials are complete{_others(counts)}."]
+    lines += [
+        f"Failed: {_quoted(trial.cell)}, seed {trial.seed}: {_sentence(trial.reason or 'no reason is known')}"
+        for trial in made.trials
+        if trial.state == "failed"
+    ]
+    lines += [
+        f"Complete, but without a score that is a number: {_quoted(outcome.cell.label)}, seed {trial.seed}."
+        for outcome in made.cells
+        for trial in outcome.trials
+        if trial.state == "complete" and trial.seed not in outcome.scores
+    ]
+    if made.foreign:
+        labels = ", ".join(dict.fromkeys(_quoted(trial.cell) for trial in made.foreign))
+        lines.append(f"Left out, as the study has no such cell: {len(made.foreign)} trials of {labels}.")
+    return lines
+
+
+def _others(counts: Counter) -> str:
+    return "".join(f", {counts[state]} {state}" for state in ("failed", "running", "waiting") if counts[state])
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _quoted(label: str) -> str:
+    return f"“{label}”"

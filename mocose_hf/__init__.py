@@ -22,10 +22,12 @@ _TRAINING = {
     "CollapseError": "mocose_hf.errors",
     "MoCoSETrainer": "mocose_hf.trainer",
     "MoCoSETrainingArguments": "mocose_hf.training_args",
+    "QueueTelemetry": "mocose_hf.queue_telemetry",
     "SentenceCollator": "mocose_hf.data",
     "SentenceStream": "mocose_hf.streaming",
     "export_sentence_encoder": "mocose_hf.export",
     "load_tokenizer": "mocose_hf.pretrained_encoders",
+    "plot_queue_telemetry": "mocose_hf.evaluation.queue_plots",
     "read_sentences": "mocose_hf.data",
 }
 

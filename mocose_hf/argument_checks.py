@@ -26,7 +26,11 @@ _RANGES = (
     ),
     ("is at least 3, a token between two marks", lambda value: 3 <= value < math.inf, "max_seq_length"),
     ("is at least 1, or -1 for no limit", lambda value: value == -1 or 1 <= value < math.inf, "max_steps"),
-    ("is at least 0", lambda value: 0 <= value < math.inf, "collapse_check_steps dataloader_num_workers"),
+    (
+        "is at least 0",
+        lambda value: 0 <= value < math.inf,
+        "collapse_check_steps dataloader_num_workers queue_telemetry_steps",
+    ),
     (
         "is a number, 0 or above",
         lambda value: 0 <= value < math.inf,

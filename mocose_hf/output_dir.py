@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
 from mocose_hf.errors import InputError, SaveError, one_line
+from mocose_hf.evaluation.queue_plots import TELEMETRY_FILES
 from mocose_hf.evaluation.report import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -35,7 +36,7 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     if not entries or overwrite:
         return
     if resume_wanted:
-        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS}
+        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS, *TELEMETRY_FILES}
         other = [name for name in entries if name not in leftovers]
         if other:
             raise InputError(
@@ -89,9 +90,11 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def clear_output_dir(output_dir: str | Path) -> None:
-    """Remove checkpoints, export and scores of an earlier run, and leave files of any other kind alone."""
+    """Remove checkpoints, export, scores and telemetry of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
     clear_results(path)
+    for name in TELEMETRY_FILES:
+        (path / name).unlink(missing_ok=True)
     for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
         start_checkpoint(folder)
 

@@ -24,6 +24,7 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
+from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
@@ -99,9 +100,12 @@ class MoCoSETrainer(Trainer):
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
         self._finite_watch = FiniteWatch(late=self.args.device.type == "cuda")
+        self._telemetry = QueueTelemetry()
         self.begin_training()
         for callback in (_MomentumStep(self), CollapseAlarm(), self._preemption, self._keeper):
             self.add_callback(callback)
+        if self.args.queue_telemetry_steps > 0:
+            self.add_callback(self._telemetry)
         if isinstance(train_dataset, EndlessStream):
             self.add_callback(StreamStart(train_dataset))
 
@@ -131,6 +135,7 @@ class MoCoSETrainer(Trainer):
         limit, strategy = self.args.save_total_limit, self.args.save_strategy
         self._keeper.begin(run, limit)
         self._step_log.load(checkpoint, self.args.device)
+        self._telemetry.begin(self.args, checkpoint)
         self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
         try:
             with self._preemption.listening():
@@ -186,6 +191,8 @@ class MoCoSETrainer(Trainer):
         if model.training:
             keys = outputs.key_embeddings.detach()
             self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids))
+            if self._telemetry.is_due(self.args, self.state):
+                self._telemetry.note(outputs, self._momentum_metrics())
         return (loss, outputs) if return_outputs else loss
 
     def note_gradient(self) -> None:
@@ -248,13 +255,13 @@ class MoCoSETrainer(Trainer):
         over the batch, mean over dimensions; 1/√D where embeddings spread evenly, 0 where they collapse),
         `ema_decay` (η last used), `queue_fill` (rows), `d_trace` (the paper's, of η_1 and K) and `current_d_trace`
         (of η and fill at this moment; left out at η = 1), all four where there is a target, and what each
-        `CollapseAlarm` measured since the last line.
+        `CollapseAlarm` and `QueueTelemetry` measured since the last line.
         """
         self._finite_watch.look()
         if "loss" in logs:
             logs.update(self._step_log.means() | self._momentum_metrics())
             for callback in self.callback_handler.callbacks:
-                if isinstance(callback, CollapseAlarm):
+                if isinstance(callback, CollapseAlarm | QueueTelemetry):
                     logs.update(callback.pop_metrics())
         if "train_loss" in logs:
             logs["train_loss"] = self._step_log.mean_loss()
@@ -333,6 +340,7 @@ class MoCoSETrainer(Trainer):
         require_complete(source)
         load_weights(self.model, source)
         self.state = state
+        self._telemetry.draw(self.args)
         self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
         return TrainOutput(state.global_step, 0.0, {})
 

@@ -134,6 +134,13 @@ class MoCoSETrainingArguments(TrainingArguments):
     stop_on_collapse: bool = field(
         default=False, metadata={"help": "Whether collapsing embeddings end the run, and not just warn."}
     )
+    queue_telemetry_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Optimizer steps between two looks at the queue: how stale its keys are, and how they pull at the "
+            "loss, in the log and in queue_telemetry.jsonl and .png; 0 for none."
+        },
+    )
 
     learning_rate: float = field(
         default=3e-5,

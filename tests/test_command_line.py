@@ -81,6 +81,7 @@ TRAINING = {
     "key_augmentation_rate": ("0.25", 0.25),
     "collapse_check_steps": ("5", 5),
     "stop_on_collapse": ("true", True),
+    "queue_telemetry_steps": ("50", 50),
     "max_seq_length": ("16", 16),
     "padding_free": ("true", True),
     "learning_rate": ("1e-5", 1e-5),

@@ -95,6 +95,8 @@ def test_what_a_run_left_that_was_killed_early_may_stand_there_for_resuming(tmp_
     for name in ("checkpoint-3", "checkpoint-20", "runs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").write_text("x")
+    for name in ("queue_telemetry.jsonl", "queue_telemetry.png"):
+        (tmp_path / name).write_text("x")
     check_output_dir(tmp_path, overwrite=False, resume_wanted=True)
 
 
@@ -237,8 +239,8 @@ def test_scores_cannot_be_written_into_a_file(tmp_path):
         check_results_dir(tmp_path / ("x" * 300), overwrite=True)
 
 
-def test_a_new_run_leaves_no_scores_of_the_one_before(tmp_path):
-    for name in ("eval_results.json", "spectrum.png", "notes.txt"):
+def test_a_new_run_leaves_no_scores_and_no_telemetry_of_the_one_before(tmp_path):
+    for name in ("eval_results.json", "spectrum.png", "queue_telemetry.jsonl", "queue_telemetry.png", "notes.txt"):
         (tmp_path / name).write_text("earlier")
     clear_output_dir(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

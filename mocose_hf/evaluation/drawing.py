@@ -81,3 +81,16 @@ def figure_bytes(figure: "Figure", suffix: str) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks, in an encoder's name
         figure.savefig(content, format=suffix[1:], dpi=200, metadata=metadata)
     return content.getvalue()
+
+
+def save_figure(figure: "Figure | None", path: str | Path) -> bool:
+    """Write a figure into a .png or .svg file, the same bytes for the same figure; return whether there is one.
+
+    Raises:
+        InputError: Where the name ends otherwise.
+    """
+    suffix = check_suffix(path)
+    if figure is None:
+        return False
+    Path(path).write_bytes(figure_bytes(figure, suffix))
+    return True

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from mocose_hf.evaluation.drawing import (
     INK,
-    check_suffix,
-    figure_bytes,
     line_style,
     new_axes,
     new_figure,
+    save_figure,
     write_as_it_is,
 )
 from mocose_hf.evaluation.geometry import ROUNDING
@@ -45,7 +44,7 @@ def plot_spectrum(spectra: Mapping[str, Tensor], path: str | Path) -> bool:
     Raises:
         InputError: Where the name ends otherwise or matplotlib is missing.
     """
-    return _save(spectrum_figure(spectra), path)
+    return save_figure(spectrum_figure(spectra), path)
 
 
 def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> bool:
@@ -65,7 +64,7 @@ def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> b
     Raises:
         InputError: As `plot_spectrum`.
     """
-    return _save(alignment_uniformity_figure(history), path)
+    return save_figure(alignment_uniformity_figure(history), path)
 
 
 def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
@@ -182,11 +181,3 @@ def _above_rounding(values: list[float]) -> list[float]:
     """Return the values before the first that rounding alone makes differ from 0."""
     floor = ROUNDING * max(values, default=0.0)
     return [value for value in values if value > floor]
-
-
-def _save(figure: "Figure | None", path: str | Path) -> bool:
-    suffix = check_suffix(path)
-    if figure is None:
-        return False
-    Path(path).write_bytes(figure_bytes(figure, suffix))
-    return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.evaluation.plots import COLOURS, INK, new_axes, new_figure, save_figure
+from mocose_hf.evaluation.drawing import COLOURS, INK, new_axes, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

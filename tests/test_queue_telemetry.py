@@ -214,7 +214,7 @@ def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_told_from_them(
 
     def weighted(model, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(type(model.queue), "bias", lambda queue: torch.full((queue.size,), math.log(1e-3)))
+            patch.setattr(type(model.queue), "bias", lambda queue, *policy: torch.full((queue.size,), math.log(1e-3)))
             return contrast(model, *args)
 
     monkeypatch.setattr(modeling_mocose.MoCoSEForPreTraining, "contrast", weighted)

@@ -35,8 +35,9 @@ class CellOutcome:
         cell: The cell as declared.
         is_default: Whether the others are tested against it.
         trials: Its trials, a seed each, in order of seeds.
-        num_seeds: Number of seeds it has or will have: those of any cell of the study.
-        scores: Finite `SCORE` of each complete trial by seed.
+        num_seeds: Number of trials it has or will have: one for each seed of the study, one alone where no seed has
+            a say.
+        scores: Finite `SCORE` of each complete trial by seed; the one score of a cell that is not trained under each.
         score: Their summary, None without any.
         test: Paired test against the default; None of the default itself and where one of both has no score.
         adjusted_p: Its p by Holm's method over the cells of the study, None without a p.
@@ -120,9 +121,9 @@ def analyse(study: Study, results: Sequence[TrialResult]) -> Analysis:
     """
     _check(study, results)
     labels = {cell.label for cell in study.cells}
-    num_seeds = len({trial.seed for trial in results if trial.cell in labels})
-    outcomes = [_outcome(study, cell, results, num_seeds) for cell in study.cells]
-    groups = {outcome.cell.label: list(outcome.scores.values()) for outcome in outcomes}
+    seeds = sorted({trial.seed for trial in results if trial.cell in labels})
+    outcomes = [_outcome(study, cell, results, seeds) for cell in study.cells]
+    groups = {o.cell.label: list(o.scores.values()) for o in outcomes if not o.cell.is_fixed}
     floor = noise_floor(groups.values())
     outcomes = _with_verdicts(outcomes, floor)
     averages = _test_averages(outcomes)
@@ -153,11 +154,15 @@ def _check(study: Study, results: Sequence[TrialResult]) -> None:
         seen.add((trial.cell, trial.seed))
 
 
-def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], num_seeds: int) -> CellOutcome:
+def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], seeds: Sequence[int]) -> CellOutcome:
     trials = sorted((trial for trial in results if trial.cell == cell.label), key=lambda trial: trial.seed)
     scores = _finite(trials, SCORE)
     is_default = cell.label == study.default_label
-    return CellOutcome(cell, is_default, trials, num_seeds, scores, summary(list(scores.values())))
+    score = summary(list(scores.values()))
+    if cell.is_fixed:  # one score, which each seed of the others is compared with
+        of_each = dict.fromkeys(seeds, score.mean) if score else {}
+        return CellOutcome(cell, is_default, trials, min(len(seeds), 1), of_each, score)
+    return CellOutcome(cell, is_default, trials, len(seeds), scores, score)
 
 
 def _with_verdicts(outcomes: Sequence[CellOutcome], floor: NoiseFloor | None) -> list[CellOutcome]:
@@ -165,7 +170,8 @@ def _with_verdicts(outcomes: Sequence[CellOutcome], floor: NoiseFloor | None) ->
     default = next(outcome for outcome in outcomes if outcome.is_default)
     others = [outcome for outcome in outcomes if default.scores and outcome.scores and not outcome.is_default]
     tests = {outcome.cell.label: paired_test(outcome.scores, default.scores) for outcome in others}
-    pooled = {o.cell.label: floor and pooled_p(o.score, default.score, floor) for o in others}
+    trained = [outcome for outcome in others if not (outcome.cell.is_fixed or default.cell.is_fixed)]
+    pooled = {o.cell.label: floor and pooled_p(o.score, default.score, floor) for o in trained}
     adjusted = _adjusted({label: test.p for label, test in tests.items()})
     pooled = _adjusted(pooled)
     return [

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+BASELINE = "baseline"
+"""The option of a cell that is not trained: "start", the encoder as it is, or "tfidf"."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -28,6 +31,11 @@ class Cell:
     def label(self) -> str:
         """The name of the cell among those of its study."""
         return f"{self.row}, {self.column}" if self.column else self.row
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is not trained, so that no seed has a say in its score, and it is run once."""
+        return BASELINE in self.options
 
 
 @dataclass(frozen=True)

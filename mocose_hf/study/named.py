@@ -5,8 +5,7 @@ Wikipedia, each the best of one run's evaluations on those test sets.
 """
 
 from mocose_hf.momentum import maximum_traceable_distance
-from mocose_hf.study.declarations import Cell, Study
-from mocose_hf.study.trial import BASELINE
+from mocose_hf.study.declarations import BASELINE, Cell, Study
 
 
 def _by(option: str, paper: dict, symbol: str = "", **more) -> list[Cell]:

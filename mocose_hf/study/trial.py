@@ -20,11 +20,9 @@ from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.scoring import read_evaluation_tasks, read_pairs
 from mocose_hf.study.algorithms import ALGORITHMS
+from mocose_hf.study.declarations import BASELINE
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.tfidf import TfidfModel
-
-BASELINE = "baseline"
-"""The option of a cell that is not trained: "start", the encoder as it is, or "tfidf"."""
 
 RESULT_FILE = "result.json"
 

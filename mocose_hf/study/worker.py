@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mocose_hf.errors import InputError
 from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.study.declarations import Cell, Study
+from mocose_hf.study.declarations import BASELINE, Cell, Study
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
-from mocose_hf.study.storage import OF_CELL, Claim, TrialStore
+from mocose_hf.study.storage import OF_CELL, Claim, Key, TrialStore
 from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial import TrialRunner
 
@@ -74,9 +74,7 @@ class Worker:
             self._say(f"{self._study.name}: {cell} goes on, whose worker died.")
         if retry_failed:
             self._store.retry_failed()
-        together = isinstance(self._study, Search)
-        seeds = [self._seeds] if together else [(seed,) for seed in self._seeds]
-        self._store.enter([(cell, some) for some in seeds for cell in cells], cells)
+        self._store.enter(self._keys(cells), cells)
         self._cells = cells
 
     def work(self) -> list[TrialResult]:
@@ -98,6 +96,13 @@ class Worker:
                 self._tell(result)
             self._store.revive()
         return self._store.results()
+
+    def _keys(self, cells: Mapping[str, Mapping[str, object]]) -> list[Key]:
+        """Return the trials there are to be: each cell with one seed after the other, in a search with all at once."""
+        if isinstance(self._study, Search):
+            return [(cell, self._seeds) for cell in cells]
+        first = self._seeds[0]
+        return [(c, (seed,)) for seed in self._seeds for c in cells if seed == first or BASELINE not in cells[c]]
 
     def _next(self) -> Claim | None:
         if isinstance(self._study, Study):

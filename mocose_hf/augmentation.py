@@ -83,7 +83,6 @@ class Augmentation:
         if self.position_shuffle:
             shuffled = shuffle(places.pad(view.input_ids), ordinary)  # (B, L)
             view = replace(view, input_ids=places.unpad(shuffled))
-            ordinary = places.ordinary(view, self.special_ids)
         if not (self.token_cutoff or self.feature_cutoff or self.embedding_noise):
             return view
         embeddings = embed_tokens(encoder, view)  # (B, L, E) or (1, T, E)

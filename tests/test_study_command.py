@@ -1,0 +1,246 @@
+"""`python -m mocose_hf.study` from end to end, on tiny models and text."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, sentences
+
+from mocose_hf.study.command import main, parse_options
+from mocose_hf.study.named import NAMED_STUDIES
+from mocose_hf.study.storage import TrialStore, open_storage
+
+GRID = """
+question: Which decay?
+grid:
+  ema_decay: [0.5, 0.9]
+  temperature: [0.05, 0.1]
+"""
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    made = sentences(40, seed=5)
+    lines = [f"{text}\t{text} today\t{text} often" for text in sentences(600, seed=1)]
+    (tmp_path / "text.tsv").write_text("text\tparaphrase\tback_translation\n" + "\n".join(lines) + "\n")
+    pairs = "".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20))
+    (tmp_path / "pairs.tsv").write_text(pairs)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    return tmp_path
+
+
+@pytest.fixture
+def options(files, encoder_dir) -> list[str]:
+    """Options that keep a study tiny; the output directory is `study`."""
+    return [
+        "--encoder", str(encoder_dir), "--train_file", str(files / "text.tsv"),
+        "--validation_file", str(files / "pairs.tsv"), "--output_dir", str(files / "study"),
+        "--max_steps", "2", "--eval_steps", "2", "--learning_rate", "1e-3", "--use_cpu",
+        "--collapse_check_steps", "0", "--save_strategy", "no", "--load_best_model_at_end", "false",
+    ]  # fmt: skip
+
+
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    """Read the CSV of a study's trials, less what takes another time in each run."""
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("name", NAMED_STUDIES)
+def test_each_named_study_runs_and_is_reported(name, options, files, capsys):
+    code = main(["run", name, *options, "--seeds", "0"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    folder, study = files / "study", NAMED_STUDIES[name]
+    rows = table(folder, name)
+    left_out = said.out.count("Left out:")  # synonyms, where WordNet is not there
+    assert left_out <= 1
+    assert [row["state"] for row in rows] == ["complete"] * (len(study.cells) - left_out)
+    assert all(float(row["dev_spearman"]) <= 100 for row in rows)
+    for ending in ("_summary.csv", ".md", ".tex", ".png", ".svg"):
+        assert (folder / f"{name}{ending}").stat().st_size > 100, ending
+    assert study.question in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def start(options: list[str], *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mocose_hf.study", "run", *more, *options],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def read_until(process: subprocess.Popen, words: str, times: int) -> list[str]:
+    """Read the lines of a command until so many hold these words."""
+    lines = []
+    while sum(words in line for line in lines) < times:
+        line = process.stdout.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    return lines
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_with_the_table_of_one_that_was_not(options, files):
+    grid = str(files / "grid.yaml")
+    options = [*options, "--seeds", "0", "1", "--max_steps", "30", "--save_strategy", "steps"]
+    assert main(["run", grid, *options]) == 0
+    whole = table(files / "study", "grid")
+
+    options[options.index("--output_dir") + 1] = str(files / "killed")
+    begun = []
+    for times in (2, 3):
+        process = start(options, grid)
+        begun += read_until(process, "begun", times)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = start(options, grid)
+    lines = [*begun, *process.stdout]
+    assert process.wait() == 0, "".join(lines)
+
+    assert any("goes on, whose worker died" in line for line in lines)
+    assert sum("begun." in line for line in lines) == 8 + 2
+    assert table(files / "killed", "grid") == whole
+    assert (files / "killed" / "grid.md").read_text() == (files / "study" / "grid.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_trials_of_a_storage_and_none_runs_twice(options, files):
+    grid, url = str(files / "grid.yaml"), f"sqlite:///{files / 'shared' / 'trials.db'}"
+    workers = [start(options, grid, "--storage", url, "--seeds", "0", "1", "2") for _ in range(2)]
+    said = [worker.communicate(timeout=300)[0] for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    begun = [line for output in said for line in output.splitlines() if line.endswith("begun.")]
+    assert len(begun) == len(set(begun)) == 12
+    store = TrialStore(open_storage(url), "grid")
+    store.load()
+    assert [result.state for result in store.results()] == ["complete"] * 12
+    assert main(["report", str(files / "study"), "--storage", url]) == 0
+    assert len(table(files / "study", "grid")) == 12
+
+
+@pytest.mark.slow
+def test_a_study_told_to_stop_ends_with_75_and_goes_on(options, files):
+    options = [*options, "--max_steps", "400", "--per_device_train_batch_size", "1", "--seeds", "0"]
+    process = start(options, "table3", "--cells", "η = 0.5")
+    read_until(process, "begun", 1)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    said = process.stdout.read()
+    assert process.wait() == 75, said
+    assert "told to stop; the same command goes on" in said
+    store = TrialStore(open_storage(f"sqlite:///{files / 'study' / 'study.db'}"), "table3")
+    store.load()
+    assert [result.state for result in store.results()] == ["waiting"]
+
+
+def test_a_failed_trial_is_reported_with_its_reason_and_may_be_tried_again(options, files, capsys):
+    (files / "mine.yaml").write_text("cells:\n  good:\n  bad: {learning_rate: 1e30, max_grad_norm: 0}\n")
+    command = ["run", str(files / "mine.yaml"), *options, "--seeds", "0"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "1 trials failed; the report has their reasons." in said.err
+    assert "mine: bad, seed 0: failed: " in said.out
+    assert "not finite" in (files / "study" / "mine.md").read_text()
+
+    assert main(command) == 1
+    assert "begun" not in capsys.readouterr().out
+    assert main([*command, "--retry_failed"]) == 1
+    assert capsys.readouterr().out.count("begun") == 1
+
+
+def test_a_search_is_run_and_reported(options, files):
+    (files / "search.yaml").write_text(
+        "search:\n  trials: 3\n  space:\n    temperature: {low: 0.02, high: 0.2, log: true}\n"
+    )
+    assert main(["run", str(files / "search.yaml"), *options, "--seeds", "0", "1"]) == 0
+    rows = table(files / "study", "search")
+    assert [row["cell"] for row in rows[:2]] == ["the options as given"] * 2
+    assert len({row["cell"] for row in rows}) == 3
+    assert len(rows) == 6
+
+
+def test_the_lists_show_studies_and_cells(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in NAMED_STUDIES)
+    assert main(["list", "table7"]) == 0
+    said = capsys.readouterr().out
+    assert "¼, K = 512" in said
+    assert "77.30" in said
+    assert "--queue_size 512 --queue_init_size 128" in said
+
+
+def test_solve_shows_the_settings_of_a_distance(files, capsys):
+    assert main(["solve", "--d_trace", "14.67", "--batch_size", "64", "--train_file", str(files / "text.tsv")]) == 0
+    said = capsys.readouterr().out
+    assert "0.8501" in said
+    assert "512" in said
+    assert "holds 85.33% of the sentences" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["run", "table33"], "table33: no such study; there are headline, table3"),
+        (["run", "none.yaml"], "none.yaml: no such file"),
+        (["run", "table3"], "--encoder is needed"),
+        (["run", "table3", "--encoder", "ENCODER"], "--train_file or --dataset_name is needed"),
+        (["run", "table3", "--encoder", "ENCODER", "--train_file", "TEXT"], "--senteval_dir or --validation_file is"),
+        (["run", "table3", "more", "--encoder", "E"], "more: no such study"),
+        (["run", "table3", "--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
+        (["run", "table3", "--cells", "η = 7"], "--cells 'η = 7': no cell of these studies"),
+        (["run", "table3", "--temprature", "1", "--encoder", "E", "--train_file", "t"], "unknown option --temprature"),
+        (["report", "nowhere"], "nowhere: holds no study.db"),
+        (["solve", "--d_trace", "0.5"], "`d_trace` and `batch_size` are numbers from 1 on"),
+        (["solve", "--d_trace", "5", "--k", "3"], "unknown argument --k"),
+        (["list", "table33"], "table33: no such study"),
+        (["draw"], "invalid choice: 'draw'"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(argv, told, encoder_dir, files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    places = {"ENCODER": str(encoder_dir), "TEXT": "text.tsv"}
+    assert main([places.get(argument, argument) for argument in argv]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith("python -m mocose_hf.study: ")
+    assert said.count("\n") == 1
+
+
+def test_another_study_under_the_same_name_is_refused(options, files, capsys):
+    grid = files / "grid.yaml"
+    grid.write_text("grid: {ema_decay: [0.5]}")
+    assert main(["run", str(grid), *options, "--seeds", "0"]) == 0
+    assert main(["run", str(grid), *options, "--seeds", "0", "--max_seq_length", "9"]) == 2
+    assert "the study grid of this storage was begun otherwise: `max_seq_length` was None" in capsys.readouterr().err
+
+
+def test_options_are_taken_as_typed():
+    given = ["--max_steps", "3", "--use_cpu", "--eval_tasks", "sts12", "stsb", "--learning-rate=1e-5"]
+    assert parse_options(given) == {
+        "max_steps": "3",
+        "use_cpu": True,
+        "eval_tasks": ["sts12", "stsb"],
+        "learning_rate": "1e-5",
+    }
+
+
+def test_results_of_trials_stand_in_their_folders(options, files):
+    grid = files / "grid.yaml"
+    grid.write_text("grid: {ema_decay: [0.5]}")
+    main(["run", str(grid), *options, "--seeds", "4"])
+    (result,) = (files / "study" / "grid").rglob("result.json")
+    assert json.loads(result.read_text())["seed"] == 4

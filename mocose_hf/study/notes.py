@@ -175,7 +175,8 @@ def _trials(made: Analysis) -> list[str]:
     ]
     if made.foreign:
         labels = ", ".join(dict.fromkeys(_quoted(trial.cell) for trial in made.foreign))
-        lines.append(f"Left out, as the study has no such cell: {len(made.foreign)} trials of {labels}.")
+        plural = "s" * (len(made.foreign) > 1)
+        lines.append(f"Left out, as the study has no such cell: {len(made.foreign)} trial{plural} of {labels}.")
     return lines
 
 

@@ -104,15 +104,14 @@ def _study_files(made: Analysis) -> dict[str, bytes]:
 
 def _earlier(folder: Path) -> set[str]:
     """Return the names of the files that earlier reports wrote into the folder."""
+    place = folder / WRITTEN
     try:
-        names = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))["files"]
+        names = json.loads(place.read_text(encoding="utf-8"))["files"]
+        return {name for name in names if Path(name).name == name}
     except FileNotFoundError:
         return set()
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / WRITTEN}: is not as a report writes it; move it away or name another folder."
-        ) from error
-    return {name for name in names if isinstance(name, str) and Path(name).name == name}
+        raise InputError(f"{place}: is not as a report writes it; move it away or name another folder.") from error
 
 
 def _check_free(folder: Path, made: Mapping[str, bytes], earlier: set[str]) -> None:

@@ -21,6 +21,7 @@ from mocose_hf.study.statistics import (
     noise_floor,
     outlying_spread,
     paired_test,
+    pooled_p,
     spread_of_equal_means,
     summary,
 )
@@ -134,6 +135,20 @@ def test_the_noise_floor_of_two_cells_is_that_of_the_unpaired_test():
     assert noise_floor([first, second]).smallest_difference == pytest.approx((interval.high - interval.low) / 2)
 
 
+def test_the_pooled_test_of_two_cells_is_the_unpaired_test():
+    first, second = [70.1, 70.9, 71.3], [71.0, 72.2]
+    p = pooled_p(summary(first), summary(second), noise_floor([first, second]))
+    assert p == pytest.approx(stats.ttest_ind(first, second).pvalue)
+
+
+def test_the_pooled_test_takes_its_noise_from_all_cells():
+    """A single seed can be tested; t = 2 / (1 · √(1 + 1/2)) with the degrees of freedom of the study."""
+    floor = noise_floor([[70.0, 71.0, 72.0], [60.0, 61.0, 62.0]])
+    p = pooled_p(Summary(1, 73.0, None), Summary(2, 71.0, 0.3), floor)
+    assert p == pytest.approx(2 * stats.t.sf(2 / math.sqrt(1.5), 4))
+    assert pooled_p(Summary(1, 73.0, None), Summary(2, 71.0, 0.0), noise_floor([[1.0, 1.0]])) is None
+
+
 def test_single_seeds_have_no_noise_floor():
     assert noise_floor([]) is None
     assert noise_floor([[70.0], [71.0], []]) is None
@@ -205,6 +220,11 @@ def test_cells_are_tested_against_the_default_as_one_family():
     assert made.default.verdict == ""
     tested = [outcome for outcome in made.cells if outcome.adjusted_p is not None]
     assert len(tested) == 7  # of ten: the default, one with a single seed and one without are not
+    pooled = [outcome for outcome in made.cells if outcome.pooled_p is not None]
+    assert len(pooled) == 8
+    p_values = [pooled_p(outcome.score, made.default.score, made.floor) for outcome in pooled]
+    assert [outcome.pooled_p for outcome in pooled] == pytest.approx(holm(p_values))
+    assert [outcome.pooled_verdict for outcome in pooled[:2]] == [BELOW, NOT_TOLD_APART]
     assert [o.adjusted_p for o in tested] == pytest.approx(holm([o.test.p for o in tested]))
     assert outcomes[NASTY].verdict == BELOW
     assert outcomes["η = 0.75"].verdict == "not tested: one common seed"

@@ -361,7 +361,10 @@ def test_the_log_gets_the_latest_figures_since_its_last_line(tmp_path, tokenizer
 
 
 KILLS = {
-    "between two lines of the log": ({"logging_steps": 5}, [(6,)]),
+    "between a look and a line of the log": (
+        {"queue_telemetry_steps": 4, "save_steps": 5, "logging_steps": 7},
+        [(7,)],
+    ),
     "twice from one checkpoint": ({}, [(6,), (5,)]),
     "before the first checkpoint": ({}, [(3,)]),
     "inside accumulation": (
@@ -378,7 +381,10 @@ def test_a_run_that_was_killed_ends_with_the_same_file(tmp_path, tokenizer, fiel
     broken = run_with_kills(tmp_path / "broken", tokenizer, kills, reseed=kills != [(3,)], **fields)
     first, second = ((tmp_path / name / LINES_FILE).read_bytes() for name in ("whole", "broken"))
     assert first == second
-    assert [line["step"] for line in lines_of(tmp_path / "whole")] == list(range(2, whole.state.max_steps + 1, 2))
+    every = fields["queue_telemetry_steps"]
+    assert [line["step"] for line in lines_of(tmp_path / "whole")] == [
+        step for step in range(1, whole.state.max_steps + 1) if step % every == 0
+    ]
     logs = [[{n: line.get(n) for n in LOGGED} for line in run.state.log_history] for run in (whole, broken)]
     assert logs[0] == logs[1]
 

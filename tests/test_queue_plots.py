@@ -94,6 +94,8 @@ def test_bins_of_few_sampled_keys_are_drawn_as_one_dot():
     age, drift = (2 * 1.5 + 6 * 3.5) / 8, (2 * 0.9 + 6 * 0.8) / 8
     (_, (found_age, found_drift)) = points(made["Drift of the keys"])
     assert (found_age, found_drift) == (pytest.approx(age), pytest.approx(drift))
+    oldest = panels([record(7, sampled_by_age=[2, 6, 4])])
+    assert points(oldest["Drift of the keys"])[-1] == (5.5, pytest.approx(0.7))
     alone = panels([record(7, sampled_by_age=[1, 1, 0], batch_key_drift=None, key_drift_by_age=[0.9, 0.7, None])])
     assert points(alone["Drift of the keys"]) == [(2.5, pytest.approx(0.8))]
 

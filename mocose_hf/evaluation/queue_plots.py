@@ -130,7 +130,7 @@ def _drift_by_age(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
         if keys >= _LEAST_KEYS:
             points.append((age / keys, drift / keys))
             age = drift = keys = 0.0
-    if keys and len(points) < 2:
+    if keys >= _LEAST_KEYS / 2 or (keys and len(points) < 2):  # the oldest, and fewer than the others
         points.append((age / keys, drift / keys))
     ages, values = np.asarray(points, dtype=float).reshape(-1, 2).T
     return ages, values
@@ -161,7 +161,7 @@ def _draw_uniform_share(axes: "Axes", record: Mapping) -> None:
         options = {"color": INK, "linestyle": "--", "linewidth": 1.2}
         axes.plot(ages, np.where(rows > 0, rows, np.nan) / record["negatives"], label="All pulling alike", **options)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _colours(count: int):

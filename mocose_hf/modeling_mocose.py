@@ -345,10 +345,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         config = self.config
         all_keys = gather_rows_with_gradient(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        negatives = self.queue.rows  # (K, D)
-        bias = self.queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
-        if config.queue_centroids:
-            negatives, bias = find_centroids(negatives, bias, config.queue_centroids)  # (N, D), (N,)
+        negatives, bias = self.negatives()  # (N, D), (N,)
         ids = None
         if config.mask_same_sentence:
             if sentence_ids is None:
@@ -372,6 +369,19 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             key_embeddings=keys,
             sentence_ids=sentence_ids,
         )
+
+    def negatives(self) -> tuple[Tensor, Tensor]:
+        """Return what of the queue serves as negatives under the policies of the configuration.
+
+        Returns:
+            The slots or, with `queue_centroids`, their centroids, (N, D), and what is added to the logits of each,
+            (N,) float32, −∞ for what is no negative.
+        """
+        config = self.config
+        bias = self.queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
+        if config.queue_centroids:
+            return find_centroids(self.queue.rows, bias, config.queue_centroids)
+        return self.queue.rows, bias
 
     def encode_queries(self, *view, **named) -> Tensor:
         """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32.

@@ -5,8 +5,9 @@ from importlib import import_module
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.encoder_mocose import MoCoSEModel
 from mocose_hf.losses import info_nce_loss
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEModel
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance, update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.version import __version__

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from mocose_hf.branches import View
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEModel
+from mocose_hf.encoder_mocose import MoCoSEModel
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.negative_queue import NegativeQueue
 
 EMA_STEPS = 15_000

@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from mocose_hf.branches import View
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEModel
+from mocose_hf.encoder_mocose import MoCoSEModel
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 
 OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")

@@ -13,7 +13,7 @@ from mocose_hf.study.analysis import analyse
 from mocose_hf.study.csv_files import summary_csv, trials_csv
 from mocose_hf.study.markup import latex, latex_table, markdown_table, study_latex, study_markdown
 from mocose_hf.study.notes import notes
-from mocose_hf.study.statistics import Summary
+from mocose_hf.study.seed_statistics import Summary
 from mocose_hf.study.tables import Entry, cell_table, grid_table, mean_text, number, p_text, signed, study_table
 
 DECAY, QUEUE = analyse(*decay_study()), analyse(*queue_study())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mocose_hf.study.declarations import Cell, Study
 from mocose_hf.study.results import SCORE, STATES, TrialResult
-from mocose_hf.study.statistics import (
+from mocose_hf.study.seed_statistics import (
     CONFIDENCE,
     Agreement,
     NoiseFloor,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, Analysis, CellOutcome
 from mocose_hf.study.results import SCORE
-from mocose_hf.study.statistics import first_step_ratio, spread_of_equal_means
+from mocose_hf.study.seed_statistics import first_step_ratio, spread_of_equal_means
 from mocose_hf.study.tables import average_title, number
 
 CAUTIONS = (

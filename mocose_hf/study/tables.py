@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mocose_hf.study.analysis import ABOVE, BELOW, Analysis, CellOutcome, num_test_sets
 from mocose_hf.study.results import SCORE
-from mocose_hf.study.statistics import Summary
+from mocose_hf.study.seed_statistics import Summary
 
 NOTHING = "–"
 _MINUS = "−"

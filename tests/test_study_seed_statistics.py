@@ -11,7 +11,7 @@ from study_results import NASTY, complete, decay_study
 
 from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, analyse, num_test_sets
-from mocose_hf.study.statistics import (
+from mocose_hf.study.seed_statistics import (
     Agreement,
     PairedTest,
     Summary,

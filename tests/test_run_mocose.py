@@ -425,7 +425,7 @@ def test_ctrl_c_outside_training_ends_with_one_line(command, monkeypatch, capsys
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_mocose, "read_sentences", interrupted)
+    monkeypatch.setattr(run_mocose, "read_training_sentences", interrupted)
     command(code=130)
     assert capsys.readouterr().err.splitlines()[-1].startswith("run_mocose.py: ended at once by Ctrl-C")
 

@@ -23,6 +23,7 @@ from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.study.declarations import BASELINE
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.tfidf import TfidfModel
+from mocose_hf.text_augmentation import build_key_augmentation
 
 RESULT_FILE = "result.json"
 
@@ -70,9 +71,19 @@ class TrialRunner:
                 raise InputError("--train_file or --dataset_name is needed: the sentences to train on.")
             if not parsed.develops:
                 raise InputError("--senteval_dir or --validation_file is needed: a study compares development scores.")
-            self._sentences(parsed)
-            self._pairs(parsed)
-            self._tasks(parsed)
+            self._read_all(label, parsed)
+
+    def _read_all(self, label: str, options: Options) -> None:
+        """Read what a cell shares with others, and what only the augmentation of its text asks for."""
+        self._sentences(options)
+        self._pairs(options)
+        self._tasks(options)
+        training = options.training
+        if training.key_augmentation is not None:
+            try:
+                build_key_augmentation(training.key_augmentation, training.key_augmentation_rate)
+            except ValueError as error:
+                raise InputError(f"{self._study}, cell {label}: {one_line(error)}.") from error
 
     def data_sha256(self) -> str:
         """Return what tells the sentences that `check` read from others."""

@@ -109,3 +109,17 @@ def test_the_package_alone_does_not_load_what_the_study_adds():
     loaded = "any(name.startswith('mocose_hf.study') for name in sys.modules)"
     code = f"import sys, mocose_hf.trainer, mocose_hf.export; sys.exit({loaded})"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("mocose", {"stale_fgsm_epsilon"}),
+        ("released", set()),
+        ("simcse", {"stale_fgsm_epsilon", "queue_size", "num_predictor_layers", "ema_decay", "ema_schedule"}),
+    ],
+)
+def test_an_algorithm_knows_which_options_of_others_it_has_no_place_for(name, lacking):
+    options = {"stale_fgsm_epsilon", "queue_size", "num_predictor_layers", "ema_decay", "ema_schedule"}
+    options |= {"temperature", "learning_rate", "pooling_mode", "max_steps"}
+    assert {option for option in options if ALGORITHMS[name].lacks(option)} == lacking

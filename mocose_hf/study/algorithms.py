@@ -27,9 +27,10 @@ class Algorithm:
     arguments_left_out: tuple[str, ...] = ()
 
     def lacks(self, option: str) -> bool:
-        """Return whether an option of the paper's method has no place in this one."""
-        own = self.model.config_class.option_names()
-        return option in self.arguments_left_out or (option in MoCoSEConfig.option_names() and option not in own)
+        """Return whether an option is of another algorithm, or of the paper's, and has no place in this one."""
+        others = {name for kind in ALGORITHMS.values() for name in kind.model.config_class.option_names()}
+        of_others = others - set(self.model.config_class.option_names())
+        return option in self.arguments_left_out or option in of_others
 
     def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> MoCoSEForPreTraining:
         """Start a new training from an encoder, with the options of all algorithms as one command has them.

@@ -251,6 +251,18 @@ def test_another_study_under_the_same_name_is_refused(options, files, capsys):
     assert "the study grid of this storage was begun otherwise: `max_seq_length` was None" in capsys.readouterr().err
 
 
+def test_the_page_keeps_the_studies_of_earlier_commands(options, files, capsys):
+    for name, rate in (("first", "0.5"), ("second", "0.9")):
+        (files / f"{name}.yaml").write_text(f"question: The {name}?\ngrid: {{ema_decay: [{rate}]}}")
+        assert main(["run", str(files / f"{name}.yaml"), *options, "--seeds", "0"]) == 0
+    shown = capsys.readouterr().out.split("second: ema_decay")[-1]
+    page = (files / "study" / "index.html").read_text(encoding="utf-8")
+    assert "The first?" in page
+    assert "The second?" in page
+    assert "The second?" in shown
+    assert "The first?" not in shown
+
+
 def test_options_are_taken_as_typed():
     given = ["--max_steps", "3", "--use_cpu", "--eval_tasks", "sts12", "stsb", "--learning-rate=1e-5"]
     assert parse_options(given) == {

@@ -255,8 +255,11 @@ def test_a_search_goes_on_with_the_seeds_that_are_left(url, monkeypatch):
     assert sorted((r.seed, r.figures["dev_spearman"]) for r in store.results()) == [(0, 40.0), (1, 42.0)]
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/none/study.db", "postgresql://nobody@127.0.0.1:1/none"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "sqlite:////proc/none/study.db", "postgresql://nobody:secret@127.0.0.1:1/none"]
+)
 def test_a_storage_that_cannot_be_opened_is_told_in_one_line(url):
     with pytest.raises(InputError, match=r"--storage .*: cannot be opened \(.*\); give a URL") as told:
         open_storage(url)
     assert "\n" not in str(told.value)
+    assert "secret" not in str(told.value)

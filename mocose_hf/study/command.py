@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from optuna.storages import BaseStorage
 from transformers.utils import logging
 
 from mocose_hf.data import read_sentences
@@ -124,12 +125,12 @@ def list_studies(options: argparse.Namespace, rest: list[str]) -> int:
         rows = [[study.name, str(len(study.cells)), study.source, study.question] for study in NAMED_STUDIES.values()]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         for name, cells, source, question in rows:
-            print(f"{name:<{widths[0]}}  {cells:>{widths[1]}} cells  {source:<{widths[2]}}  {question}")
+            _say(f"{name:<{widths[0]}}  {cells:>{widths[1]}} cells  {source:<{widths[2]}}  {question}")
         return 0
     for study in (_study(name) for name in options.studies):
         if isinstance(study, Search):
             raise InputError(f"{study.name} is a search, which has no cells before it is run; name a study.")
-        print(f"{text_table(_cell_table(study))}\n")
+        _say(f"{text_table(_cell_table(study))}\n")
     return 0
 
 
@@ -151,8 +152,7 @@ def run_studies(options: argparse.Namespace, rest: list[str]) -> int:
     for worker in workers:
         worker.prepare(options.retry_failed)
     results = [worker.work() for worker in workers]
-    made = [(_declared(store, of_study), of_study) for store, of_study in zip(stores, results, strict=True)]
-    _report(Path(options.output_dir), made, common)
+    _report(Path(options.output_dir), storage, shown=[study.name for study in studies])
     states = [result.state for of_study in results for result in of_study]
     if "running" in states:
         _say(f"{states.count('running')} trials are still run by other workers, the last of which reports on all.")
@@ -174,14 +174,7 @@ def report_studies(options: argparse.Namespace, rest: list[str]) -> int:
     unknown = [name for name in options.studies if name not in there]
     if unknown:
         raise InputError(f"{unknown[0]}: is not in the storage, which has {', '.join(there) or 'no study'}.")
-    made, common = [], {}
-    for name in options.studies or there:
-        store = TrialStore(storage, name)
-        store.load()
-        common = {name: value for name, value in store.run().items() if isinstance(value, str)}
-        results = store.results()
-        made.append((_declared(store, results), results))
-    _report(folder, made, common)
+    _report(folder, storage, shown=options.studies or there, only=options.studies)
     return 0
 
 
@@ -198,7 +191,7 @@ def solve_distance(options: argparse.Namespace, rest: list[str]) -> int:
         for found in settings
     ]
     head = ["--ema_decay", "--queue_size", "d_trace", "the sentences"]
-    print(text_table((f"d_trace = {options.d_trace:g} at batches of {options.batch_size}", head, rows)))
+    _say(text_table((f"d_trace = {options.d_trace:g} at batches of {options.batch_size}", head, rows)))
     return 0
 
 
@@ -262,12 +255,26 @@ def _declared(store: TrialStore, results: list[TrialResult]) -> Study:
     return as_study(kept["name"], kept["title"], kept["question"], results)
 
 
-def _report(folder: Path, made: list[tuple[Study, list[TrialResult]]], common: dict[str, object]) -> None:
-    facts = {name.replace("_", " "): str(value) for name, value in common.items()}
-    written = write_report(folder, made, description=facts)
-    for path in written:
-        if path.suffix == ".md":
-            print(f"\n{path.read_text(encoding='utf-8')}")
+def _report(folder: Path, storage: BaseStorage, shown: Sequence[str], only: Sequence[str] = ()) -> None:
+    """Write the report of a storage's studies, and print the tables of some.
+
+    Args:
+        folder: Where to.
+        storage: The storage.
+        shown: Names of those to print.
+        only: Names of those to report; all of the storage where there is none.
+    """
+    made, common = [], []
+    for name in only or study_names(storage):
+        store = TrialStore(storage, name)
+        store.load()
+        results = store.results()
+        made.append((_declared(store, results), results))
+        common.append({(option, value) for option, value in store.run().items() if isinstance(value, str)})
+    facts = {option.replace("_", " "): value for option, value in sorted(set.intersection(*common))} if common else {}
+    for path in write_report(folder, made, description=facts):
+        if path.suffix == ".md" and path.stem in shown:
+            _say(f"\n{path.read_text(encoding='utf-8')}")
     _say(f"Report: {folder / 'index.html'}")
 
 

@@ -70,8 +70,10 @@ def open_storage(url: str) -> BaseStorage:
         InputError: Where it cannot be opened.
     """
     optuna_logging.set_verbosity(optuna_logging.ERROR)
+    shown = url
     try:
         parsed = make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def open_storage(url: str) -> BaseStorage:
             _make_transactions_whole(storage.engine)
     except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
         raise InputError(
-            f"--storage {url}: cannot be opened ({one_line(error)}); give a URL such as sqlite:///runs/study.db."
+            f"--storage {shown}: cannot be opened ({one_line(error)}); give a URL such as sqlite:///runs/study.db."
         ) from error
     return storage
 

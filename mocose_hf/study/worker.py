@@ -111,16 +111,16 @@ class Worker:
 
     def _runnable(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return the cells that are wanted, but for optional ones that cannot be run here, which are told."""
-        kept = []
-        for cell in cells:
-            if self._wanted is not None and cell.label not in self._wanted:
-                continue
-            try:
-                self._runner.check({cell.label: cell.options} if cell.optional else {})
-                kept.append(cell)
-            except InputError as error:
-                self._say(f"Left out: {error}")
-        return kept
+        wanted = [cell for cell in cells if self._wanted is None or cell.label in self._wanted]
+        return [cell for cell in wanted if not cell.optional or self._can_run(cell)]
+
+    def _can_run(self, cell: Cell) -> bool:
+        try:
+            self._runner.check({cell.label: cell.options})
+        except InputError as error:
+            self._say(f"Left out: {error}")
+            return False
+        return True
 
     def _in_common(self) -> dict[str, object]:
         """Return what all workers of this study must have in common; a search also its space."""

@@ -73,18 +73,6 @@ class TrialRunner:
                 raise InputError("--senteval_dir or --validation_file is needed: a study compares development scores.")
             self._read_all(label, parsed)
 
-    def _read_all(self, label: str, options: Options) -> None:
-        """Read what a cell shares with others, and what only the augmentation of its text asks for."""
-        self._sentences(options)
-        self._pairs(options)
-        self._tasks(options)
-        training = options.training
-        if training.key_augmentation is not None:
-            try:
-                build_key_augmentation(training.key_augmentation, training.key_augmentation_rate)
-            except ValueError as error:
-                raise InputError(f"{self._study}, cell {label}: {one_line(error)}.") from error
-
     def data_sha256(self) -> str:
         """Return what tells the sentences that `check` read from others."""
         return ",".join(sentences.sha256 for what, sentences in self._read.items() if what[0] == "sentences")
@@ -127,6 +115,18 @@ class TrialRunner:
     def folder_of(self, cell: str, seed: int) -> Path:
         """Return the folder of a trial."""
         return self._folder / _as_file_name(cell) / f"seed-{seed}"
+
+    def _read_all(self, label: str, options: Options) -> None:
+        """Read what a cell shares with others, and what only the augmentation of its text asks for."""
+        self._sentences(options)
+        self._pairs(options)
+        self._tasks(options)
+        training = options.training
+        if training.key_augmentation is not None:
+            try:
+                build_key_augmentation(training.key_augmentation, training.key_augmentation_rate)
+            except ValueError as error:
+                raise InputError(f"{self._study}, cell {label}: {one_line(error)}.") from error
 
     def _parse(self, cell: str, options: Mapping[str, object], seed: int) -> Options:
         """Return the options of a cell, over those of all cells for which its algorithm has a place."""

@@ -185,14 +185,16 @@ def test_a_trial_claimed_by_a_worker_that_died_at_once_is_found(url, monkeypatch
 
 def take_all(url: str, taken, barrier) -> None:
     store = TrialStore(open_storage(url), "grid")
-    barrier.wait()
+    barrier.wait(timeout=120)
     store.describe({"options": "x"}, {})
     keys = [("a", (seed,)) for seed in range(8)]
     store.enter(keys, CELLS)
-    while (claim := store.claim()) is not None:
+    claim = store.claim()
+    barrier.wait(timeout=120)  # each holds a trial while the other takes one
+    while claim is not None:
         taken.put((os.getpid(), claim.seeds))
-        time.sleep(0.01)
         store.record(claim, complete(claim))
+        claim = store.claim()
 
 
 def test_two_workers_that_start_at_once_share_all_trials_and_run_none_twice(url):

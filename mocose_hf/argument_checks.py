@@ -34,7 +34,8 @@ _RANGES = (
     (
         "is a number, 0 or above",
         lambda value: 0 <= value < math.inf,
-        "embedding_noise fgsm_epsilon learning_rate max_grad_norm neftune_noise_alpha warmup_steps weight_decay",
+        "embedding_noise fgsm_epsilon head_learning_rate learning_rate max_grad_norm neftune_noise_alpha warmup_steps "
+        "weight_decay",
     ),
     (
         "is a number above 0",

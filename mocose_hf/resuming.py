@@ -40,6 +40,7 @@ _ARGUMENTS = (
     "fgsm_epsilon",
     "fp16",
     "gradient_accumulation_steps",
+    "head_learning_rate",
     "key_augmentation",
     "key_augmentation_rate",
     "learning_rate",

@@ -20,6 +20,7 @@ from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.finite_watch import FiniteWatch
+from mocose_hf.head_rate import give_heads_a_rate
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import check_space
@@ -30,7 +31,7 @@ from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
 from mocose_hf.text_augmentation import TextAugmentation
 from mocose_hf.training_args import MoCoSETrainingArguments
-from mocose_hf.training_checks import check_arguments, check_model, make_augmentation, prepare_data
+from mocose_hf.training_checks import check_arguments, check_model, check_optimizer, make_augmentation, prepare_data
 
 logger = logging.get_logger(__name__)
 
@@ -82,6 +83,7 @@ class MoCoSETrainer(Trainer):
         train_dataset, data_collator = prepare_data(
             train_dataset, data_collator, args, processing_class, model, key_augmentation
         )
+        check_optimizer(args, **options)
         super().__init__(
             model=model,
             args=args,
@@ -153,6 +155,14 @@ class MoCoSETrainer(Trainer):
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             require_complete(self.state.best_model_checkpoint)
         return output
+
+    def create_optimizer(self, model=None):
+        """Build the optimizer as `Trainer` does, with groups of the heads' own where they have a rate of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.head_learning_rate is not None:
+            give_heads_a_rate(optimizer, self.model, self.args.head_learning_rate)
+        return optimizer
 
     def get_train_dataloader(self):
         """Return the loader of `Trainer`; its workers live on when a signal goes to the whole process group."""

@@ -146,6 +146,13 @@ class MoCoSETrainingArguments(TrainingArguments):
         default=3e-5,
         metadata={"help": "Peak learning rate of AdamW (paper: 3e-5 for BERT-base, 1e-5 for BERT-large)."},
     )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of what is new over the encoder: pooler, projection head and predictor; "
+            "learning_rate where not given (paper: the same)."
+        },
+    )
     per_device_train_batch_size: int = field(
         default=64, metadata={"help": "Sentences per device and forward (paper: 64 for BERT-base, 32 for BERT-large)."}
     )

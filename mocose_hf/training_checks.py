@@ -64,6 +64,15 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     check_model(model)
 
 
+def check_optimizer(args, optimizers=(None, None), **options) -> None:
+    """Raise a `ValueError` where a trainer is given an optimizer that its arguments would have to change."""
+    if args.head_learning_rate is not None and optimizers[0] is not None:
+        raise ValueError(
+            "`head_learning_rate` is for the optimizer that the trainer builds; leave it out, or give your own "
+            "optimizer groups of parameters."
+        )
+
+
 def bfloat16_slowdown(size: int = 256, repeats: int = 3) -> float:
     """Return how many times longer the CPU takes for a product of square matrices in bfloat16 than in float32.
 

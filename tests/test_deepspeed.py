@@ -73,7 +73,7 @@ class TestOnTwoProcesses:
         self.compare(runs, f"zero{stage}-{accumulation}", f"ddp-{accumulation}", stage)
 
     @pytest.mark.parametrize("stage", [1, 2, 3])
-    def test_each_stage_takes_the_fgsm_step_of_plain_ddp(self, runs, stage):
+    def test_each_stage_takes_the_fgsm_step_and_the_rates_of_plain_ddp(self, runs, stage):
         self.compare(runs, f"zero{stage}-fgsm", "ddp-fgsm", stage)
 
     @pytest.mark.parametrize(("name", "sharded"), [("shards-1", True), ("residents-1", False)])

@@ -193,7 +193,7 @@ def main(encoder_dir: str, output_dir: str) -> None:
     runs = Runs(encoder_dir, output_dir)
     for accumulation in (1, 2):
         runs.same_weights(f"ddp-{accumulation}", None, accumulation)
-    attack = {"fgsm_epsilon": 1e-3, "max_steps": 6}
+    attack = {"fgsm_epsilon": 1e-3, "head_learning_rate": 1e-3, "max_steps": 6}
     runs.same_weights("ddp-fgsm", None, 1, **attack)
     for stage in (1, 2, 3):
         for accumulation in (1, 2):

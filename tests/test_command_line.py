@@ -85,6 +85,7 @@ TRAINING = {
     "max_seq_length": ("16", 16),
     "padding_free": ("true", True),
     "learning_rate": ("1e-5", 1e-5),
+    "head_learning_rate": ("1e-3", 1e-3),
     "per_device_train_batch_size": ("3", 3),
     "num_train_epochs": ("2", 2.0),
     "weight_decay": ("0.125", 0.125),

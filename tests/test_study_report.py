@@ -17,8 +17,10 @@ from mocose_hf.study.report import PAGE, WRITTEN, write_report
 
 pytest.importorskip("matplotlib")
 
-DESCRIPTION = {"Encoder": "a <tiny> & random one", "Command": "python -m mocose_hf.study report out"}
+SHA256 = "0123456789abcdef" * 4
+SETTINGS = {"sentences": SHA256, "max_steps": "300", "encoder": "a <tiny> & random one", "cell a": {"ema_decay": "1"}}
 ENDINGS = (".csv", "_summary.csv", ".md", ".tex", ".png", ".svg")
+WITH_CURVES = ("collapse", "spectrum")
 VOID = {"meta", "img", "br"}
 
 
@@ -60,7 +62,15 @@ def small(name: str = "small", plot: str = "", score: float = 70.0) -> tuple[Stu
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> tuple[Path, list[Path]]:
     folder = tmp_path_factory.mktemp("study") / "new" / "report"
-    return folder, write_report(folder, all_studies(), description=DESCRIPTION)
+    return folder, write_report(folder, with_settings())
+
+
+def with_settings() -> list[tuple]:
+    return [(*both, SETTINGS | {"max_steps": str(number)}) for number, both in enumerate(all_studies(), start=300)]
+
+
+def endings(name: str) -> list[str]:
+    return [*ENDINGS[:4], *(["_curves.csv"] if name in WITH_CURVES else []), *ENDINGS[4:]]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +83,7 @@ def page(report) -> Page:
 
 def test_each_study_has_its_files_and_the_page_is_last(report):
     folder, paths = report
-    names = [f"{study.name}{ending}" for study, _ in all_studies() for ending in ENDINGS]
+    names = [f"{study.name}{ending}" for study, _ in all_studies() for ending in endings(study.name)]
     assert [path.name for path in paths] == [*names, PAGE]
     assert all(path.parent == folder and path.stat().st_size for path in paths)
     assert {path.name for path in folder.iterdir()} == {*names, PAGE, WRITTEN}
@@ -92,10 +102,10 @@ def test_the_files_hold_the_study(report):
 
 
 def test_the_same_results_give_the_same_bytes(report, tmp_path):
-    write_report(tmp_path, all_studies(), description=DESCRIPTION)
+    write_report(tmp_path, with_settings())
     first = contents(tmp_path)
     assert first == contents(report[0])
-    write_report(tmp_path, all_studies(), description=DESCRIPTION)
+    write_report(tmp_path, with_settings())
     assert contents(tmp_path) == first
 
 
@@ -134,7 +144,7 @@ def test_the_page_needs_nothing_beside_it(report, page):
 def test_links_lead_somewhere(report, page):
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     hrefs = [attributes["href"] for attributes in page.all("a")]
-    assert len(hrefs) == len(set(hrefs)) == 4 + 4 * 6
+    assert len(hrefs) == len(set(hrefs)) == 4 + 4 * 6 + 2
     for href in hrefs:
         assert href[1:] in ids if href.startswith("#") else (report[0] / href).is_file()
     assert len(ids) == sum("id" in attributes for _, attributes in page.tags)
@@ -150,7 +160,7 @@ def test_plots_are_in_the_page_and_named(report, page):
 
 def test_the_page_says_what_the_tables_say(page):
     text = "".join(page.text)
-    for part in (*DESCRIPTION.values(), NASTY, "How slow should the target be?", "Noise floor", "27"):
+    for part in (NASTY, "How slow should the target be?", "Noise floor", "27"):
         assert part in text
     assert "Failed: “η = 0.75”, seed 42: the disk | is full <now> & 100%." in text
     assert "“Not told apart” does not mean equal" in text
@@ -168,15 +178,78 @@ def test_each_row_of_a_table_has_all_its_cells(report):
     assert tables[1].count('class="default"') >= 4
 
 
+def test_each_study_says_what_it_was_run_with(report):
+    """In its own section: that the first took 300 steps stands where the others say theirs."""
+    text = (report[0] / PAGE).read_text(encoding="utf-8")
+    sections = re.findall(r'<section id=".*?</section>', text, re.DOTALL)
+    for steps, section in enumerate(sections, start=300):
+        assert f"<dt>max_steps</dt><dd>{steps}</dd>" in section
+        assert f"<dt>SHA-256 of the training sentences</dt><dd>{SHA256}</dd>" in section
+        assert "<dt>encoder</dt><dd>a &lt;tiny&gt; &amp; random one</dd>" in section
+        assert "<dt>cell a</dt>" not in section
+    assert "<dt>seeds</dt><dd>42, 43, 44</dd>" in sections[0]
+    assert "<dt>seeds</dt><dd>42, 43</dd>" in sections[1]
+    assert "<dt>learning_rate</dt><dd>3e-05</dd>" in sections[0]  # of the trials' own options
+    assert "<dt>η = 0.5</dt><dd>--ema_decay 0.5</dd>" in sections[0]
+    assert "<dt>ema_decay</dt>" not in sections[0]
+    assert "max_steps" not in text.partition("<section id=")[0]
+
+
+def test_markdown_and_latex_say_what_the_study_was_run_with(report):
+    text = (report[0] / "ema_decay.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("* Run with: "))
+    for part in (r"encoder a \<tiny\> \& random one", f"training sentences {SHA256}", "seeds 42, 43, 44"):
+        assert part in line
+    text = (report[0] / "ema_decay.tex").read_text(encoding="utf-8")
+    assert r"encoder a $<$tiny$>$ \& random one" in text
+    assert r"SHA-256 of the training sentences 0123456789ab\ldots{}; seeds 42, 43, 44" in text
+
+
 def test_control_characters_do_not_reach_the_page(tmp_path):
     study, results = small()
-    write_report(tmp_path, [(study, results)], description={"Data": "a\x00b\x1b[31mc"})
+    write_report(tmp_path, [(study, results, {"data": "a\x00b\x1b[31mc"})])
     assert b"ab[31mc" in (tmp_path / PAGE).read_bytes()
 
 
 def test_no_study_at_all_is_a_page(tmp_path):
     (path,) = write_report(tmp_path, [])
     Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_overview_counts_the_tests_that_there_are(report, tmp_path):
+    """Two single seeds are compared with nothing, so none of none was told apart."""
+    names = ("one", "two")
+    studies = [Study(name, name, "Why?", "", [Cell("a"), Cell("b")], plot="") for name in names]
+    results = [[complete(name, cell, 0, 70.0) for cell in "ab"] for name in names]
+    results[1] += [complete("two", "a", 1, 71.0), complete("two", "b", 1, 76.0)]
+    write_report(tmp_path, list(zip(studies, results, strict=True)))
+    overview = (tmp_path / PAGE).read_text(encoding="utf-8").partition("<h2>Overview</h2>")[2].partition("</table>")[0]
+    last = re.findall(r"<td>([^<]*)(?:<span class=\"below\">([^<]*)</span>)?</td></tr>", overview)
+    assert last == [("–", "–"), ("0 of 1", "0 of 1")]
+
+
+def test_a_plot_of_lines_is_told_by_where_they_end(page):
+    alternatives = [image["alt"] for image in page.all("img")]
+    assert "table below" in alternatives[0]
+    assert re.search(r"last evaluations of each cell: with predictor, 6\d\.\d\d; without", alternatives[2])
+    assert "singular value of each cell: start, 380.00 to 9.00; SimCSE, 260.00 to" in alternatives[3]
+
+
+def test_curves_and_singular_values_are_in_a_file(report):
+    lines = read_csv(report[0] / "collapse_curves.csv")
+    _, results = all_studies()[2]
+    points = [(trial.cell, str(trial.seed), step, score) for trial in results for step, score in trial.curve]
+    assert [(d["cell"], d["seed"], int(d["position"]), float(d["value"])) for d in lines] == points
+    assert {line["series"] for line in lines} == {"dev_spearman"}
+    lines = read_csv(report[0] / "spectrum_curves.csv")
+    assert [line["position"] for line in lines[:64]] == [str(index) for index in range(1, 65)]
+    assert float(lines[64]["value"]) == all_studies()[3][1][1].spectrum[0]
+    assert {line["series"] for line in lines} == {"singular_value"}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # A second report

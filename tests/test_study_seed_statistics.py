@@ -11,6 +11,7 @@ from study_results import NASTY, complete, decay_study
 
 from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, analyse, num_test_sets
+from mocose_hf.study.block_model import contrast
 from mocose_hf.study.seed_statistics import (
     Agreement,
     PairedTest,
@@ -18,11 +19,8 @@ from mocose_hf.study.seed_statistics import (
     agreement,
     first_step_ratio,
     holm,
-    noise_floor,
-    outlying_spread,
     paired_test,
-    pooled_p,
-    spread_of_equal_means,
+    spread_over_seeds,
     summary,
 )
 
@@ -113,79 +111,15 @@ def test_the_first_step_is_where_the_adjusted_p_is_just_below():
     assert 9 * stats.ttest_1samp(differences, 0).pvalue == pytest.approx(0.05)
 
 
-# The noise floor
+# The spread over seeds
 
 
-def test_the_noise_floor_by_hand():
+def test_the_spread_over_seeds_by_hand():
     """Variances 2 (1 degree), 1 (2 degrees) and 4 (2 degrees): (2 + 2 + 8) / 5."""
-    made = noise_floor([[1.0, 3.0], [4.0, 5.0, 6.0], [9.0, 11.0, 13.0], [70.0], []])
-    sd = math.sqrt(12 / 5)
-    assert made.sd == pytest.approx(sd)
-    assert made.degrees_of_freedom == 5
-    assert made.count == 3
-    assert made.smallest_difference == pytest.approx(2.570581835636314 * sd * math.sqrt(2 / 3))
-    assert (made.low, made.high) == pytest.approx(
-        (sd * math.sqrt(5 / 12.832501994030027), sd * math.sqrt(5 / 0.8312116134866625))
-    )
-
-
-def test_the_noise_floor_of_two_cells_is_that_of_the_unpaired_test():
-    first, second = [70.1, 70.9, 71.3], [71.0, 72.2, 71.1]
-    interval = stats.ttest_ind(first, second).confidence_interval(0.95)
-    assert noise_floor([first, second]).smallest_difference == pytest.approx((interval.high - interval.low) / 2)
-
-
-def test_the_pooled_test_of_two_cells_is_the_unpaired_test():
-    first, second = [70.1, 70.9, 71.3], [71.0, 72.2]
-    p = pooled_p(summary(first), summary(second), noise_floor([first, second]))
-    assert p == pytest.approx(stats.ttest_ind(first, second).pvalue)
-
-
-def test_the_pooled_test_takes_its_noise_from_all_cells():
-    """A single seed can be tested; t = 2 / (1 · √(1 + 1/2)) with the degrees of freedom of the study."""
-    floor = noise_floor([[70.0, 71.0, 72.0], [60.0, 61.0, 62.0]])
-    p = pooled_p(Summary(1, 73.0, None), Summary(2, 71.0, 0.3), floor)
-    assert p == pytest.approx(2 * stats.t.sf(2 / math.sqrt(1.5), 4))
-    assert pooled_p(Summary(1, 73.0, None), Summary(2, 71.0, 0.0), noise_floor([[1.0, 1.0]])) is None
-
-
-def test_single_seeds_have_no_noise_floor():
-    assert noise_floor([]) is None
-    assert noise_floor([[70.0], [71.0], []]) is None
-
-
-def test_of_equally_frequent_counts_the_smaller_is_said():
-    assert noise_floor([[1.0, 2.0], [1.0, 2.0, 3.0]]).count == 2
-    assert noise_floor([[1.0, 2.0], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]).count == 3
-
-
-def test_equal_means_spread_as_simulated():
-    figures = np.random.default_rng(0).normal(70, 0.5, size=(4000, 6, 3))
-    floor = noise_floor(figures[0].tolist())
-    in_sds = spread_of_equal_means(floor, [3] * 6) / floor.sd
-    sds = np.sqrt(figures.var(axis=2, ddof=1).mean(axis=1))
-    inside = np.ptp(figures.mean(axis=2), axis=1) <= in_sds * sds
-    assert inside.mean() == pytest.approx(0.95, abs=0.012)
-
-
-def test_of_two_means_the_spread_is_the_smallest_difference():
-    floor = noise_floor([[70.1, 70.9, 71.3], [71.0, 72.2, 71.1]])
-    assert spread_of_equal_means(floor, [3, 3]) == pytest.approx(floor.smallest_difference, rel=1e-4)
-
-
-def test_a_group_of_another_spread_stands_out():
-    calm = {str(i): [70.0, 70.1 + 0.01 * i, 70.3] for i in range(5)}
-    assert outlying_spread(calm) is None
-    assert outlying_spread(calm | {"wild": [30.0, 50.0, 70.0], "single": [3.0]}) == "wild"
-    assert outlying_spread({"a": [1.0, 1.1], "wild": [30.0, 70.0]}) is None
-    assert outlying_spread({"a": [1.0, 1.0], "b": [2.0, 2.0], "wild": [3.0, 7.0]}) == "wild"
-    assert outlying_spread({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [3.0, 3.0]}) is None
-
-
-def test_equal_groups_seldom_stand_out():
-    draw = np.random.default_rng(1)
-    found = [outlying_spread(dict(enumerate(draw.normal(size=(6, 3)).tolist()))) for _ in range(200)]
-    assert 0.01 < sum(name is not None for name in found) / 200 < 0.1
+    made = spread_over_seeds([[1.0, 3.0], [4.0, 5.0, 6.0], [9.0, 11.0, 13.0], [70.0], []])
+    assert made == pytest.approx(math.sqrt(12 / 5))
+    assert spread_over_seeds([]) is None
+    assert spread_over_seeds([[70.0], [71.0], []]) is None
 
 
 # Ranks
@@ -222,8 +156,8 @@ def test_cells_are_tested_against_the_default_as_one_family():
     assert len(tested) == 7  # of ten: the default, one with a single seed and one without are not
     pooled = [outcome for outcome in made.cells if outcome.pooled_p is not None]
     assert len(pooled) == 8
-    p_values = [pooled_p(outcome.score, made.default.score, made.floor) for outcome in pooled]
-    assert [outcome.pooled_p for outcome in pooled] == pytest.approx(holm(p_values))
+    assert [outcome.pooled for outcome in pooled] == [contrast(made.model, o.cell.label, "η = 0.85") for o in pooled]
+    assert [outcome.pooled_p for outcome in pooled] == pytest.approx(holm([o.pooled.p for o in pooled]))
     assert [outcome.pooled_verdict for outcome in pooled[:2]] == [BELOW, NOT_TOLD_APART]
     assert [o.adjusted_p for o in tested] == pytest.approx(holm([o.test.p for o in tested]))
     assert outcomes[NASTY].verdict == BELOW
@@ -241,12 +175,11 @@ def test_a_cell_above_the_default_is_said_so():
     assert analyse(Study(**vars(study) | {"default": "b"}), results).cells[0].verdict == BELOW
 
 
-def test_a_trial_that_is_not_there_waits():
+def test_a_trial_that_is_not_there_is_not_counted():
     study, results = decay_study()
     made = analyse(study, results)
-    assert made.num_trials == 30
     assert len(made.trials) == 27
-    assert {outcome.num_seeds for outcome in made.cells} == {3}
+    assert [outcome.num_seeds for outcome in made.cells] == [3] * 9 + [0]
 
 
 def test_unfinished_trials_and_figures_that_are_no_numbers_do_not_count():
@@ -277,21 +210,32 @@ def test_averages_over_fewer_test_sets_go_by_their_own_name():
     assert list(made.agreements) == []
 
 
-def test_a_cell_of_another_spread_is_named():
+def test_a_cell_of_larger_noise_is_named():
     study = Study("s", "S", "?", "", [Cell(row) for row in "abcd"])
-    results = [complete("s", row, seed, 70 + 0.1 * seed) for row in "abc" for seed in range(3)]
-    assert analyse(study, results).widest is None
+    draw = random.Random(4)
+    results = [complete("s", row, seed, 70 + seed + draw.gauss(0, 0.1)) for row in "abc" for seed in range(3)]
+    calm = analyse(study, results)
+    assert calm.widest is None
     results += [complete("s", "d", seed, 30 + 20.0 * seed) for seed in range(3)]
     label, floor = analyse(study, results).widest
     assert label == "d"
-    assert floor.sd == pytest.approx(0.1)
+    assert floor == calm.floor
+
+
+def test_the_spread_over_seeds_holds_what_all_cells_share_and_the_noise_floor_does_not():
+    study = Study("s", "S", "?", "", [Cell(row) for row in "abc"])
+    draw = random.Random(5)
+    results = [complete("s", row, seed, 70 + 3 * seed + draw.gauss(0, 0.1)) for row in "abc" for seed in range(3)]
+    made = analyse(study, results)
+    assert made.spread > 2.9
+    assert made.floor.sd < 0.2
 
 
 def test_trials_of_other_cells_are_kept_apart():
     study = Study("s", "S", "?", "", [Cell("a")])
     made = analyse(study, [complete("s", "a", 1, 70.0), complete("s", "gone", 2, 70.0)])
     assert [trial.cell for trial in made.foreign] == ["gone"]
-    assert made.num_trials == 1
+    assert len(made.trials) == 1
 
 
 def test_what_cannot_be_is_refused():

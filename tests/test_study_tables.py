@@ -12,6 +12,7 @@ from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.analysis import analyse
 from mocose_hf.study.csv_files import summary_csv, trials_csv
 from mocose_hf.study.markup import latex, latex_table, markdown_table, study_latex, study_markdown
+from mocose_hf.study.named import NAMED_STUDIES
 from mocose_hf.study.notes import notes
 from mocose_hf.study.seed_statistics import Summary
 from mocose_hf.study.tables import Entry, cell_table, grid_table, mean_text, number, p_text, signed, study_table
@@ -59,7 +60,7 @@ def test_numbers_have_two_places_and_a_true_minus():
 def test_a_row_each_cell_with_paper_difference_and_test_sets():
     table = study_table(DECAY)
     assert [(entry.text, entry.below) for entry in table.head] == [
-        ("", ""),
+        ("Cell", ""),
         ("Paper", "Table 3"),
         ("Development pairs", "mean ± sd (seeds)"),
         ("Difference", "95 % CI"),
@@ -99,7 +100,7 @@ def test_the_default_is_marked_and_not_tested():
 
 def test_without_paper_and_test_sets_there_are_no_such_columns():
     table = study_table(analyse(*small_study([70.0, 71.0], [72.0, 73.5])))
-    assert [entry.text for entry in table.head] == ["", "Development pairs", "Difference", "p, paired", "Verdict"]
+    assert [entry.text for entry in table.head] == ["Cell", "Development pairs", "Difference", "p, paired", "Verdict"]
 
 
 def test_curves_have_the_last_evaluation_and_the_alarm():
@@ -122,7 +123,7 @@ def test_an_average_of_fewer_sets_says_of_how_many():
 
 def test_the_grid_has_ours_above_the_papers():
     table = study_table(QUEUE)
-    assert [entry.text for entry in table.head] == ["", "none", "¼", "½", "all"]
+    assert [entry.text for entry in table.head] == ["Cell", "none", "¼", "½", "all"]
     assert [row[0].text for row in table.rows] == ["K = 128", "K = 256", "K = 512", "K = 1024", "K = 4096"]
     default = texts(table)["K = 512"][1]
     assert default.is_default
@@ -151,6 +152,18 @@ def test_the_list_of_a_grids_cells_has_all_of_them():
     assert len(cell_table(QUEUE).rows) == 20
 
 
+def test_a_column_without_a_name_is_called_none():
+    cells = [Cell("none"), Cell("ε", "FGSM"), Cell("ε", "signs")]
+    table = grid_table(analyse(Study("s", "S", "?", "", cells), []))
+    assert [entry.text for entry in table.head] == ["Cell", "none", "FGSM", "signs"]
+    assert all(entry.text for study in (*NAMED_STUDIES.values(), QUEUE.study) for entry in heads(study))
+
+
+def heads(study) -> list[Entry]:
+    made = analyse(study, [])
+    return [*study_table(made).head, *cell_table(made).head]
+
+
 # Notes
 
 
@@ -160,17 +173,21 @@ def note(made, start: str) -> str:
 
 
 def test_the_notes_count_trials_and_give_reasons():
-    assert note(DECAY, "24 of 30") == "24 of 30 trials are complete, 1 failed, 1 running, 4 waiting."
+    assert note(DECAY, "24 of 27") == "24 of 27 trials are complete, 1 failed, 1 running, 1 waiting."
     assert note(DECAY, "Failed") == "Failed: “η = 0.75”, seed 42: the disk | is full <now> & 100%."
-    assert note(QUEUE, "38 of 40") == "38 of 40 trials are complete, 2 waiting."
+    assert note(QUEUE, "38 of 38") == "38 of 38 trials are complete."
+    assert note(QUEUE, "Without") == "Without a trial, as none was asked for: 1 of 20 cells."
 
 
 def test_the_notes_name_the_noise_floor_in_words():
     floor = DECAY.floor
     text = note(DECAY, "Noise floor")
-    assert f"standard deviation of {floor.sd:.2f} " in text
-    assert f"two means of {floor.count} seeds each is told from zero from {floor.smallest_difference:.2f} on" in text
-    assert "15 degrees of freedom" in text
+    assert text.startswith(
+        f"Noise floor: {floor.smallest_difference:.2f}, the smallest difference of two cells with 3 "
+    )
+    assert f"standard deviation of {floor.sd:.2f} (95 % CI {floor.low:.2f} to {floor.high:.2f}; 13 degrees" in text
+    assert "Assumed: a seed shifts all cells alike, and what is left is normal and of one size." in text
+    assert f"standard deviation of {DECAY.spread:.2f} (within" in note(DECAY, "Spread over seeds")
 
 
 def test_the_notes_compare_with_the_paper():
@@ -203,14 +220,41 @@ def test_the_spread_of_the_means_is_set_against_that_of_equal_cells():
 
 def test_a_cell_that_spreads_more_is_named():
     made = analyse(*small_study([70.0, 70.1, 70.2], [70.5, 70.4, 70.2], [30.0, 50.0, 71.2]))
-    assert "“c” spreads more than the others" in note(made, "The noise floor assumes")
+    assert "that of “c” is larger than that of the others beyond chance" in note(made, "The noise floor assumes")
     assert not any(line.startswith("The noise floor assumes") for line in notes(DECAY))
 
 
 def test_single_seeds_say_that_nothing_is_known():
     made = analyse(*small_study([70.0], [71.0]))
-    assert "No cell has two seeds, so nothing is known of the noise." in notes(made)
+    assert "No two trained cells share two seeds, so nothing is known of the noise of a comparison." in notes(made)
     assert not any(line.startswith("The means of") for line in notes(made))
+
+
+def test_interrupted_trials_are_said_to_be_taken_up():
+    study, results = small_study([70.0, 71.0])
+    results += [TrialResult("s", "a", seed, "interrupted") for seed in (2, 3)]
+    made = analyse(study, [*results, TrialResult("s", "a", 4, "running"), TrialResult("s", "a", 5, "waiting")])
+    expected = "2 of 6 trials are complete, 1 running, 2 interrupted, taken up by the next run, 1 waiting."
+    assert note(made, "2 of 6") == expected
+
+
+def test_only_trials_that_are_there_are_counted_and_what_was_left_out_is_named():
+    study, results = small_study([70.0, 71.0], [72.0, 73.0], [71.0, 71.0], [70.0, 70.0])
+    made = analyse(study, results[:4], left_out=["d"])
+    assert note(made, "4 of") == "4 of 4 trials are complete."
+    assert note(made, "Left out") == "Left out, as what it needs was not there: “d”."
+    assert note(made, "Without") == "Without a trial, as none was asked for: 1 of 4 cells."
+    assert not any(line.startswith(("Left out", "Without")) for line in notes(analyse(study, results)))
+
+
+def test_cells_that_are_not_trained_are_outside_the_range_and_said_to_be_judged_by_less():
+    study, results = small_study([70.0, 71.0, 72.0], [70.5, 71.5, 71.2], [71.0, 72.0, 70.2], [40.0])
+    without = note(analyse(study, results[:9]), "The means of")
+    study = Study(**vars(study) | {"cells": [*study.cells[:3], Cell("d", options={"baseline": "start"})]})
+    made = analyse(study, results)
+    assert note(made, "The means of the 3 trained cells") == without
+    assert "which favours training" in note(made, "Not trained: “d”.")
+    assert not any(line.startswith("Not trained") for line in notes(DECAY))
 
 
 def test_nothing_run_is_said_in_one_note():
@@ -242,21 +286,23 @@ def test_the_trials_csv_reads_back():
     assert {line["cell"] for line in lines} >= {NASTY}
 
 
-def test_the_trials_csv_has_the_options_that_vary():
+def test_the_trials_csv_has_all_options_those_that_are_alike_too():
     lines = list(csv.DictReader(io.StringIO(trials_csv(DECAY))))
     options = [name for name in lines[0] if name.startswith("option_")]
     assert options == ["option_ema_decay", "option_learning_rate", "option_symmetric"]
-    waiting = next(line for line in lines if line["state"] == "waiting")
-    assert waiting["option_ema_decay"] == "0.9"
     assert {line["option_symmetric"] for line in lines} == {"", "true"}
     grid = list(csv.DictReader(io.StringIO(trials_csv(QUEUE))))
     assert (grid[2]["row"], grid[2]["column"], grid[2]["option_part"]) == ("K = 256", "none", "none")
 
 
-def test_an_option_that_is_the_same_everywhere_is_left_out():
-    study, results = small_study([70.0], [71.0])
-    results = [TrialResult(**vars(trial) | {"options": {"lr": 1.0, "seed": trial.cell}}) for trial in results]
-    assert "option_" not in trials_csv(analyse(study, results))
+def test_a_trial_that_waits_has_the_options_that_it_will_be_run_with():
+    """The others' rate in place of the study's own, which the command line overrode, and its cell's own decay."""
+    study, results = decay_study()
+    study = Study(**vars(study) | {"options": {"learning_rate": 1e-3}})
+    lines = list(csv.DictReader(io.StringIO(trials_csv(analyse(study, results)))))
+    waiting = next(line for line in lines if line["state"] == "waiting")
+    assert (waiting["option_ema_decay"], waiting["option_symmetric"]) == ("0.9", "")
+    assert {line["option_learning_rate"] for line in lines} == {"3e-05"}
 
 
 def test_the_summary_csv_has_a_line_for_each_cell():
@@ -270,12 +316,16 @@ def test_the_summary_csv_has_a_line_for_each_cell():
     assert float(line["pooled_p_holm"]) == outcome.pooled_p
     assert (line["verdict"], line["pooled_verdict"]) == ("not told apart", "below the default")
     assert (line["is_default"], lines["η = 0.85"]["is_default"]) == ("false", "true")
-    counts = [lines["η = 0.75"][name] for name in ("seeds", "complete", "failed", "running", "waiting")]
-    assert counts == ["3", "1", "1", "1", "0"]
+    counts = [lines["η = 0.75"][name] for name in ("seeds", "complete", "failed", "running", "interrupted", "waiting")]
+    assert counts == ["3", "1", "1", "1", "0", "0"]
     assert [lines["never run"][name] for name in ("waiting", "dev_spearman_count", "dev_spearman_mean")] == [
-        "3",
+        "0",
         "0",
         "",
+    ]
+    pooled = outcome.pooled
+    assert [float(line[f"pooled_{name}"]) for name in ("difference", "low", "high", "p")] == [
+        *(pooled.difference, pooled.low, pooled.high, pooled.p)
     ]
 
 
@@ -287,10 +337,9 @@ def markdown_cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-@pytest.mark.parametrize("made", [DECAY, QUEUE], ids=["list", "grid"])
-def test_markdown_has_as_many_cells_in_each_line(made):
-    table = study_table(made)
-    cells = markdown_cells(study_markdown(made))
+@pytest.mark.parametrize("table", [study_table(DECAY), study_table(QUEUE)], ids=["list", "grid"])
+def test_markdown_has_as_many_cells_in_each_line(table):
+    cells = markdown_cells(markdown_table(table))
     assert {len(line) for line in cells} == {len(table.head)}
     assert len(cells) == len(table.rows) + 2
     assert cells[1] == ["---", *["---:"] * (len(table.head) - 1)]
@@ -306,8 +355,21 @@ def test_markdown_escapes_its_marks():
 def test_markdown_has_title_question_and_notes():
     text = study_markdown(DECAY)
     assert text.startswith("## EMA decay (Table 3)\n\nHow slow should the target be?\n\n| ")
-    assert "\n* 24 of 30 trials are complete" in text
+    assert "\n* 24 of 27 trials are complete" in text
     assert text.endswith("\n")
+
+
+def test_a_grid_is_followed_by_its_cells_with_their_tests():
+    """Which are what its marks are of; a study of one column has them in its table."""
+    text = study_markdown(QUEUE)
+    grid, cells = markdown_table(study_table(QUEUE)), markdown_table(cell_table(QUEUE))
+    assert 0 < text.index(grid) < text.index(cells)
+    assert "| K = 128, ¼ | " in cells
+    assert text.count("| Verdict |") == study_markdown(DECAY).count("| Verdict |") == 1
+    latexed = study_latex(QUEUE)
+    assert latexed.index(latex_table(study_table(QUEUE))) < latexed.index(latex_table(cell_table(QUEUE)))
+    assert re.findall(r"\\label\{(.*)\}", latexed) == ["tab:queue", "tab:queue-cells"]
+    assert re.findall(r"\\label\{(.*)\}", study_latex(DECAY)) == ["tab:ema-decay"]
 
 
 # LaTeX
@@ -334,7 +396,7 @@ def test_latex_is_closed_and_in_ascii(study):
     assert "\\begin{table}[htbp]\n" in text
     assert text.endswith("\\end{table}\n")
     for rule in ("toprule", "midrule", "bottomrule"):
-        assert text.count(f"\\{rule}\n") == 1
+        assert text.count(f"\\{rule}\n") == text.count("\\begin{table}")
 
 
 @pytest.mark.parametrize("made", [DECAY, QUEUE], ids=["list", "grid"])
@@ -365,6 +427,7 @@ def test_latex_has_as_many_columns_in_each_line(made):
         ("日 🙂", "[U+65E5] [U+1F642]"),
         ("two\nlines\tand", "two lines and"),
         ("cost: $5", r"cost: \$5"),
+        ("a/b", r"a/\allowbreak{}b"),
     ],
 )
 def test_latex_shows_any_text(text, written):

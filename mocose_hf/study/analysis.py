@@ -3,22 +3,29 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from mocose_hf.study.block_model import (
+    BlockModel,
+    Contrast,
+    NoiseFloor,
+    Scores,
+    contrast,
+    fit_blocks,
+    noise_floor,
+    outlying_cell,
+)
 from mocose_hf.study.declarations import Cell, Study
 from mocose_hf.study.results import SCORE, STATES, TrialResult
 from mocose_hf.study.seed_statistics import (
     CONFIDENCE,
     Agreement,
-    NoiseFloor,
     PairedTest,
     Summary,
     agreement,
     holm,
-    noise_floor,
-    outlying_spread,
     paired_test,
-    pooled_p,
+    spread_over_seeds,
     summary,
 )
 
@@ -35,16 +42,17 @@ class CellOutcome:
         cell: The cell as declared.
         is_default: Whether the others are tested against it.
         trials: Its trials, a seed each, in order of seeds.
-        num_seeds: Number of trials it has or will have: one for each seed of the study, one alone where no seed has
-            a say.
+        num_seeds: Number of its trials, complete or not; none of a cell that nobody asked for.
         scores: Finite `SCORE` of each complete trial by seed; the one score of a cell that is not trained under each.
         score: Their summary, None without any.
         test: Paired test against the default; None of the default itself and where one of both has no score.
         adjusted_p: Its p by Holm's method over the cells of the study, None without a p.
         verdict: `ABOVE`, `BELOW` or `NOT_TOLD_APART` by `adjusted_p`, "not tested: …", or "" where there is nothing
             to say.
-        pooled_p: p of the unpaired test against the default by the noise floor, by Holm's method over the cells.
-        pooled_verdict: The verdict by it, "" without it.
+        pooled: Difference to the default by the block model of all trained cells; None of and against a cell that is
+            not trained, and where the model tells none.
+        pooled_p: p of it by Holm's method over the cells, None without it.
+        pooled_verdict: The verdict by that, "" without it.
     """
 
     cell: Cell
@@ -56,12 +64,22 @@ class CellOutcome:
     test: PairedTest | None = None
     adjusted_p: float | None = None
     verdict: str = ""
+    pooled: Contrast | None = None
     pooled_p: float | None = None
     pooled_verdict: str = ""
 
     def figure(self, name: str) -> Summary | None:
         """Summarise a figure over the complete trials in which it is finite, None where there is none."""
         return summary(list(_finite(self.trials, name).values()))
+
+    def mean_spectrum(self) -> list[float]:
+        """Return the singular values, each the mean over complete trials; none without any, or where one is no number.
+
+        Where trials have different numbers of them, those that all have.
+        """
+        found = [trial.spectrum for trial in self.trials if trial.state == "complete" and trial.spectrum]
+        values = [math.fsum(of_index) / len(found) for of_index in zip(*found, strict=False)]
+        return values if all(map(math.isfinite, values)) else []
 
 
 @dataclass(frozen=True)
@@ -71,21 +89,29 @@ class Analysis:
     Args:
         study: The study as declared.
         cells: Its cells in order.
-        floor: Noise floor over the seeds of all cells, None where no cell has two seeds.
-        widest: Label of the cell that spreads more than the others beyond chance, and the noise floor without it;
-            None where there is no such cell.
+        spread: Spread over seeds: their standard deviation within trained cells, pooled; None without two seeds.
+        model: The block model of all trained cells.
+        floor: Its noise, None where no two trained cells share two seeds.
+        widest: Label of the cell whose noise is larger than that of the others beyond chance, and the noise floor
+            without it; None where there is no such cell.
         test_averages: Names of the averages over STS test sets that complete trials have, those of more sets first.
         agreements: Agreement of the paper's figures with ours, by the names of ours: `SCORE` and test averages.
         foreign: Trials of cells that the study does not have.
+        settings: What a storage says that all trials have in common, by name.
+        left_out: Labels of optional cells that could not be run where the study was.
     """
 
     study: Study
     cells: Sequence[CellOutcome]
+    spread: float | None
+    model: BlockModel
     floor: NoiseFloor | None
     widest: tuple[str, NoiseFloor] | None
     test_averages: Sequence[str]
     agreements: Mapping[str, Agreement]
     foreign: Sequence[TrialResult]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
     @property
     def default(self) -> CellOutcome:
@@ -98,23 +124,24 @@ class Analysis:
         return [trial for outcome in self.cells for trial in outcome.trials]
 
     @property
-    def num_trials(self) -> int:
-        """How many trials the study has when it is done, each cell with every seed."""
-        return sum(outcome.num_seeds for outcome in self.cells)
-
-    @property
     def has_columns(self) -> bool:
         """Whether its cells stand in a grid of rows and columns."""
         return any(outcome.cell.column for outcome in self.cells)
 
 
-def analyse(study: Study, results: Sequence[TrialResult]) -> Analysis:
+def analyse(
+    study: Study,
+    results: Sequence[TrialResult],
+    settings: Mapping[str, object] | None = None,
+    left_out: Sequence[str] = (),
+) -> Analysis:
     """Summarise, test and compare the trials of a study.
 
     Args:
         study: The study.
-        results: Its trials in any order and state; a seed of one cell is a seed of all, and a trial that is not there
-            is one that waits.
+        results: Its trials in any order and state, those that wait among them.
+        settings: What a storage says that all trials have in common, by name.
+        left_out: Labels of optional cells that could not be run where the study was.
 
     Raises:
         ValueError: Where a cell has a seed twice, or a trial a state that is none of `STATES`.
@@ -123,18 +150,22 @@ def analyse(study: Study, results: Sequence[TrialResult]) -> Analysis:
     labels = {cell.label for cell in study.cells}
     seeds = sorted({trial.seed for trial in results if trial.cell in labels})
     outcomes = [_outcome(study, cell, results, seeds) for cell in study.cells]
-    groups = {o.cell.label: list(o.scores.values()) for o in outcomes if not o.cell.is_fixed}
-    floor = noise_floor(groups.values())
-    outcomes = _with_verdicts(outcomes, floor)
+    scores = {outcome.cell.label: outcome.scores for outcome in outcomes if not outcome.cell.is_fixed}
+    model = fit_blocks(scores)
+    outcomes = _with_verdicts(outcomes, model)
     averages = _test_averages(outcomes)
     return Analysis(
         study=study,
         cells=outcomes,
-        floor=floor,
-        widest=_widest(groups),
+        spread=spread_over_seeds([list(of_seeds.values()) for of_seeds in scores.values()]),
+        model=model,
+        floor=noise_floor(model),
+        widest=_widest(scores),
         test_averages=averages,
         agreements=_agreements(outcomes, [SCORE, *averages]),
         foreign=[trial for trial in results if trial.cell not in labels],
+        settings=settings or {},
+        left_out=left_out,
     )
 
 
@@ -161,34 +192,35 @@ def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], seeds: Se
     score = summary(list(scores.values()))
     if cell.is_fixed:  # one score, which each seed of the others is compared with
         of_each = dict.fromkeys(seeds, score.mean) if score else {}
-        return CellOutcome(cell, is_default, trials, min(len(seeds), 1), of_each, score)
-    return CellOutcome(cell, is_default, trials, len(seeds), scores, score)
+        return CellOutcome(cell, is_default, trials, len(trials), of_each, score)
+    return CellOutcome(cell, is_default, trials, len(trials), scores, score)
 
 
-def _with_verdicts(outcomes: Sequence[CellOutcome], floor: NoiseFloor | None) -> list[CellOutcome]:
+def _with_verdicts(outcomes: Sequence[CellOutcome], model: BlockModel) -> list[CellOutcome]:
     """Test the cells against the default; all tests of one kind in the study are one family for Holm's method."""
     default = next(outcome for outcome in outcomes if outcome.is_default)
     others = [outcome for outcome in outcomes if default.scores and outcome.scores and not outcome.is_default]
     tests = {outcome.cell.label: paired_test(outcome.scores, default.scores) for outcome in others}
-    trained = [outcome for outcome in others if not (outcome.cell.is_fixed or default.cell.is_fixed)]
-    pooled = {o.cell.label: floor and pooled_p(o.score, default.score, floor) for o in trained}
-    adjusted = _adjusted({label: test.p for label, test in tests.items()})
-    pooled = _adjusted(pooled)
+    # The model has no cell that is not trained, so it tells nothing of one.
+    pooled = {outcome.cell.label: contrast(model, outcome.cell.label, default.cell.label) for outcome in others}
+    adjusted = _adjusted(tests)
+    pooled_p = _adjusted(pooled)
     return [
         replace(
             outcome,
             test=tests.get(outcome.cell.label),
             adjusted_p=adjusted.get(outcome.cell.label),
             verdict=_verdict(tests.get(outcome.cell.label), adjusted.get(outcome.cell.label)),
-            pooled_p=pooled.get(outcome.cell.label),
-            pooled_verdict=_pooled_verdict(outcome, default, pooled.get(outcome.cell.label)),
+            pooled=pooled.get(outcome.cell.label),
+            pooled_p=pooled_p.get(outcome.cell.label),
+            pooled_verdict=_pooled_verdict(pooled.get(outcome.cell.label), pooled_p.get(outcome.cell.label)),
         )
         for outcome in outcomes
     ]
 
 
-def _adjusted(p_values: Mapping[str, float | None]) -> dict[str, float]:
-    p_values = {label: p for label, p in p_values.items() if p is not None}
+def _adjusted(tests: Mapping[str, PairedTest | Contrast | None]) -> dict[str, float]:
+    p_values = {label: test.p for label, test in tests.items() if test is not None and test.p is not None}
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
@@ -198,8 +230,8 @@ def _verdict(test: PairedTest | None, adjusted_p: float | None) -> str:
     return f"not tested: {test.reason}" if adjusted_p is None else _in_words(test.difference, adjusted_p)
 
 
-def _pooled_verdict(outcome: CellOutcome, default: CellOutcome, adjusted_p: float | None) -> str:
-    return "" if adjusted_p is None else _in_words(outcome.score.mean - default.score.mean, adjusted_p)
+def _pooled_verdict(pooled: Contrast | None, adjusted_p: float | None) -> str:
+    return "" if pooled is None or adjusted_p is None else _in_words(pooled.difference, adjusted_p)
 
 
 def _in_words(difference: float, adjusted_p: float) -> str:
@@ -208,11 +240,11 @@ def _in_words(difference: float, adjusted_p: float) -> str:
     return ABOVE if difference > 0 else BELOW
 
 
-def _widest(groups: Mapping[str, Sequence[float]]) -> tuple[str, NoiseFloor] | None:
-    label = outlying_spread(groups)
+def _widest(scores: Scores) -> tuple[str, NoiseFloor] | None:
+    label = outlying_cell(scores)
     if label is None:
         return None
-    return label, noise_floor(group for other, group in groups.items() if other != label)
+    return label, noise_floor(fit_blocks({other: of for other, of in scores.items() if other != label}))
 
 
 def _test_averages(outcomes: Sequence[CellOutcome]) -> list[str]:

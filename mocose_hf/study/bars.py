@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mocose_hf.evaluation.drawing import COLOURS, INK, MARKERS, new_figure
 from mocose_hf.study.analysis import Analysis, CellOutcome
 from mocose_hf.study.panels import SCORE_LABEL, legend_below, near_limits, new_panels, plain
-from mocose_hf.study.tables import number
+from mocose_hf.study.tables import column_name, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +38,8 @@ def bars_figure(made: Analysis) -> "Figure | None":
     """Draw a group for each row and a bar for each column, beside them those of the paper.
 
     Bars begin at the default: a bar from 0 would hide what differs, one from anywhere else would be of no meaning.
-    Cells that are far from all others are drawn to the edge with their figure beside them. The grey band holds what
-    the noise floor cannot tell from the default.
+    Cells that are far from all others are drawn to the edge with their figure beside them. The grey band reaches the
+    noise floor to both sides of the default: the smallest difference that one comparison would tell.
 
     Returns:
         None where no cell has a score.
@@ -80,7 +80,7 @@ def _panel(axes: "Axes", figures: Mapping[str, float], default: str) -> _Panel:
 def _draw_ours(panel: _Panel, made: Analysis, places: Mapping[str, float], columns: Sequence[str]) -> None:
     axes = panel.axes
     inside = [panel.low, panel.high]
-    if panel.baseline is not None and made.floor is not None:
+    if _has_band(made):
         reach = made.floor.smallest_difference
         axes.axvspan(panel.baseline - reach, panel.baseline + reach, color="#EFEFEF", zorder=0, linewidth=0)
         inside += [panel.baseline - reach, panel.baseline + reach]
@@ -170,6 +170,11 @@ def _fill(number_of_column: int) -> dict[str, object]:
     }
 
 
+def _has_band(made: Analysis) -> bool:
+    """Whether the noise floor says something of comparisons with the default, which training alone gives seeds."""
+    return made.floor is not None and made.default.score is not None and not made.default.cell.is_fixed
+
+
 def _row_name(made: Analysis, row: str) -> str:
     is_default = not made.has_columns and row == made.study.default_label
     return plain(textwrap.fill(f"{row} (default)" if is_default else row, _LABEL_WIDTH))
@@ -182,13 +187,13 @@ def _legend(made: Analysis, columns: Sequence[str]) -> tuple[list, list[str]]:
     handles, names = [], []
     if made.has_columns:
         handles += [Patch(**_fill(i)) for i in range(len(columns))]
-        names += columns
+        names += map(column_name, columns)
     if made.default.score is not None or made.default.cell.paper is not None:
         handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle="--"))
         names.append(f"default: {made.study.default_label}")
     handles.append(Line2D([], [], color=INK, marker="o", markerfacecolor="white", markersize=4, linestyle=""))
     names.append("a seed")
-    if made.floor is not None and made.default.score is not None:
+    if _has_band(made):
         handles.append(Patch(color="#EFEFEF"))
         names.append("within the noise floor")
     return handles, names

@@ -264,15 +264,13 @@ def _report(folder: Path, storage: BaseStorage, shown: Sequence[str], only: Sequ
         shown: Names of those to print.
         only: Names of those to report; all of the storage where there is none.
     """
-    made, common = [], []
+    made = []
     for name in only or study_names(storage):
         store = TrialStore(storage, name)
         store.load()
         results = store.results()
-        made.append((_declared(store, results), results))
-        common.append({(option, value) for option, value in store.run().items() if isinstance(value, str)})
-    facts = {option.replace("_", " "): value for option, value in sorted(set.intersection(*common))} if common else {}
-    for path in write_report(folder, made, description=facts):
+        made.append((_declared(store, results), results, store.run(), store.about().get("left_out", ())))
+    for path in write_report(folder, made):
         if path.suffix == ".md" and path.stem in shown:
             _say(f"\n{path.read_text(encoding='utf-8')}")
     _say(f"Report: {folder / 'index.html'}")

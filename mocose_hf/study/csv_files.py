@@ -1,36 +1,38 @@
-"""The trials and the cells of a study as CSV, for a program."""
+"""The trials, the cells and the curves of a study as CSV, for a program."""
 
 import csv
 import io
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mocose_hf.study.analysis import Analysis, CellOutcome
 from mocose_hf.study.results import SCORE, STATES, TrialResult
-
-_OF_ONE_RUN = ("seed", "output_dir")
-"""Options that differ from trial to trial and say nothing of the cell."""
+from mocose_hf.study.settings import OF_ONE_RUN, as_text, constant_options
 
 
 def trials_csv(made: Analysis) -> str:
-    """Return a line for each trial: study, cell, row, column, seed, state, reason, figures, and options that vary.
+    """Return a line for each trial: study, cell, row, column, seed, state, reason, figures, and all options.
 
     Figures are written with all their digits, empty where a trial has none; an option `x` is headed `option_x`, and
-    one that is no text is written as JSON.
+    one that is no text is written as JSON. A trial that was not run yet has those that it will be run with, as far as
+    they are known.
     """
-    trials = made.trials
-    figures, options = _figure_names(trials), _varying_options(made)
-    head = ["study", "cell", "row", "column", "seed", "state", "reason", *figures, *(f"option_{o}" for o in options)]
+    figures, constants = _figure_names(made.trials), constant_options(made)
+    found = [
+        (outcome, trial, _options(made, constants, outcome, trial))
+        for outcome in made.cells
+        for trial in outcome.trials
+    ]
+    names = sorted({name for _, _, options in found for name in options} - {*OF_ONE_RUN})
+    head = ["study", "cell", "row", "column", "seed", "state", "reason", *figures, *(f"option_{n}" for n in names)]
     lines = [
         [
             *(made.study.name, outcome.cell.label, outcome.cell.row, outcome.cell.column),
             *(trial.seed, trial.state, trial.reason),
             *(trial.figures.get(name, "") for name in figures),
-            *(_as_text(_options(made, outcome, trial), name) for name in options),
+            *(as_text(options.get(name)) for name in names),
         ]
-        for outcome in made.cells
-        for trial in outcome.trials
+        for outcome, trial, options in found
     ]
     return _written(head, lines)
 
@@ -41,21 +43,36 @@ def summary_csv(made: Analysis) -> str:
     head = ["study", "cell", "row", "column", "x", "paper", "is_default", "seeds", *STATES]
     head += [f"{name}_{part}" for name in figures for part in ("count", "mean", "sd")]
     head += ["common_seeds", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
-    head += ["pooled_p_holm", "pooled_verdict"]
+    head += ["pooled_difference", "pooled_low", "pooled_high", "pooled_p", "pooled_p_holm", "pooled_verdict"]
     return _written(head, [_summary_line(made, outcome, figures) for outcome in made.cells])
 
 
 def _summary_line(made: Analysis, outcome: CellOutcome, figures: Sequence[str]) -> list:
     cell, test = outcome.cell, outcome.test
     counts = Counter(trial.state for trial in outcome.trials)
-    counts["waiting"] += outcome.num_seeds - len(outcome.trials)
     line = [made.study.name, cell.label, cell.row, cell.column, cell.x, cell.paper]
     line += [str(outcome.is_default).lower(), outcome.num_seeds, *(counts[state] for state in STATES)]
     for name in figures:
         figure = outcome.figure(name)
         line += [0, None, None] if figure is None else [figure.count, figure.mean, figure.sd]
     line += [None] * 5 if test is None else [test.count, test.difference, test.low, test.high, test.p]
-    return [*line, outcome.adjusted_p, outcome.verdict, outcome.pooled_p, outcome.pooled_verdict]
+    line += [outcome.adjusted_p, outcome.verdict]
+    pooled = outcome.pooled
+    line += [None] * 4 if pooled is None else [pooled.difference, pooled.low, pooled.high, pooled.p]
+    return [*line, outcome.pooled_p, outcome.pooled_verdict]
+
+
+def curves_csv(made: Analysis) -> str | None:
+    """Return a line for each point of what plots draw as lines, None where no trial has any.
+
+    `series` is `dev_spearman`, whose `position` is the optimizer step, or `singular_value`, whose is the index from 1.
+    """
+    lines = []
+    for trial in made.trials:
+        of_trial = [made.study.name, trial.cell, trial.seed, trial.state]
+        lines += [[*of_trial, SCORE, step, score] for step, score in trial.curve]
+        lines += [[*of_trial, "singular_value", index, value] for index, value in enumerate(trial.spectrum, start=1)]
+    return _written(["study", "cell", "seed", "state", "series", "position", "value"], lines) if lines else None
 
 
 def _figure_names(trials: Iterable[TrialResult]) -> list[str]:
@@ -63,23 +80,11 @@ def _figure_names(trials: Iterable[TrialResult]) -> list[str]:
     return sorted(names, key=lambda name: (name != SCORE, name))
 
 
-def _varying_options(made: Analysis) -> list[str]:
-    """Return the names of options that are not the same in all trials, but for those of one run."""
-    found = [_options(made, outcome, trial) for outcome in made.cells for trial in outcome.trials]
-    names = sorted({name for options in found for name in options} - set(_OF_ONE_RUN))
-    return [name for name in names if len({_as_text(options, name) for options in found}) > 1]
-
-
-def _options(made: Analysis, outcome: CellOutcome, trial: TrialResult) -> dict[str, object]:
-    """Return the options of a trial; those that its cell declares where it has not begun."""
-    return made.study.options_of(outcome.cell) | trial.options
-
-
-def _as_text(options: dict[str, object], name: str) -> str:
-    if name not in options:
-        return ""
-    value = options[name]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _options(
+    made: Analysis, constants: Mapping[str, object], outcome: CellOutcome, trial: TrialResult
+) -> Mapping[str, object]:
+    """Return the options of a trial; before it is run, what the others have in common and its cell declares."""
+    return trial.options or dict(made.study.options) | dict(constants) | dict(outcome.cell.options)
 
 
 def _written(head: Sequence[str], lines: Iterable[Sequence]) -> str:

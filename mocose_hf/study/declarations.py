@@ -1,7 +1,7 @@
 """What a study is: cells of options that are run with the same seeds and set beside each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 BASELINE = "baseline"
 """The option of a cell that is not trained: "start", the encoder as it is, or "tfidf"."""
@@ -90,5 +90,6 @@ class Study:
 
     @classmethod
     def from_dict(cls, made: Mapping) -> "Study":
-        """Make it of what `as_dict` gave, be it read from JSON."""
-        return cls(**dict(made) | {"cells": [Cell(**cell) for cell in made["cells"]]})
+        """Make it of what `as_dict` gave, be it read from JSON; what else is there is left."""
+        own = {one.name: made[one.name] for one in fields(cls) if one.name in made}
+        return cls(**own | {"cells": [Cell(**cell) for cell in made["cells"]]})

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mocose_hf.study.analysis import Analysis
 from mocose_hf.study.notes import notes
-from mocose_hf.study.tables import Entry, Table, study_table
+from mocose_hf.study.settings import settings_sentence
+from mocose_hf.study.tables import Entry, Table, cell_table, study_table
 
 
 def _greek(letter: str) -> str:
@@ -21,6 +22,7 @@ _LATEX = {
     "[": "{[}",  # or it is an argument of the line's end before it
     "*": "{*}",
     _JOINER: "{}",
+    "/": r"/\allowbreak{}",  # or a path is wider than the page
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -65,15 +67,11 @@ _LONGEST_NAME = 30
 
 
 def study_markdown(made: Analysis) -> str:
-    """Return a study in GitHub's Markdown: title, question, table and notes."""
-    table = study_table(made)
+    """Return a study in GitHub's Markdown: title, question, tables, notes and settings."""
     source = f" ({_markdown(made.study.source)})" if made.study.source else ""
-    blocks = [
-        f"## {_markdown(made.study.title)}{source}",
-        _markdown(made.study.question),
-        markdown_table(table),
-        "\n".join(f"* {_markdown(line)}" for line in [*table.legend, *notes(made)]),
-    ]
+    blocks = [f"## {_markdown(made.study.title)}{source}", _markdown(made.study.question)]
+    for table, sentences in _tables(made, settings_sentence(made)):
+        blocks += [markdown_table(table), "\n".join(f"* {_markdown(line)}" for line in sentences)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -88,15 +86,34 @@ def markdown_table(table: Table) -> str:
 
 
 def study_latex(made: Analysis) -> str:
-    """Return a study as a table environment of LaTeX, for UTF-8 input and the packages booktabs and graphicx."""
-    table, study = study_table(made), made.study
+    """Return a study as table environments of LaTeX, for UTF-8 input and the packages booktabs and graphicx."""
+    study = made.study
     source = f" ({latex(study.source)})" if study.source else ""
-    lines = [
-        r"% The preamble needs \usepackage[utf8]{inputenc}, \usepackage{booktabs} and \usepackage{graphicx}.",
+    captions = [f"{latex(study.title)}{source}. {latex(study.question)}", f"{latex(study.title)}: each cell."]
+    label = re.sub("[^A-Za-z0-9]+", "-", study.name)
+    lines = [r"% The preamble needs \usepackage[utf8]{inputenc}, \usepackage{booktabs} and \usepackage{graphicx}."]
+    tables = _tables(made, settings_sentence(made, shortened=True))
+    for (table, sentences), caption, ending in zip(tables, captions, ("", "-cells"), strict=False):
+        lines += _environment(table, sentences, caption, f"tab:{label}{ending}")
+    return "\n".join(lines) + "\n"
+
+
+def _tables(made: Analysis, settings: str) -> list[tuple[Table, list[str]]]:
+    """Return the table of a study and, of a grid, that of its cells with their tests, each with what stands below."""
+    table = study_table(made)
+    tables = [(table, [*table.legend, *notes(made), *([settings] if settings else [])])]
+    if made.has_columns:
+        cells = cell_table(made)
+        tables.append((cells, list(cells.legend)))
+    return tables
+
+
+def _environment(table: Table, sentences: Sequence[str], caption: str, label: str) -> list[str]:
+    return [
         r"\begin{table}[htbp]",
         r"\centering",
-        f"\\caption{{{latex(study.title)}{source}. {latex(study.question)}}}",
-        f"\\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', study.name)}}}",
+        f"\\caption{{{caption}}}",
+        f"\\label{{{label}}}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",  # made narrower, never wider
@@ -105,11 +122,11 @@ def study_latex(made: Analysis) -> str:
         "",
         r"\medskip",
         r"\begin{minipage}{\linewidth}",
-        *(f"{latex(line)}\\par" for line in [*table.legend, *notes(made)]),
+        r"\sloppy",
+        *(f"{latex(line)}\\par" for line in sentences),
         r"\end{minipage}",
         r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def latex_table(table: Table) -> str:

@@ -4,21 +4,26 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, Analysis, CellOutcome
+from mocose_hf.study.block_model import range_of_cells
 from mocose_hf.study.results import SCORE
-from mocose_hf.study.seed_statistics import first_step_ratio, spread_of_equal_means
+from mocose_hf.study.seed_statistics import first_step_ratio
 from mocose_hf.study.tables import average_title, number
 
 CAUTIONS = (
     "Few seeds: the standard deviation of three seeds is itself known to within a factor of 0.5 to 6.3 only. The "
-    "noise floor below each table pools the seeds of all cells and says more.",
+    "noise floor, named below each table, is the smallest difference that one comparison chosen beforehand would tell "
+    "from zero. It takes its noise from all trained cells at once.",
+    "Two tests: the paired one knows the common seeds of a cell and the default alone and assumes nothing of other "
+    "cells; the pooled one takes its noise from all trained cells, and assumes that a seed shifts all cells alike and "
+    "that what is left is normal and of one size. Each is corrected for the number of cells by Holm's method; the "
+    "95 % intervals are not, so one may exclude 0 where the verdict is “not told apart”.",
     "“Not told apart” does not mean equal: with few seeds and many cells the paired test finds huge differences only. "
-    "Read the interval, the smallest difference that is named, and the pooled test, which finds more but assumes that "
-    "all cells spread alike.",
+    "Read the interval, the noise floor and the pooled test too.",
     "A score is the best of a run's evaluations on the same development pairs, so it is biased upwards, more so where "
     "runs are evaluated often or vary much; so is the score of the best cell. The test sets had no part in either "
     "choice.",
-    "All cells share one set of development pairs and one encoder: the spread over seeds does not hold what other "
-    "pairs, another text or another encoder would change.",
+    "All cells share one set of development pairs and one encoder: neither the spread over seeds nor the noise floor "
+    "holds what other pairs, another text or another encoder would change.",
     "The paper's figures are means over test sets, on which its released code also chooses the checkpoint, without "
     "seeds, and may be of another encoder: compare order and shape, not height.",
 )
@@ -26,13 +31,14 @@ CAUTIONS = (
 
 _SHORT_CAUTION = (
     "Scores are of the best evaluation of each run, on development pairs that all cells share: they are biased "
-    "upwards, and their spread over seeds is not that over other pairs."
+    "upwards, and neither the spread over seeds nor the noise floor says what other pairs would change."
 )
 
 
 def notes(made: Analysis) -> list[str]:
     """Return what is to be said below the table of a study, a sentence or a few each."""
-    lines = [_verdicts(made), _paper(made), _noise(made), _widest(made), _spread(made), _power(made)]
+    lines = [_verdicts(made), _untrained(made), _paper(made), _spread(made), _noise(made), _widest(made)]
+    lines += [_range(made), _power(made)]
     return [line for line in [*lines, _SHORT_CAUTION * bool(_scored(made)), *_trials(made)] if line]
 
 
@@ -55,7 +61,7 @@ def _verdicts(made: Analysis) -> str:
         )
     name = _quoted(made.default.cell.label)
     text = f"Against the default, {name}, by the paired test: {_told_apart([o.verdict for o in others], others)}."
-    if made.floor is None or made.floor.sd == 0:
+    if all(outcome.pooled_p is None for outcome in others):
         return text
     return f"{text} By the pooled test: {_told_apart([o.pooled_verdict for o in others], others)}."
 
@@ -104,16 +110,39 @@ def _by(name: str) -> str:
     return f"the {title[:1].lower()}{title[1:]}"
 
 
+def _untrained(made: Analysis) -> str:
+    """Say what favours training in a comparison with the encoder as it is, or with word counts."""
+    fixed = [outcome for outcome in _scored(made) if outcome.cell.is_fixed]
+    if not fixed or len(fixed) == len(_scored(made)):
+        return ""
+    return (
+        f"Not trained: {', '.join(_quoted(outcome.cell.label) for outcome in fixed)}. One evaluation of it is set "
+        "against the best of each run's evaluations on the same development pairs, which favours training; the test "
+        "sets had no part in that choice and are the fairer comparison."
+    )
+
+
+def _spread(made: Analysis) -> str:
+    if made.spread is None:
+        return ""
+    return (
+        f"Spread over seeds: one run of a cell varies with a standard deviation of {number(made.spread)} (within "
+        "trained cells, pooled)."
+    )
+
+
 def _noise(made: Analysis) -> str:
     floor = made.floor
     if floor is None:
-        return "No cell has two seeds, so nothing is known of the noise." if _scored(made) else ""
+        unknown = "No two trained cells share two seeds, so nothing is known of the noise of a comparison."
+        return unknown if _scored(made) else ""
     return (
-        f"Noise floor: seeds alone spread with a standard deviation of {number(floor.sd)} (95 % CI "
-        f"{number(floor.low)} to {number(floor.high)}; pooled over all cells, {floor.degrees_of_freedom} "
-        f"degree{'s' * (floor.degrees_of_freedom > 1)} of freedom). The difference of two means of {floor.count} "
-        f"seeds each is told from zero from {number(floor.smallest_difference)} on, by a two-sided unpaired "
-        "t-interval of 95 % for one comparison that was chosen beforehand."
+        f"Noise floor: {number(floor.smallest_difference)}, the smallest difference of two cells with {floor.count} "
+        "shared seeds that one comparison, chosen beforehand, tells from zero (two-sided, at 0.05, unadjusted). The "
+        f"noise of a comparison behind it, what cell and seed leave of a score, has a standard deviation of "
+        f"{number(floor.sd)} (95 % CI {number(floor.low)} to {number(floor.high)}; {floor.degrees_of_freedom} "
+        f"degree{'s' * (floor.degrees_of_freedom > 1)} of freedom, of all trained cells). Assumed: a seed shifts all "
+        "cells alike, and what is left is normal and of one size."
     )
 
 
@@ -122,23 +151,22 @@ def _widest(made: Analysis) -> str:
         return ""
     label, floor = made.widest
     return (
-        f"The noise floor assumes that all cells spread alike, but {_quoted(label)} spreads more than the others "
-        f"beyond chance; without it the standard deviation is {number(floor.sd)} and the smallest difference "
-        f"{number(floor.smallest_difference)}."
+        f"The noise floor assumes noise of one size, but that of {_quoted(label)} is larger than that of the others "
+        f"beyond chance; without it the noise floor is {number(floor.smallest_difference)}, and the noise of a "
+        f"comparison {number(floor.sd)}."
     )
 
 
-def _spread(made: Analysis) -> str:
-    scored = _scored(made)
-    if made.floor is None or made.floor.sd == 0 or len(scored) < 3:
+def _range(made: Analysis) -> str:
+    found = range_of_cells(made.model)
+    if found is None:
         return ""
-    means = [outcome.score.mean for outcome in scored]
-    found = max(means) - min(means)
-    expected = spread_of_equal_means(made.floor, [outcome.score.count for outcome in scored])
-    verdict = "so not all cells are equal" if found > expected else "so their order may be chance alone"
+    spread, expected = found
+    verdict = "so not all cells are equal" if spread > expected else "so their order may be chance alone"
     return (
-        f"The means of the {len(scored)} cells spread over {number(found)}; those of as many equal cells spread over "
-        f"less than {number(expected)} in 95 of 100 studies (Tukey's studentised range), {verdict}."
+        f"The means of the {len(made.model.scores)} trained cells spread over {number(spread)}; those of as many "
+        f"equal cells spread over less than {number(expected)} in 95 of 100 studies (Tukey's studentised range, by "
+        f"the noise of a comparison), {verdict}."
     )
 
 
@@ -156,12 +184,14 @@ def _power(made: Analysis) -> str:
 
 
 def _trials(made: Analysis) -> list[str]:
-    """Return how many trials are in which state, and the reason of each that failed."""
+    """Return how many trials are in which state, which cells have none, and the reason of each that failed."""
     counts = Counter(trial.state for trial in made.trials)
-    counts["waiting"] += made.num_trials - len(made.trials)
-    if not made.num_trials:
+    if not made.trials:
         return ["No trial was run yet."]
-    lines = [f"{counts['complete']} of {made.num_trials} trials are complete{_others(counts)}."]
+    lines = [
+        f"{counts['complete']} of {len(made.trials)} trials are complete{_others(counts)}.",
+        *_not_asked_for(made),
+    ]
     lines += [
         f"Failed: {_quoted(trial.cell)}, seed {trial.seed}: {_sentence(trial.reason or 'no reason is known')}"
         for trial in made.trials
@@ -180,8 +210,23 @@ def _trials(made: Analysis) -> list[str]:
     return lines
 
 
+def _not_asked_for(made: Analysis) -> list[str]:
+    """Return which optional cells were left out, and how many others have no trial."""
+    lines = []
+    if made.left_out:
+        labels = ", ".join(map(_quoted, made.left_out))
+        lines.append(f"Left out, as what it needs was not there: {labels}.")
+    missing = [o for o in made.cells if not o.trials and o.cell.label not in made.left_out]
+    if missing:
+        lines.append(f"Without a trial, as none was asked for: {len(missing)} of {len(made.cells)} cells.")
+    return lines
+
+
 def _others(counts: Counter) -> str:
-    return "".join(f", {counts[state]} {state}" for state in ("failed", "running", "waiting") if counts[state])
+    parts = [f", {counts[state]} {state}" for state in ("failed", "running") if counts[state]]
+    if counts["interrupted"]:
+        parts.append(f", {counts['interrupted']} interrupted, taken up by the next run")
+    return "".join(parts) + (f", {counts['waiting']} waiting" if counts["waiting"] else "")
 
 
 def _sentence(text: str) -> str:

@@ -2,13 +2,13 @@
 
 import base64
 import html
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mocose_hf.study.analysis import ABOVE, BELOW, Analysis
 from mocose_hf.study.notes import CAUTIONS, best_cell, notes
 from mocose_hf.study.results import SCORE
+from mocose_hf.study.settings import facts, own_options
 from mocose_hf.study.tables import NOTHING, Entry, Table, cell_table, number, study_table
 
 _STYLE = """
@@ -21,6 +21,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; background: 
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.3rem; margin: 0 0 .25rem; }
+h3, h4 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
 section { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--rule); }
 a { color: var(--link); }
 p { margin: .25rem 0 1rem; }
@@ -62,7 +63,7 @@ img { display: block; width: 100%; height: auto; max-width: 52rem; margin: 0 aut
   th, td { padding: .2rem .35rem; }
   th:first-child { position: static; }
   figure { border: none; padding: 0; }
-  h2, thead { break-after: avoid; }
+  h2, h3, h4, thead { break-after: avoid; }
   figure, tr, li { break-inside: avoid; }
   nav, .files, details:not([open]) { display: none; } }
 """
@@ -83,8 +84,8 @@ class Shown:
     files: Sequence[str]
 
 
-def page(studies: Sequence[Shown], description: Mapping[str, str]) -> str:
-    """Return the page: facts, cautions, an overview, then each study with its plot, table and notes."""
+def page(studies: Sequence[Shown]) -> str:
+    """Return the page: cautions, an overview, then each study with its plot, table, notes and settings."""
     title = "Studies" if len(studies) != 1 else studies[0].made.study.title
     parts = [
         "<!DOCTYPE html>",
@@ -98,7 +99,6 @@ def page(studies: Sequence[Shown], description: Mapping[str, str]) -> str:
         "<body>",
         "<header>",
         f"<h1>{_text(title)}</h1>",
-        *_facts(description),
         "</header>",
         "<main>",
         *_overview(studies),
@@ -147,7 +147,7 @@ def _overview(studies: Sequence[Shown]) -> list[str]:
         Entry("Best here", "mean"),
         Entry("Best in the paper", "of the same cells"),
         Entry("Rank correlation", "with the paper (cells)"),
-        Entry("Told apart", "paired, pooled"),
+        Entry("Told apart, paired", "pooled"),
     ]
     return [
         *lines,
@@ -169,18 +169,21 @@ def _overview_entries(made: Analysis) -> list[Entry]:
     correlation = Entry(NOTHING)
     if found is not None and found.correlation is not None:
         correlation = Entry(number(found.correlation), f"({found.count})")
-    paired, pooled = (
-        sum(Counter(verdicts)[verdict] for verdict in (ABOVE, BELOW))
-        for verdicts in ([o.verdict for o in made.cells], [o.pooled_verdict for o in made.cells])
-    )
-    tested = sum(outcome.test is not None for outcome in made.cells)
+    paired = _told_apart((outcome.verdict, outcome.adjusted_p) for outcome in made.cells)
+    pooled = _told_apart((outcome.pooled_verdict, outcome.pooled_p) for outcome in made.cells)
     return [
-        Entry(f"{complete} of {made.num_trials}"),
+        Entry(f"{complete} of {len(made.trials)}"),
         Entry(NOTHING) if best is None else Entry(best.cell.label, number(best.score.mean)),
         Entry(NOTHING if found is None else found.best[0]),
         correlation,
-        Entry(f"{paired}, {pooled} of {tested}"),
+        Entry(paired, pooled),
     ]
+
+
+def _told_apart(tests: Iterable[tuple[str, float | None]]) -> str:
+    """Return how many cells were told from the default, of those that a test has a p of."""
+    verdicts = [verdict for verdict, p in tests if p is not None]
+    return f"{sum(verdict in (ABOVE, BELOW) for verdict in verdicts)} of {len(verdicts)}" if verdicts else NOTHING
 
 
 def _study(shown: Shown) -> list[str]:
@@ -194,9 +197,7 @@ def _study(shown: Shown) -> list[str]:
     ]
     if shown.plot is not None:
         data = base64.b64encode(shown.plot).decode("ascii")
-        alternative = f"Plot: {study.title}. Its figures are in the table below."
-        if study.plot in ("curves", "spectrum"):
-            alternative = f"Plot: {study.title}, a line for each cell."
+        alternative = f"Plot: {study.title}. {_ends(made) or 'Its figures are in the table below.'}"
         lines.append(f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{_text(alternative)}"></figure>')
     lines.append(html_table(table, f"{study.title}: development pairs, Spearman × 100"))
     lines.append(f'<div class="notes">{"".join(_list([*table.legend, *notes(made)]))}</div>')
@@ -204,8 +205,32 @@ def _study(shown: Shown) -> list[str]:
         cells = cell_table(made)
         lines += ["<details>", "<summary>Each cell with its tests</summary>", html_table(cells, "Each cell")]
         lines += [f'<div class="notes">{"".join(_list(cells.legend[1:]))}</div>', "</details>"]
+    lines += _settings(made)
     links = ", ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in shown.files)
     return [*lines, f'<p class="files">Beside this page: {links}</p>', "</section>"]
+
+
+def _settings(made: Analysis) -> list[str]:
+    """Return what all trials were run with, and what each cell changes."""
+    of_cells = {outcome.cell.label: own_options(outcome.cell) or "as above" for outcome in made.cells}
+    lines = _facts(facts(made))
+    if any(outcome.cell.options for outcome in made.cells):
+        lines += ["<h4>Each cell</h4>", *_facts(of_cells)]
+    return ["<h3>Run with</h3>", *lines] if lines else []
+
+
+def _ends(made: Analysis) -> str:
+    """Return in words where the lines of a plot end, "" where it has none of its own."""
+    ends = []
+    for outcome in made.cells:
+        last = outcome.figure("last_dev_spearman")
+        if made.study.plot == "curves" and last is not None:
+            ends.append(f"{outcome.cell.label}, {number(last.mean)}")
+        values = outcome.mean_spectrum()
+        if made.study.plot == "spectrum" and values:
+            ends.append(f"{outcome.cell.label}, {number(values[0])} to {number(values[-1])}")
+    what = "Mean of the last evaluations" if made.study.plot == "curves" else "Largest and smallest singular value"
+    return f"{what} of each cell: {'; '.join(ends)}." if ends else ""
 
 
 def _list(sentences: Sequence[str]) -> list[str]:

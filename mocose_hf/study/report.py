@@ -9,41 +9,35 @@ from mocose_hf.errors import InputError
 from mocose_hf.evaluation.drawing import figure_bytes
 from mocose_hf.output_dir import saving
 from mocose_hf.study.analysis import Analysis, analyse
-from mocose_hf.study.csv_files import summary_csv, trials_csv
-from mocose_hf.study.declarations import Study
+from mocose_hf.study.csv_files import curves_csv, summary_csv, trials_csv
 from mocose_hf.study.markup import study_latex, study_markdown
 from mocose_hf.study.page import Shown, page
 from mocose_hf.study.plots import study_figure
-from mocose_hf.study.results import TrialResult
 
 PAGE = "index.html"
 
 WRITTEN = "report_files.json"
 """Names of the files that reports wrote into a folder, which a later one may write over."""
 
-_ENDINGS = (".csv", "_summary.csv", ".md", ".tex", ".png", ".svg")
+_ENDINGS = (".csv", "_summary.csv", "_curves.csv", ".md", ".tex", ".png", ".svg")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REMEDY = "what an earlier report wrote is there still; make room and report again"
 
 
-def write_report(
-    folder: str | Path,
-    studies: Sequence[tuple[Study, Sequence[TrialResult]]],
-    *,
-    description: Mapping[str, str] | None = None,
-) -> list[Path]:
+def write_report(folder: str | Path, studies: Sequence[tuple]) -> list[Path]:
     """Write a report of studies: tables and a plot of each, and one page of all.
 
-    For each study `<name>.csv` (a line for each trial), `<name>_summary.csv` (for each cell), `<name>.md`,
-    `<name>.tex`, and `<name>.png` and `<name>.svg` where there is a plot; `index.html` with all of them. Everything is
-    made before anything is written, each file takes the place of its predecessor in one step, and the page is the
-    last: a report that is killed leaves the page before it whole. The same results give the same bytes.
+    For each study `<name>.csv` (a line for each trial), `<name>_summary.csv` (for each cell), `<name>_curves.csv` (for
+    each evaluation and singular value) where there are any, `<name>.md`, `<name>.tex`, and `<name>.png` and
+    `<name>.svg` where there is a plot; `index.html` with all of them. Everything is made before anything is written,
+    each file takes the place of its predecessor in one step, and the page is the last: a report that is killed leaves
+    the page before it whole. The same results give the same bytes.
 
     Args:
         folder: Made where it is not there. Files of earlier reports are written over; of a study that is reported
             again, those that it no longer has are deleted.
-        studies: Each study with its trials in any order and state.
-        description: Facts for the head of the page by name: encoder, data, command, versions.
+        studies: For each the arguments of `analyse`: the study and its trials and, where they are known, its settings
+            and the cells that were left out.
 
     Returns:
         The paths of the files, the page last.
@@ -54,12 +48,12 @@ def write_report(
         SaveError: Where the files cannot be written.
     """
     folder = Path(folder)
-    made = _make(studies, description or {})
+    made = _make(studies)
     with saving(str(folder), _REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
         earlier = _earlier(folder)
         _check_free(folder, made, earlier)
-        gone = {f"{study.name}{ending}" for study, _ in studies for ending in _ENDINGS} & earlier - made.keys()
+        gone = {f"{study.name}{ending}" for study, *_ in studies for ending in _ENDINGS} & earlier - made.keys()
         # Written first: what a killed report leaves is known as such.
         _replace(folder / WRITTEN, _as_json(earlier | made.keys()))
         for name, content in made.items():
@@ -70,21 +64,21 @@ def write_report(
     return [folder / name for name in made]
 
 
-def _make(studies: Sequence[tuple[Study, Sequence[TrialResult]]], description: Mapping[str, str]) -> dict[str, bytes]:
+def _make(studies: Sequence[tuple]) -> dict[str, bytes]:
     """Return the content of all files by name, the page last."""
     files: dict[str, bytes] = {}
     shown = []
-    for study, results in studies:
+    for study, *known in studies:
         if not _NAME.fullmatch(study.name):
             raise InputError(f"study {study.name!r}: no name for files; use letters, digits, '.', '_' and '-'.")
-        made = analyse(study, results)
+        made = analyse(study, *known)
         own = _study_files(made)
         twice = sorted(own.keys() & (files.keys() | {PAGE, WRITTEN}))
         if twice:
             raise InputError(f"study {study.name!r}: another one writes {twice[0]} too; rename one of them.")
         files |= own
         shown.append(Shown(made, own.get(f"{study.name}.svg"), list(own)))
-    return files | {PAGE: page(shown, description).encode()}
+    return files | {PAGE: page(shown).encode()}
 
 
 def _study_files(made: Analysis) -> dict[str, bytes]:
@@ -95,6 +89,8 @@ def _study_files(made: Analysis) -> dict[str, bytes]:
         f"{name}.md": study_markdown(made),
         f"{name}.tex": study_latex(made),
     }
+    if (curves := curves_csv(made)) is not None:
+        texts[f"{name}_curves.csv"] = curves
     files = {file: text.encode() for file, text in texts.items()}
     figure = study_figure(made)
     if figure is not None:

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, field
 
-STATES = ("complete", "failed", "running", "waiting")
+STATES = ("complete", "failed", "running", "interrupted", "waiting")
+"""An interrupted trial is one whose worker died, which the next run takes up."""
 
 SCORE = "dev_spearman"
 """The figure that cells are compared by: Spearman × 100 on development pairs, of the best checkpoint by them."""

@@ -53,7 +53,7 @@ def study_table(made: Analysis) -> Table:
 
 def cell_table(made: Analysis) -> Table:
     """Return a table with a row for each cell: the paper's figure, ours, its test against the default, test sets."""
-    columns = [(Entry(""), _name)]
+    columns = [(Entry("Cell"), _name)]
     if any(outcome.cell.paper is not None for outcome in made.cells):
         columns.append((Entry("Paper", made.study.source), _paper))
     columns += [
@@ -69,9 +69,10 @@ def cell_table(made: Analysis) -> Table:
     rows = [[entry(outcome) for _, entry in columns] for outcome in made.cells]
     legend = [
         _MEAN_LEGEND,
-        "Difference: to the default, over common seeds, with the interval of a paired t-test, unadjusted. p, both by "
-        "Holm's method for all cells: of that test; below, of an unpaired one by the noise floor (pooled). The "
-        "verdict is by the former at 0.05; below, where it differs, by the latter.",
+        "Difference: to the default, over common seeds, with the interval of a paired t-test, unadjusted, so it may "
+        "exclude 0 where the verdict is “not told apart”. p, each by Holm's method for all cells: of that paired "
+        "test; below, of the pooled test, by the noise of a comparison that all trained cells tell. The verdict is "
+        "by the former at 0.05; below, where it differs, by the latter.",
     ]
     return Table([head for head, _ in columns], rows, legend)
 
@@ -91,13 +92,18 @@ def grid_table(made: Analysis) -> Table:
     if marks & {"↑", "↓"}:
         legend.append("↑, ↓: above, below the default by a paired t-test, by Holm's method for all cells at 0.05.")
     if marks & {"(↑)", "(↓)"}:
-        legend.append("(↑), (↓): not so, but by an unpaired test by the noise floor (pooled), by Holm's method too.")
-    return Table([Entry(""), *map(Entry, columns)], rows, legend)
+        legend.append("(↑), (↓): not so, but by the pooled test, by Holm's method too.")
+    return Table([Entry("Cell"), *(Entry(column_name(column)) for column in columns)], rows, legend)
 
 
 def paper_name(made: Analysis) -> str:
     """Return what the paper's figures are called."""
     return f"Paper, {made.study.source}" if made.study.source else "Paper"
+
+
+def column_name(column: str) -> str:
+    """Return what a column of a grid is called, also that of cells which have none."""
+    return column or "none"
 
 
 def average_title(name: str) -> str:

@@ -19,6 +19,7 @@ from matplotlib.collections import PathCollection
 
 from mocose_hf.evaluation.drawing import figure_bytes
 from mocose_hf.study.analysis import analyse
+from mocose_hf.study.named import NAMED_STUDIES
 from mocose_hf.study.panels import near_limits
 from mocose_hf.study.plots import study_figure
 
@@ -138,6 +139,24 @@ def test_cells_far_from_all_others_are_outside_the_limits():
     assert near_limits({name: v for name, v in figures.items() if name != "default"}, "default") == (70.0, 71.5)
 
 
+def test_many_cells_are_named_below_panels_that_keep_their_height():
+    cells = [Cell(f"a cell whose name is rather long, number {number}", x=number + 1.0) for number in range(16)]
+    few = {}
+    for shown in (cells[:2], cells):
+        results = [
+            complete("s", cell.label, 1, 70.0, curve=[(0, 60.0), (10, 71.0)], spectrum=[3.0, 1.0]) for cell in shown
+        ]
+        for plot in ("curves", "spectrum"):
+            figure = drawn(study_of(shown, plot), results)
+            height = figure.axes[0].get_window_extent().height
+            whole, label = figure.bbox, figure.axes[0].yaxis.label.get_window_extent()
+            assert whole.y0 <= label.y0 < label.y1 <= whole.y1
+            assert height > 0.85 * few.setdefault(plot, height)
+            if shown is cells:
+                assert legend_names(figure) == [cell.label for cell in cells]
+                assert figure.axes[0].get_legend() is None
+
+
 # Bars
 
 
@@ -220,7 +239,56 @@ def test_without_the_default_means_are_dots():
     assert legend_names(figure) == ["a seed"]
 
 
+def band_of(axes) -> list[float] | None:
+    """Where the grey band begins and ends."""
+    bands = [patch for patch in axes.patches if patch.get_facecolor()[:3] == pytest.approx((239 / 255,) * 3)]
+    return [bands[0].get_x(), bands[0].get_x() + bands[0].get_width()] if bands else None
+
+
+def test_the_band_reaches_the_noise_floor_to_both_sides_of_the_default():
+    study, results = decay_study()
+    made = analyse(study, results)
+    figure = drawn(study, results)
+    default, reach = made.default.score.mean, made.floor.smallest_difference
+    assert band_of(figure.axes[0]) == pytest.approx([default - reach, default + reach])
+    assert legend_names(figure)[-1] == "within the noise floor"
+
+
+def test_beside_a_default_that_is_not_trained_there_is_no_band():
+    cells = [Cell("a"), Cell("b"), Cell("start", options={"baseline": "start"})]
+    results = [complete("s", label, seed, 70.0 + seed * (label == "b")) for label in "ab" for seed in range(3)]
+    results.append(complete("s", "start", 0, 60.0))
+    assert band_of(drawn(study_of(cells, "bars"), results).axes[0]) is not None
+    figure = drawn(study_of(cells, "bars", default="start"), results)
+    assert band_of(figure.axes[0]) is None
+    assert "within the noise floor" not in legend_names(figure)
+
+
+def test_bars_without_a_column_are_named_none():
+    cells = [Cell("none"), Cell("ε", "FGSM"), Cell("ε", "signs")]
+    results = [complete("s", cell.label, 0, 70.0) for cell in cells]
+    assert legend_names(drawn(study_of(cells, "bars"), results))[:3] == ["none", "FGSM", "signs"]
+
+
 # Lines
+
+
+def test_sizes_that_are_columns_make_a_line_for_each_row():
+    """Table 7 as it is declared: its rows are the initial parts of the queue, its columns the sizes."""
+    study = NAMED_STUDIES["table7"]
+    results = [complete("table7", cell.label, 0, 70.0 + number / 20) for number, cell in enumerate(study.cells)]
+    figure = drawn(study, results)
+    for axes in figure.axes:
+        lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
+        assert [list(line.get_xdata()) for line in lines] == [[128, 256, 512, 1024, 4096]] * 4
+    assert list(lines[1].get_ydata()) == [75.92, 76.34, 77.30, 76.20, 50.42]
+    assert legend_names(figure) == ["none", "¼", "½", "all", "default: ¼, K = 512"]
+
+
+def test_distances_that_are_rows_make_a_line_for_each_batch_size():
+    study = NAMED_STUDIES["figure3"]
+    results = [complete("figure3", cell.label, 0, 70.0) for cell in study.cells]
+    assert legend_names(drawn(study, results))[:3] == ["B = 64", "B = 128", "B = 256"]
 
 
 def test_a_line_for_each_column_over_x():

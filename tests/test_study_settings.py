@@ -45,7 +45,9 @@ def test_before_a_trial_is_run_the_storage_tells_the_facts():
 def test_a_sum_is_known_for_one_and_may_be_shortened():
     made = analyse(STUDY, [], {"pairs": SHA256, "encoder": SHA256})
     assert list(facts(made)) == ["SHA-256 of the development pairs", "SHA-256 of the encoder"]
-    assert settings_sentence(made, shortened=True).startswith("Run with: SHA-256 of the development pairs abababababab…;")
+    assert settings_sentence(made, shortened=True).startswith(
+        "Run with: SHA-256 of the development pairs abababababab…;"
+    )
 
 
 def test_an_option_of_the_study_that_was_given_otherwise_is_named():

@@ -18,6 +18,9 @@ SCORE_LABEL = "Spearman × 100"
 _LEGEND_WIDTH = 13
 """Characters of a row of the legend, for each inch of a figure."""
 
+_LEGEND_ROW = 0.19
+"""Height of a row of the legend, inches."""
+
 _FAR = 4
 """Times the median distance to the default, beyond which a cell is named at the edge and not drawn to scale."""
 _NEVER_FAR = 2.0
@@ -66,8 +69,16 @@ def plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def legend_below(figure: "Figure", handles: Sequence, names: Sequence[str]) -> None:
-    """Write what lines and marks mean below all panels, in as many columns as there is room for."""
+def legend_below(figure: "Figure", handles: Sequence, names: Sequence[str], room: int = 2) -> None:
+    """Write what lines and marks mean below all panels, in as many columns as there is room for.
+
+    The figure grows by its rows, so that the panels keep their height.
+
+    Args:
+        figure: The figure.
+        handles, names: What is explained.
+        room: Number of rows that the figure's height has room for.
+    """
     if not handles:
         return
     longest = max(len(name) for name in names) + 8  # and the sample of the line
@@ -83,5 +94,7 @@ def legend_below(figure: "Figure", handles: Sequence, names: Sequence[str]) -> N
         handlelength=3.2,
         fontsize=9,
     )
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - room))
     for text, name in zip(legend.get_texts(), names, strict=True):
         write_as_it_is(text, name)

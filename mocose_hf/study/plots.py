@@ -10,7 +10,7 @@ from mocose_hf.evaluation.plots import spectrum_figure
 from mocose_hf.study.analysis import Analysis, CellOutcome
 from mocose_hf.study.bars import bars_figure
 from mocose_hf.study.panels import SCORE_LABEL, legend_below, near_limits, new_panels, plain
-from mocose_hf.study.tables import number
+from mocose_hf.study.tables import column_name, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,9 @@ _SPREAD_OF_LOG = 8
 """How many times the smallest x the largest is, from where on the axis is logarithmic."""
 
 _MOST_TICKS = 9
+
+_MOST_INSIDE = 5
+"""Lines of a legend that have room within a panel of singular values."""
 
 _CHARACTER = 0.022
 """Width of a character of a tick's label, of that of a panel."""
@@ -41,7 +44,7 @@ def study_figure(made: Analysis) -> "Figure | None":
 
 
 def line_figure(made: Analysis) -> "Figure | None":
-    """Draw scores over x, a line for each column with a band of one standard deviation, beside them the paper's.
+    """Draw scores over x, a line for each column or row with a band of one sd over seeds, beside them the paper's.
 
     A cell without x is a level line, as one that has no value of what x is. Returns None where no cell has a score.
     """
@@ -58,9 +61,9 @@ def line_figure(made: Analysis) -> "Figure | None":
         if paper is not None:
             cited = [outcome for outcome in outcomes if outcome.cell.paper is not None]
             paper.plot(*_points(cited, lambda outcome: outcome.cell.paper), **style, markerfacecolor="white")
-        if name:
+        if name or len(lines) > 1:
             handles.append(handle)
-            names.append(name)
+            names.append(column_name(name))
     for index, outcome in enumerate((o for o in made.cells if o.cell.x is None), start=len(lines)):
         style = {"color": line_style(index)["color"], "linestyle": ":", "linewidth": 1.8}
         handles.append(_level(ours, outcome.score and outcome.score.mean, style))
@@ -115,23 +118,28 @@ def curves_figure(made: Analysis) -> "Figure | None":
 
 
 def _spectrum(made: Analysis) -> "Figure | None":
-    """Draw the mean singular values over the seeds of each cell."""
-    spectra = {}
-    for outcome in made.cells:
-        found = [trial.spectrum for trial in outcome.trials if trial.state == "complete" and trial.spectrum]
-        if found:
-            length = min(map(len, found))
-            values = np.mean([values[:length] for values in found], axis=0)
-            spectra[outcome.cell.label] = values if np.isfinite(values).all() else []
-    return spectrum_figure(spectra)
+    """Draw the mean singular values over the seeds of each cell; many are named below the panel, as lines fill it."""
+    figure = spectrum_figure({outcome.cell.label: outcome.mean_spectrum() for outcome in made.cells})
+    if figure is None or (legend := figure.axes[0].get_legend()) is None:
+        return figure
+    names = [text.get_text() for text in legend.get_texts()]
+    if len(names) > _MOST_INSIDE:
+        legend.remove()
+        legend_below(figure, figure.axes[0].get_lines(), names, room=0)
+    return figure
 
 
 def _lines(made: Analysis) -> dict[str, list[CellOutcome]]:
-    """Return the cells that have an x by column, in order of x."""
+    """Return the cells with an x, in order of it: by row where x is what tells the columns apart, otherwise by column.
+
+    So the queue's sizes, which are the columns of Table 7, make a line for each of its rows.
+    """
+    there = [outcome for outcome in made.cells if outcome.cell.x is not None]
+    of_columns = {(outcome.cell.column, outcome.cell.x) for outcome in there}
+    by_row = len(of_columns) == len({column for column, _ in of_columns}) == len({x for _, x in of_columns}) > 1
     lines: dict[str, list[CellOutcome]] = {}
-    for outcome in made.cells:
-        if outcome.cell.x is not None:
-            lines.setdefault(outcome.cell.column, []).append(outcome)
+    for outcome in there:
+        lines.setdefault(outcome.cell.row if by_row else outcome.cell.column, []).append(outcome)
     return {name: sorted(outcomes, key=lambda outcome: outcome.cell.x) for name, outcomes in lines.items()}
 
 

@@ -30,6 +30,12 @@ def test_the_facts_are_the_encoder_the_data_the_seeds_and_what_all_trials_have_i
     ]
 
 
+def test_what_a_cell_sets_is_not_in_common_where_it_alone_was_run():
+    made = analyse(STUDY, [trial("b", 0, ema_decay=0.5, max_steps=9), TrialResult("s", "a", 0, "waiting")])
+    assert facts(made)["max_steps"] == "9"
+    assert "ema_decay" not in facts(made)
+
+
 def test_what_workers_have_in_several_places_is_named_with_all_of_them():
     made = analyse(STUDY, [trial("a", 0), trial("b", 0, train_file="/data/text.txt")])
     assert facts(made)["training sentences"] == "text.txt, /data/text.txt"

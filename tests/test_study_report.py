@@ -12,10 +12,8 @@ import pytest
 from study_results import NASTY, all_studies, complete, decay_study, queue_study
 
 from mocose_hf.errors import InputError, SaveError
-from mocose_hf.study import Cell, Study
-from mocose_hf.study.command import main
+from mocose_hf.study import Cell, Study, command
 from mocose_hf.study.report import PAGE, WRITTEN, write_report
-from mocose_hf.study.storage import TrialStore, open_storage
 
 pytest.importorskip("matplotlib")
 
@@ -254,20 +252,36 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_command_reports_what_a_storage_knows_of_the_run(tmp_path, capsys):
+class Stored:
+    """A storage's study of which one optional cell was left out."""
+
+    def __init__(self, storage, name: str):
+        self.name, self.left_out = name, storage
+
+    def load(self):
+        pass
+
+    def about(self) -> dict:
+        cells = [Cell("a"), Cell("b", optional=True)]
+        return Study(self.name, "Mine", "Why?", "", cells, plot="").as_dict() | self.left_out
+
+    def run(self) -> dict:
+        return {"max_steps": "9", "cell a": {}}
+
+    def results(self) -> list:
+        return [complete(self.name, "a", 0, 70.0)]
+
+
+def test_the_command_reports_what_a_storage_knows_of_the_run(tmp_path, monkeypatch, capsys):
     """Also what the study itself has no field for: which optional cells were left out."""
-    study = Study("mine", "Mine", "Why?", "", [Cell("a"), Cell("b", optional=True)], plot="")
-    store = TrialStore(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine")
-    store.describe({"max_steps": "9", "cell a": {}}, study.as_dict() | {"left_out": ["b"]})
-    store.enter([("a", (0,))], {"a": {}})
-    store.record(store.claim(), complete("mine", "a", 0, 70.0))
-    assert main(["report", str(tmp_path)]) == 0
+    monkeypatch.setattr(command, "TrialStore", Stored)
+    monkeypatch.setattr(command, "study_names", lambda storage: ["mine"])
+    command._report(tmp_path, {"left_out": ["b"]}, shown=["mine"])
     said = capsys.readouterr().out
     assert "1 of 1 trials are complete." in said
     assert "Left out, as what it needs was not there: “b”." in said
     assert r"Run with: seeds 0; max\_steps 9." in said
-    store.describe({"max_steps": "9"}, study.as_dict())
-    assert main(["report", str(tmp_path)]) == 0
+    command._report(tmp_path, {}, shown=["mine"])
     assert "Left out" not in capsys.readouterr().out
 
 

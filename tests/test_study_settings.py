@@ -49,10 +49,12 @@ def test_before_a_trial_is_run_the_storage_tells_the_facts():
 
 
 def test_a_sum_is_known_for_one_and_may_be_shortened():
-    made = analyse(STUDY, [], {"pairs": SHA256, "encoder": SHA256})
-    assert list(facts(made)) == ["SHA-256 of the development pairs", "SHA-256 of the encoder"]
-    assert settings_sentence(made, shortened=True).startswith(
-        "Run with: SHA-256 of the development pairs abababababab…;"
+    sums = {"sentences": SHA256, "SHA-256 of the encoder": SHA256, "SHA-256 of the test sets": "none"}
+    made = analyse(STUDY, [], sums)
+    assert list(facts(made)) == [f"SHA-256 of the {what}" for what in ("training sentences", "encoder", "test sets")]
+    assert settings_sentence(made, shortened=True) == (
+        "Run with: SHA-256 of the training sentences abababababab…; SHA-256 of the encoder abababababab…; "
+        "SHA-256 of the test sets none."
     )
 
 

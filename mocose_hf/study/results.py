@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 
 STATES = ("complete", "failed", "running", "interrupted", "waiting")
-"""An interrupted trial is one whose worker died, which the next run takes up."""
+"""Of a trial; one that is interrupted has lost its worker, and the next run takes it up again."""
 
 SCORE = "dev_spearman"
 """The figure that cells are compared by: Spearman × 100 on development pairs, of the best checkpoint by them."""

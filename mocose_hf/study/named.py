@@ -135,7 +135,7 @@ _STUDIES = (
     ),
     Study(
         "table6b",
-        "Batch size B at K = 512",
+        "Batch size B",
         "How many keys should enter the queue at a time?",
         "Table 6b",
         _by("per_device_train_batch_size", {32: 73.86, 64: 77.25, 128: 76.78, 256: 76.62}, "B = "),
@@ -155,7 +155,7 @@ _STUDIES = (
     ),
     Study(
         "table8",
-        "Part of the queue used, by age, at K = 1024 and B = 256",
+        "Part of the queue used, by age",
         "Which negatives serve best, the newest or the oldest?",
         "Table 8",
         [Cell(row, options={"queue_window": window}, paper=figure) for window, (row, figure) in _WINDOWS.items()],

@@ -57,7 +57,8 @@ def scored_pair(place: str, score: str, first: str, second: str, sentences_place
         value = math.nan
     if not math.isfinite(value):
         raise InputError(
-            f"{place}: the score {score[:40]!r} is no number; mend the line, or drop it where it is a header."
+            f"{place}: the score {score[:40]!r} is no number; mend the line, where the score comes first, then both "
+            "sentences, or drop it where it is a header."
         )
     first, second = first.strip(), second.strip()
     if not first or not second:

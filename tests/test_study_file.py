@@ -2,6 +2,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mocose_hf.errors import InputError
+from mocose_hf.study import Cell, Study
 from mocose_hf.study.study_file import read_study_file
 
 
@@ -75,7 +76,16 @@ def test_a_search_has_a_space(tmp_path):
         ("search: {trials: 0, space: {a: [1]}}\n", "`trials` of a search is a whole number, at least 1, not 0"),
         ("search: {trials: 3}\n", "`space` is to be a mapping"),
         ("search: {trials: 3, space: {a: {low: 1}}}\n", "`a` is a list of choices, or a mapping of low, high"),
-        ("search: {trials: 3, space: {a: {low: 2, high: 1}}}\n", "low"),
+        ("search: {trials: 3, space: {a: {low: 2, high: 1}}}\n", "`a`: `low <= high` must hold"),
+        ("search: {trials: 3, space: {a: []}}\n", "`a`: The `choices` must contain one or more"),
+        ("search: {trials: 3, space: {}}\n", "`space` names no option"),
+        ("search: {trials: true, space: {a: [1]}}\n", "`trials` of a search is a whole number, at least 1, not True"),
+        ("search: {trials: 3, seeds: 2, space: {a: [1]}}\n", "`seeds` has no meaning in a search"),
+        ("search: {trials: 3, space: {a: [1]}}\nplot: bars\n", "`plot` has no meaning in a search"),
+        ("grid: {a: [1], b: []}\n", "`b` has no values"),
+        ("grid: {}\n", "`grid` names no option"),
+        ("cells: {}\n", "The study `mine` has no cells"),
+        ("grid: {a: [1]}\nplot: lines\n", "`plot` is one of bars, line, curves, spectrum"),
         ("grid: {a: [1\n", "cannot be read"),
         ("!!python/object/apply:os.system ['exit 3']\n", "cannot be read"),
     ],
@@ -93,3 +103,15 @@ def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path, text, told):
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_study_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["my grid.yaml", "_grid.yaml", "größe.yaml"])
+def test_a_file_whose_name_makes_none_for_the_report_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="so rename it: letters, digits"):
+        read(tmp_path, "grid: {a: [1]}\n", name)
+
+
+def test_a_stored_study_of_an_unknown_plot_can_still_be_read():
+    stored = Study("mine", "mine", "", "", [Cell("a")]).as_dict() | {"plot": "lines", "left_out": ["b"]}
+
+    assert Study.from_dict(stored).plot == ""

@@ -1,10 +1,21 @@
 """What a study is: cells of options that are run with the same seeds and set beside each other."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 BASELINE = "baseline"
-"""The option of a cell that is not trained: "start", the encoder as it is, or "tfidf"."""
+"""The option of a cell that is not trained, one of `BASELINES`."""
+
+BASELINES = ("start", "tfidf")
+"""The encoder as it is, and TF-IDF of the sentences to train on."""
+
+
+PLOTS = ("bars", "line", "curves", "spectrum", "")
+"""How a study may be drawn."""
+
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a study may be called: its report's files bear its name."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,12 @@ class Study:
     def __post_init__(self):
         labels = [cell.label for cell in self.cells]
         twice = {label for label in labels if labels.count(label) > 1}
-        if twice or not labels:
+        if not labels:
+            raise ValueError(f"The study `{self.name}` has no cells; give it one or more.")
+        if twice:
             raise ValueError(f"The study `{self.name}` needs cells of different labels; given twice: {sorted(twice)}.")
+        if self.plot not in PLOTS:
+            raise ValueError(f'`plot` is one of {", ".join(filter(None, PLOTS))}, or "" for none, not {self.plot!r}.')
         if self.default and self.default not in labels:
             raise ValueError(
                 f"The study `{self.name}` has no cell {self.default!r}, its default; name one of {labels}."
@@ -90,6 +105,11 @@ class Study:
 
     @classmethod
     def from_dict(cls, made: Mapping) -> "Study":
-        """Make it of what `as_dict` gave, be it read from JSON; what else is there is left."""
-        own = {one.name: made[one.name] for one in fields(cls) if one.name in made}
+        """Make it of what `as_dict` gave, be it read from JSON and with more beside it.
+
+        Earlier versions let studies of plots that there are none of begin; they are not drawn.
+        """
+        own = {f.name: made[f.name] for f in fields(cls) if f.name in made}
+        if own.get("plot", "") not in PLOTS:
+            own["plot"] = ""
         return cls(**own | {"cells": [Cell(**cell) for cell in made["cells"]]})

@@ -9,9 +9,10 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.study.declarations import Cell, Study
+from mocose_hf.study.declarations import FILE_NAME, Cell, Study
 
 _ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label"}
+_OF_CELLS = {"default", "plot", "source", "x_label"}
 _WAYS = {"grid", "cells", "search"}
 _RANGE = {"low", "high", "log", "step"}
 
@@ -42,12 +43,17 @@ def read_study_file(path: str | Path) -> Study | Search:
     The file is a mapping with one of `grid` (option: list of values; all combinations are run), `cells` (label:
     mapping of options) and `search` (`trials`, and `space`, option: list of choices or mapping of low, high and,
     where wanted, log or step), and, where wanted, `title`, `question`, `options` of all cells, `default` (a cell's
-    label), `plot` and `x_label`. Its name is that of the file.
+    label), `source`, `plot` and `x_label`. Its name is that of the file.
 
     Raises:
         InputError: With the file and the remedy.
     """
     path = Path(path)
+    if not FILE_NAME.fullmatch(path.stem):
+        raise InputError(
+            f"{path}: the study and the files of its report are called as this file, so rename it: letters, digits, "
+            "'.', '_' and '-'."
+        )
     try:
         made = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -71,7 +77,12 @@ def _build(name: str, made: dict) -> Study | Search:
     options = _mapping(made.get("options") or {}, "options")
     if "search" in made:
         search = _mapping(made["search"], "search")
+        needless = sorted((_OF_CELLS & made.keys()) | (search.keys() - {"trials", "space"}))
+        if needless:
+            raise ValueError(f"`{needless[0][:40]}` has no meaning in a search, which has `trials` and `space`")
         space = {name: _distribution(name, values) for name, values in _mapping(search.get("space"), "space").items()}
+        if not space:
+            raise ValueError("`space` names no option; give one its choices or its range")
         return Search(name, **about, space=space, trials=_count(search.get("trials")), options=options)
     cells = _cells_of_grid(made["grid"]) if "grid" in made else _cells(made["cells"])
     more = {key: str(made[key]) for key in ("default", "plot", "x_label", "source") if key in made}
@@ -86,6 +97,11 @@ def _cells(made: object) -> list[Cell]:
 def _cells_of_grid(made: object) -> list[Cell]:
     """Return a cell for each combination; of two options, the second makes the columns."""
     grid = _mapping(made, "grid")
+    empty = [option for option, values in grid.items() if values == []]
+    if empty or not grid:
+        raise ValueError(
+            f"`{empty[0]}` has no values; list some" if empty else "`grid` names no option; list values of one"
+        )
     cells = []
     for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values())):
         options = dict(zip(grid, values, strict=True))
@@ -104,6 +120,14 @@ def _number(value: object) -> float | None:
 
 
 def _distribution(option: str, values: object) -> BaseDistribution:
+    try:
+        return _choices_or_range(option, values)
+    except ValueError as error:  # optuna's, which do not say of what
+        message = str(error)
+        raise ValueError(message if f"`{option}`" in message else f"`{option}`: {message}") from error
+
+
+def _choices_or_range(option: str, values: object) -> BaseDistribution:
     if isinstance(values, list):
         return CategoricalDistribution(values)
     given = _mapping(values, option)
@@ -116,7 +140,7 @@ def _distribution(option: str, values: object) -> BaseDistribution:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`trials` of a search is a whole number, at least 1, not {value!r}")
     return value
 

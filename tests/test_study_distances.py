@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from mocose_hf import MoCoSEConfig
 from mocose_hf.study.distances import solve
 
 
@@ -29,6 +30,12 @@ def test_a_target_that_copies_the_online_branch_is_the_least_distance():
 
 def test_ratios_are_taken_as_given_where_they_are_possible():
     assert [found.queue_size for found in solve(5.0, 10, ratios=[3, 4, 5])] == [30, 40]
+
+
+def test_each_setting_can_be_used_as_it_is():
+    for found in solve(40.0, batch_size=10):
+        MoCoSEConfig(queue_size=found.queue_size, queue_init_size=found.queue_init_size)
+    assert found.queue_init_size == 320 // 4
 
 
 def test_the_sentences_say_which_queues_they_allow():

@@ -22,6 +22,11 @@ class Setting:
     d_trace: float
     note: str = ""
 
+    @property
+    def queue_init_size(self) -> int:
+        """How many random rows a queue of K starts with: a quarter, as the paper's 128 of 512."""
+        return self.queue_size // 4
+
 
 def solve(d_trace: float, batch_size: int, sentences: int | None = None, ratios: Iterable[int] = ()) -> list[Setting]:
     """Return the pairs (η, K) with 1 / (1 − η) + K / B = d_trace, for queues of whole batches.

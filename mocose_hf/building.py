@@ -1,5 +1,7 @@
 """From the options of a command to sentences, model and trainer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from safetensors import SafetensorError
@@ -9,10 +11,12 @@ from mocose_hf.command_line import Options
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.output_dir import cannot_be_made
-from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_tokenizer
+from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_encoder_config, load_tokenizer
 from mocose_hf.streaming import HubDataset, SentenceStream
 from mocose_hf.study.algorithms import ALGORITHMS
+from mocose_hf.study.digests import encoder_sha256
 from mocose_hf.trainer import MoCoSETrainer
+from mocose_hf.training_checks import check_length
 
 
 def read_training_sentences(options: Options) -> Sentences | SentenceStream:
@@ -57,25 +61,60 @@ def open_stream(options: Options) -> SentenceStream:
 def build_model(options: Options):
     """Build model and tokenizer from the seed and the encoder to start from."""
     source = options.model
-    hub_options = {"revision": source.model_revision, "cache_dir": source.cache_dir}
     set_seed(options.training.seed)
-    try:
-        tokenizer = load_tokenizer(source.model_name_or_path, **hub_options)
-        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **hub_options)
+    with _loading(source.model_name_or_path):
+        tokenizer = load_tokenizer(source.model_name_or_path, **_of_the_hub(options))
+        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
         check_tokenizer(tokenizer, encoder.encoder)
+    try:
+        return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
+    except (ValueError, RuntimeError) as error:
+        message = str(error) if isinstance(error, ValueError) else one_line(error)
+        raise InputError(options.locate(message)) from error
+
+
+def read_encoder_config(options: Options):
+    """Read the configuration of the encoder to start from, and its tokenizer, without its weights."""
+    with _loading(options.model.model_name_or_path):
+        config = load_encoder_config(options.model.model_name_or_path, **_of_the_hub(options))
+        return config, load_tokenizer(options.model.model_name_or_path, **_of_the_hub(options))
+
+
+def fingerprint_encoder(options: Options) -> str:
+    """Return what tells the encoder to start from by its content, see `encoder_sha256`."""
+    with _loading(options.model.model_name_or_path):
+        return encoder_sha256(options.model.model_name_or_path, **_of_the_hub(options))
+
+
+def check_model_options(options: Options, encoder_config, tokenizer) -> None:
+    """Refuse options that a model of this encoder cannot be built or trained with, without building it."""
+    try:
+        ALGORITHMS[options.model.algorithm].check(encoder_config, _method(options), options.training)
+        check_length(options.training, tokenizer, encoder_config)
+    except ValueError as error:
+        raise InputError(options.locate(str(error))) from error
+
+
+def _of_the_hub(options: Options) -> dict[str, str | None]:
+    return {"revision": options.model.model_revision, "cache_dir": options.model.cache_dir}
+
+
+def _method(options: Options) -> dict[str, object]:
+    return asdict(options.method) | {"stale_fgsm_epsilon": options.model.stale_fgsm_epsilon}
+
+
+@contextmanager
+def _loading(name_or_path: str) -> Iterator[None]:
+    """Tell in one line that something of a model cannot be loaded, and why."""
+    try:
+        yield
     except Exception as error:  # transformers raises many kinds on files that it does not expect
         told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
         reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"--model_name_or_path {source.model_name_or_path}: cannot be loaded ({reason}); give a directory with "
-            "config.json, weights and tokenizer, or a model id of the hub."
+            f"--model_name_or_path {name_or_path}: cannot be loaded ({reason}); give a directory with config.json, "
+            "weights and tokenizer, or a model id of the hub."
         ) from error
-    try:
-        given = asdict(options.method) | {"stale_fgsm_epsilon": source.stale_fgsm_epsilon}
-        return ALGORITHMS[source.algorithm].from_encoder(encoder, given), tokenizer
-    except (ValueError, RuntimeError) as error:
-        message = str(error) if isinstance(error, ValueError) else one_line(error)
-        raise InputError(options.locate(message)) from error
 
 
 def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks, resuming: bool) -> MoCoSETrainer:

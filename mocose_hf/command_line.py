@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 
@@ -272,6 +273,18 @@ def parse_command_line(argv: list[str]) -> Options:
             raise InputError("--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks.")
         evaluation.eval_tasks = ["sts"]
     return options
+
+
+def check_option_names(names: Iterable[str]) -> None:
+    """Refuse names that are no options of `run_mocose.py`.
+
+    Raises:
+        InputError: Naming the first of them, and what it may have been meant to be.
+    """
+    known = {action.dest: action for action in build_parser()._actions}
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown option --{name[:99]}; {_hint(name, known)}")
 
 
 def printable_command(argv: list[str]) -> str:

@@ -199,7 +199,12 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         return [branch["encoder"] for branch in ({"encoder": self.mocose.encoder}, self.target) if "encoder" in branch]
 
     def check_arguments(self, args) -> None:
-        """Raise a `ValueError` where these `MoCoSETrainingArguments` cannot steer this algorithm; here all can."""
+        """Raise a `ValueError` where these `MoCoSETrainingArguments` cannot steer this algorithm."""
+        self.check_settings(self.config, args)
+
+    @staticmethod
+    def check_settings(config: MoCoSEConfig, args) -> None:
+        """Refuse what `check_arguments` does, of a model of that configuration; here nothing."""
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
         return self.mocose.get_input_embeddings()

@@ -67,7 +67,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         OSError: Where there are no weights in safetensors.
         ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
-    hub_options = _usable(name_or_path, hub_options)
+    hub_options = usable_hub_options(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
     pooling_mode = "cls"
     if layout is not None:
@@ -104,6 +104,27 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     return PretrainedEncoder(encoder, dense, pooling_mode)
 
 
+def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
+    """Load the configuration of the encoder that `load_encoder` would load, without its weights.
+
+    Raises:
+        OSError, ValueError: As `load_encoder` raises them.
+    """
+    config, _ = _load_config(name_or_path, hub_options)
+    return config.encoder_config if isinstance(config, MoCoSEConfig) else config
+
+
+def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
+    """Return the files that `load_encoder` reads configuration and weights from, on this machine.
+
+    Raises:
+        OSError, ValueError: As `load_encoder` raises them.
+    """
+    config, hub_options = _load_config(name_or_path, hub_options)
+    names = ["config.json", *dict.fromkeys(_check_encoder_files(name_or_path, config, hub_options))]
+    return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
+
+
 def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
     """Return the dense layer of an encoder's own pooler, None where it has none."""
     pooler = getattr(encoder, "pooler", None)
@@ -117,7 +138,7 @@ def load_tokenizer(name_or_path: str, **hub_options):
         OSError: Where there is none; transformers makes one that knows special tokens alone.
         ValueError: Where it needs code of its own, cannot pad, or has a limit that is none.
     """
-    hub_options = _usable(name_or_path, hub_options)
+    hub_options = usable_hub_options(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
     if layout is not None and layout.encoder_folder:
         hub_options["subfolder"] = layout.encoder_folder
@@ -151,7 +172,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
         )
 
 
-def _usable(name_or_path: str, hub_options: dict) -> dict:
+def usable_hub_options(name_or_path: str, hub_options: dict) -> dict:
     """Drop options that were not given and, where the hub's name cannot be resolved, look in the cache alone.
 
     The hub's client would otherwise try again for over a minute (huggingface_hub 2.4).
@@ -163,6 +184,16 @@ def _usable(name_or_path: str, hub_options: dict) -> dict:
         except OSError:
             options["local_files_only"] = True
     return options
+
+
+def _load_config(name_or_path: str, hub_options: dict) -> tuple[PreTrainedConfig, dict]:
+    """Return the configuration that lies with an encoder's weights, and the options by which both are found."""
+    hub_options = usable_hub_options(name_or_path, hub_options)
+    layout = read_layout(name_or_path, **hub_options)
+    if layout is not None and layout.encoder_folder:
+        hub_options["subfolder"] = layout.encoder_folder
+    with _code_refused():
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options), hub_options
 
 
 @contextmanager
@@ -179,8 +210,8 @@ def _code_refused() -> Iterator[None]:
         ) from error
 
 
-def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> None:
-    """Refuse an encoder whose files would bring code, or weights in another format than safetensors.
+def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> list[str]:
+    """Return the names of the files of weights; refuse those that would bring code, or are not in safetensors.
 
     `use_safetensors` alone does not do that (transformers 5.23): it lets an index name shards that are pickles, and
     has a bot convert the pickle of a hub model, whose answer is then loaded unseen.
@@ -206,6 +237,7 @@ def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_option
         files = list(shards.values()) if isinstance(shards, dict) else []
     if not files or not all(str(name).endswith(".safetensors") for name in files):
         raise OSError(_SAFETENSORS_ALONE)
+    return [str(name) for name in files]
 
 
 def _check_takes_text(encoder: PreTrainedModel) -> None:

@@ -31,9 +31,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     if processing_class is None and data_collator is None:
         raise ValueError("MoCoSETrainer needs the tokenizer; give it as `processing_class`.")
     if processing_class is not None:
-        longest = encoder_max_length(processing_class, model.config.encoder_config)
-        if args.max_seq_length > longest:
-            raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
+        check_length(args, processing_class, model.config.encoder_config)
         check_tokenizer(processing_class, model.mocose.encoder)
     if args.n_gpu > 1:
         raise ValueError(
@@ -62,6 +60,13 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
             )
     model.check_arguments(args)
     check_model(model)
+
+
+def check_length(args, tokenizer, encoder_config) -> None:
+    """Raise a `ValueError` where sentences would be longer than tokenizer and encoder allow."""
+    longest = encoder_max_length(tokenizer, encoder_config)
+    if args.max_seq_length > longest:
+        raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
 
 
 def check_optimizer(args, optimizers=(None, None), **options) -> None:

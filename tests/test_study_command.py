@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from conftest import REPOSITORY, sentences
 
 from mocose_hf.study.command import main, parse_options
 from mocose_hf.study.named import NAMED_STUDIES
-from mocose_hf.study.storage import TrialStore, open_storage
+from mocose_hf.study.storage import open_storage
 from mocose_hf.study.trial import TrialRunner
+from mocose_hf.study.trial_store import TrialStore
 
 GRID = """
 question: Which decay?
@@ -85,6 +87,7 @@ def test_each_named_study_runs_and_is_reported(name, options, files, capsys):
 def test_the_options_of_all_cells_can_be_used(options, files):
     common = parse_options(options)
     common["model_name_or_path"] = common.pop("encoder")
+    del common["output_dir"]
     for study in NAMED_STUDIES.values():
         cells = {cell.label: cell.options for cell in study.cells if not cell.optional}
         TrialRunner(study.name, dict(study.options) | common, files).check(cells)
@@ -211,6 +214,11 @@ def test_solve_shows_the_settings_of_a_distance(files, capsys):
     assert "0.8501" in said
     assert "512" in said
     assert "holds 85.33% of the sentences" in said
+    assert "By default η rises from there to 1" in said
+    main(["solve", "--d-trace", "14.67"])
+    said = capsys.readouterr().out
+    assert re.search(r"0\.8501 \| +512 \| +128 \| +14\.67", said)
+    assert "the sentences" not in said
 
 
 @pytest.mark.parametrize(
@@ -227,6 +235,10 @@ def test_solve_shows_the_settings_of_a_distance(files, capsys):
         (["run", "table3", "--temprature", "1", "--encoder", "E", "--train_file", "t"], "unknown option --temprature"),
         (["report", "nowhere"], "nowhere: holds no study.db"),
         (["solve", "--d_trace", "0.5"], "`d_trace` and `batch_size` are numbers from 1 on"),
+        (["run", "--train_file", "TEXT", "table3"], "text.tsv: no such study; there are headline, table3"),
+        (["run", "--train_file", "TEXT", "table3"], "Names of studies come before all options."),
+        (["run", "table3", "--seed", "7"], "--seed is not for a trial to choose"),
+        (["report", "nowhere", "--storage", "sqlite:///none.db"], "--storage sqlite:///none.db: cannot be opened"),
         (["solve", "--d_trace", "5", "--k", "3"], "unknown argument --k"),
         (["list", "table33"], "table33: no such study"),
         (["draw"], "invalid choice: 'draw'"),
@@ -241,6 +253,28 @@ def test_what_cannot_be_used_is_told_in_one_line(argv, told, encoder_dir, files,
     assert told in said
     assert said.startswith("python -m mocose_hf.study: ")
     assert said.count("\n") == 1
+    assert not list(files.rglob("*.db"))
+
+
+def test_a_storage_without_a_study_has_no_report(files, capsys):
+    open_storage(f"sqlite:///{files / 'study' / 'study.db'}")
+    assert main(["report", str(files / "study")]) == 2
+    assert "holds no study yet" in capsys.readouterr().err
+
+
+def test_names_of_options_may_have_dashes(options, files):
+    (files / "mine.yaml").write_text("cells: {start: {baseline: start}}")
+    options[options.index("--output_dir") : options.index("--max_steps")] = ["--output-dir", str(files / "dashed")]
+    assert main(["run", str(files / "mine.yaml"), *options, "--seeds", "0"]) == 0
+    assert [row["state"] for row in table(files / "dashed", "mine")] == ["complete"]
+
+
+def test_a_study_of_an_earlier_version_is_reported(files, capsys):
+    store = TrialStore(open_storage(f"sqlite:///{files / 'study' / 'study.db'}"), "table3")
+    store.describe({"encoder": "bert", "sentences": "1f2e"})
+    store.declare(NAMED_STUDIES["table3"].as_dict())
+    assert main(["report", str(files / "study")]) == 0
+    assert "How slowly should the target follow?" in capsys.readouterr().out
 
 
 def test_another_study_under_the_same_name_is_refused(options, files, capsys):

@@ -9,9 +9,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from mocose_hf.errors import InputError
-from mocose_hf.study import storage as storage_module
+from mocose_hf.study import claims, trial_store
+from mocose_hf.study.claims import Claim
+from mocose_hf.study.descriptions import differences
 from mocose_hf.study.results import TrialResult
-from mocose_hf.study.storage import MOST_ATTEMPTS, Claim, TrialStore, open_storage
+from mocose_hf.study.storage import open_storage
+from mocose_hf.study.trial_store import MOST_ATTEMPTS, TrialStore
 
 CELLS = {"a": {"ema_decay": 0.5}, "b": {"ema_decay": 0.9, "queue_size": 64}}
 KEYS = [(cell, (seed,)) for cell in CELLS for seed in (0, 1)]
@@ -24,7 +27,8 @@ def url(tmp_path) -> str:
 
 def store_of(url: str, description=None) -> TrialStore:
     store = TrialStore(open_storage(url), "grid")
-    store.describe(description or {"options": "x"}, {"title": "Grid"})
+    store.describe(description or {"options": "x"})
+    store.declare({"title": "Grid"})
     return store
 
 
@@ -86,7 +90,30 @@ def test_claims_are_of_the_cells_asked_for(url):
     store = store_of(url)
     store.enter(KEYS, CELLS)
 
-    assert store.claim({"b"}).cell == "b"
+    assert store.claim(lambda cell, seed: cell == "b").cell == "b"
+
+
+def test_claims_are_of_the_seeds_asked_for(url):
+    store = store_of(url)
+    store.enter(KEYS, CELLS)
+    claim = store.claim(lambda cell, seed: seed == 1)
+    assert (claim.cell, claim.seeds) == ("a", (1,))
+    store.record(claim, complete(claim))
+    store.record(claim := store.claim(lambda cell, seed: seed == 1), complete(claim))
+
+    assert claim.cell == "b"
+    assert store.claim(lambda cell, seed: seed == 1) is None
+    assert {(r.seed, r.state) for r in store.results()} == {(0, "waiting"), (1, "complete")}
+
+
+def test_failed_trials_of_other_seeds_are_not_tried_again(url):
+    store = store_of(url)
+    store.enter(KEYS[:2], CELLS)
+    while (claim := store.claim()) is not None:
+        store.record(claim, TrialResult("grid", "a", claim.seeds[0], "failed", reason="too high a rate"))
+    store.retry_failed(lambda cell, seed: seed == 1)
+
+    assert sorted((r.seed, r.state) for r in store.results()) == [(0, "failed"), (1, "waiting")]
 
 
 def test_a_failed_trial_keeps_its_reason_and_is_not_repeated_unless_asked(url):
@@ -131,14 +158,14 @@ def test_a_trial_told_to_stop_waits_again(url):
 def dead_worker() -> dict:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return {"host": storage_module.socket.gethostname(), "pid": process.pid, "started": 0.0}
+    return {"host": claims.socket.gethostname(), "pid": process.pid, "started": 0.0}
 
 
 def test_the_trial_of_a_dead_worker_waits_again_and_fails_when_it_kills_too_often(url, monkeypatch):
     store = store_of(url)
     store.enter(KEYS[:1], CELLS)
     dead = dead_worker()
-    monkeypatch.setattr(storage_module, "_this_worker", lambda: dead)
+    monkeypatch.setattr(trial_store, "this_worker", lambda: dead)
     for _ in range(MOST_ATTEMPTS - 1):
         store.claim()
         assert store.revive() == [("a", (0,))]
@@ -151,7 +178,7 @@ def test_the_trial_of_a_dead_worker_waits_again_and_fails_when_it_kills_too_ofte
 
 
 def let_time_pass(monkeypatch) -> None:
-    later = time.time() + storage_module.SILENCE + 60
+    later = time.time() + claims.SILENCE + 60
     monkeypatch.setattr(time, "time", lambda: later)
 
 
@@ -161,7 +188,7 @@ def test_a_living_worker_keeps_its_trial_and_a_silent_one_elsewhere_does_not(url
     claim = store.claim()
     assert store.revive() == []
 
-    monkeypatch.setattr(storage_module, "_this_worker", lambda: {"host": "elsewhere", "pid": 1, "started": 0.0})
+    monkeypatch.setattr(trial_store, "this_worker", lambda: {"host": "elsewhere", "pid": 1, "started": 0.0})
     far = store.claim()
     store.beat(far)
     assert store.revive() == []
@@ -186,7 +213,7 @@ def test_a_trial_claimed_by_a_worker_that_died_at_once_is_found(url, monkeypatch
 def take_all(url: str, taken, barrier) -> None:
     store = TrialStore(open_storage(url), "grid")
     barrier.wait(timeout=120)
-    store.describe({"options": "x"}, {})
+    store.describe({"options": "x"})
     keys = [("a", (seed,)) for seed in range(8)]
     store.enter(keys, CELLS)
     claim = store.claim()
@@ -244,7 +271,7 @@ def test_a_search_of_a_small_space_comes_to_an_end(url):
 def test_a_search_goes_on_with_the_seeds_that_are_left(url, monkeypatch):
     store = store_of(url)
     dead = dead_worker()
-    monkeypatch.setattr(storage_module, "_this_worker", lambda: dead)
+    monkeypatch.setattr(trial_store, "this_worker", lambda: dead)
     space = {"temperature": FloatDistribution(0.01, 0.2)}
     claim = store.ask(space, (0, 1), most=1)
     store.record(claim, TrialResult("grid", claim.cell, 0, "complete", {"dev_spearman": 40.0}))
@@ -255,6 +282,99 @@ def test_a_search_goes_on_with_the_seeds_that_are_left(url, monkeypatch):
     store.record(again, TrialResult("grid", again.cell, 1, "complete", {"dev_spearman": 42.0}))
     assert store.ask(space, (0, 1), most=1) is None
     assert sorted((r.seed, r.figures["dev_spearman"]) for r in store.results()) == [(0, 40.0), (1, 42.0)]
+
+
+def run_search(store: TrialStore, seeds: tuple[int, ...], most: int = 3) -> list[Claim]:
+    """Run what a search has left; a score is its seed."""
+    taken = []
+    store.enter([("the options as given", seeds)], {"the options as given": {}})
+    while (claim := store.ask({"temperature": FloatDistribution(0.01, 0.2)}, seeds, most)) is not None:
+        taken.append(Claim(**vars(claim)))
+        for seed in claim.seeds:
+            store.record(claim, TrialResult("grid", claim.cell, seed, "complete", {"dev_spearman": float(seed)}))
+    return taken
+
+
+def test_a_search_of_more_seeds_runs_them_for_all_settings_and_draws_no_other_ones(url):
+    store = store_of(url)
+    first = run_search(store, (0, 1))
+    more = run_search(store, (0, 1, 2))
+
+    assert [claim.seeds for claim in more] == [(2,)] * 3
+    assert [(c.cell, c.parameters) for c in more] == [(c.cell, c.parameters) for c in first]
+    assert Counter(r.cell for r in store.results()) == {claim.cell: 3 for claim in first}
+    assert [claim.seeds for claim in run_search(store, (0, 1, 2), most=4)] == [(0, 1, 2)]
+
+
+def test_a_search_of_fewer_seeds_leaves_the_others_waiting(url):
+    store = store_of(url)
+    store.release(store.ask({"temperature": FloatDistribution(0.01, 0.2)}, (0, 1, 2), most=1))
+    (fewer,) = run_search(store, (1,), most=1)[:1]
+    states = {(r.cell, r.seed): r.state for r in store.results()}
+    assert fewer.seeds == (1,)
+    assert [states[fewer.cell, seed] for seed in (0, 1, 2)] == ["waiting", "complete", "waiting"]
+
+    rest = {claim.cell: claim.seeds for claim in run_search(store, (0, 1, 2), most=1)}
+    assert rest[fewer.cell] == (0, 2)
+    assert {r.state for r in store.results()} == {"complete"}
+
+
+def test_the_trial_of_a_dead_worker_is_interrupted_until_it_is_taken_up_again(url, monkeypatch):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    dead = dead_worker()
+    monkeypatch.setattr(trial_store, "this_worker", lambda: dead)
+    store.claim()
+    assert [r.state for r in store.results()] == ["interrupted"]
+
+    store.revive()
+    assert [r.state for r in store.results()] == ["waiting"]
+    assert store.claim() is not None
+
+
+def test_a_worker_that_dies_after_its_last_result_leaves_a_complete_trial(url, monkeypatch):
+    store = store_of(url)
+    store.enter(KEYS[:1], CELLS)
+    dead = dead_worker()
+    monkeypatch.setattr(trial_store, "this_worker", lambda: dead)
+    claim = store.claim()
+    monkeypatch.setattr(store, "_finish", lambda number: None)  # killed before it could
+    store.record(claim, complete(claim))
+    monkeypatch.undo()
+
+    assert store.revive() == []
+    assert store.claim() is None
+    assert [(r.state, r.figures["dev_spearman"]) for r in store.results()] == [("complete", 50.0)]
+    assert [trial.value for trial in store._study.get_trials()] == [50.0]
+
+
+CONTENT = {
+    "encoder": "bert",
+    "SHA-256 of the encoder": "e1",
+    "SHA-256 of the development pairs": "p1",
+    "sentences": "s",
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "other"),
+    [
+        (CONTENT, CONTENT | {"encoder": "copy-of-bert"}, []),
+        (CONTENT, CONTENT | {"SHA-256 of the encoder": "e2"}, ["SHA-256 of the encoder"]),
+        (CONTENT, CONTENT | {"SHA-256 of the development pairs": "p2"}, ["SHA-256 of the development pairs"]),
+        ({"encoder": "bert", "sentences": "s"}, CONTENT, []),
+        ({"encoder": "bert", "sentences": "s,t"}, CONTENT, []),
+        ({"encoder": "mini", "sentences": "r"}, CONTENT, ["encoder", "sentences"]),
+    ],
+)
+def test_content_counts_and_names_where_nothing_else_is_known(before, now, other):
+    assert differences(before, now) == other
+
+
+def test_a_storage_to_read_is_not_made(url, tmp_path):
+    with pytest.raises(InputError, match=r"cannot be opened \(there is no such file\)"):
+        open_storage(url, make=False)
+    assert not list(tmp_path.rglob("*.db"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig
+
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import PretrainedEncoder
@@ -42,12 +44,31 @@ class Algorithm:
         Raises:
             ValueError: Where one has a value of its own, but the algorithm has no such option.
         """
+        return self.model.from_encoder(source, **self._own(given))
+
+    def check(self, encoder_config: PreTrainedConfig, given: Mapping[str, object], args) -> None:
+        """Refuse options that `from_encoder` or a training would refuse, as far as that is known without weights.
+
+        Args:
+            encoder_config: The configuration of the encoder.
+            given: As of `from_encoder`.
+            args: `MoCoSETrainingArguments`.
+
+        Raises:
+            ValueError: Naming the option.
+        """
+        config = self.model.config_class(encoder_config=encoder_config, **self._own(given))
+        config.check_memory()
+        config.check_libraries()
+        self.model.check_settings(config, args)
+
+    def _own(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the options that are given and the algorithm's own; refuse others of another value than theirs."""
         own = self.model.config_class.option_names()
         for name, value in given.items():
             if name not in own and value != getattr(MoCoSEConfig, name, None):
                 raise ValueError(f"`{name}` is {value}, but the algorithm {self.model.algorithm} has no such option.")
-        unset = {name for name, value in given.items() if value is None}
-        return self.model.from_encoder(source, **{name: given[name] for name in own if name in given.keys() - unset})
+        return {name: given[name] for name in own if given.get(name) is not None}
 
 
 ALGORITHMS = {

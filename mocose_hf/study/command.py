@@ -28,8 +28,9 @@ from mocose_hf.study.named import NAMED_STUDIES
 from mocose_hf.study.report import write_report
 from mocose_hf.study.results import TrialResult
 from mocose_hf.study.searches import as_study
-from mocose_hf.study.storage import TrialStore, open_storage, study_names
+from mocose_hf.study.storage import open_storage, study_names
 from mocose_hf.study.study_file import Search, read_study_file
+from mocose_hf.study.trial_store import TrialStore
 from mocose_hf.study.worker import Worker
 
 PROGRAM = "python -m mocose_hf.study"
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        options, rest = build_parser().parse_known_args(argv)
+        options, rest = build_parser().parse_known_args(_underscored(sys.argv[1:] if argv is None else argv))
         return options.action(options, rest)
     except InputError as error:
         return _end(input_error_line(error), EXIT_BAD_INPUT)
@@ -141,21 +142,24 @@ def run_studies(options: argparse.Namespace, rest: list[str]) -> int:
     common = parse_options(rest)
     if options.encoder is not None:
         common["model_name_or_path"] = options.encoder
-    storage = open_storage(options.storage or _storage_in(options.output_dir))
-    studies = [_study(name) for name in options.studies]
+    studies = [_study(name, rest) for name in options.studies]
     _check_cells(options.cells, studies)
-    stores = [TrialStore(storage, study.name) for study in studies]
     workers = [
-        Worker(store, study, options.seeds, common, options.output_dir, _say, options.cells, options.keep_models)
-        for store, study in zip(stores, studies, strict=True)
+        Worker(study, options.seeds, common, options.output_dir, _say, options.cells, options.keep_models)
+        for study in studies
     ]
     for worker in workers:
-        worker.prepare(options.retry_failed)
+        worker.check()
+    storage = open_storage(options.storage or _storage_in(options.output_dir))
+    for worker, study in zip(workers, studies, strict=True):
+        worker.prepare(TrialStore(storage, study.name), options.retry_failed)
     results = [worker.work() for worker in workers]
     _report(Path(options.output_dir), storage, shown=[study.name for study in studies])
     states = [result.state for of_study in results for result in of_study]
     if "running" in states:
         _say(f"{states.count('running')} trials are still run by other workers, the last of which reports on all.")
+    if "interrupted" in states:
+        _say(f"{states.count('interrupted')} trials lost their workers; the same command takes them up again.")
     if failed := states.count("failed"):
         return _end(f"{failed} trials failed; the report has their reasons.", EXIT_STOPPED)
     return 0
@@ -169,11 +173,13 @@ def report_studies(options: argparse.Namespace, rest: list[str]) -> int:
         raise InputError(
             f"{folder}: holds no study.db; give the --output_dir of a run, and its --storage if it had one."
         )
-    storage = open_storage(options.storage or _storage_in(folder))
+    storage = open_storage(options.storage or _storage_in(folder), make=False)
     there = study_names(storage)
+    if not there:
+        raise InputError(f"{folder}: its storage holds no study yet; run one first.")
     unknown = [name for name in options.studies if name not in there]
     if unknown:
-        raise InputError(f"{unknown[0]}: is not in the storage, which has {', '.join(there) or 'no study'}.")
+        raise InputError(f"{unknown[0]}: is not in the storage, which has {', '.join(there)}.")
     _report(folder, storage, shown=options.studies or there, only=options.studies)
     return 0
 
@@ -186,13 +192,30 @@ def solve_distance(options: argparse.Namespace, rest: list[str]) -> int:
         settings = solve(options.d_trace, options.batch_size, sentences)
     except ValueError as error:
         raise InputError(one_line(error)) from error
+    head = ["--ema_decay", "--queue_size", "--queue_init_size", "d_trace"]
     rows = [
-        [f"{found.ema_decay:.4f}", str(found.queue_size), f"{found.d_trace:.2f}", found.note or "-"]
+        [f"{found.ema_decay:.4f}", str(found.queue_size), str(found.queue_init_size), f"{found.d_trace:.2f}"]
         for found in settings
     ]
-    head = ["--ema_decay", "--queue_size", "d_trace", "the sentences"]
+    if sentences is not None:
+        head.append("the sentences")
+        rows = [[*row, found.note or "-"] for row, found in zip(rows, settings, strict=True)]
     _say(text_table((f"d_trace = {options.d_trace:g} at batches of {options.batch_size}", head, rows)))
+    _say(
+        "This is the distance with the given η and a full queue. By default η rises from there to 1 over the run, and "
+        "the distance with it: --ema_decay_end of the same value keeps η, and --ema_schedule constant_distance keeps "
+        "the distance while the queue grows, too."
+    )
     return 0
+
+
+def _underscored(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with names of options as they are declared: `run_mocose.py` takes dashes in them too."""
+    split = (argument.partition("=") for argument in arguments)
+    return [
+        f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+        for argument, (name, equals, value) in zip(arguments, split, strict=True)
+    ]
 
 
 def parse_options(arguments: Sequence[str]) -> dict[str, object]:
@@ -218,13 +241,15 @@ def parse_options(arguments: Sequence[str]) -> dict[str, object]:
     return options
 
 
-def _study(name: str) -> Study | Search:
+def _study(name: str, rest: Sequence[str] = ()) -> Study | Search:
+    """Return a study by its name or file; `rest` are options that stand beside it, whose values it may be one of."""
     if name in NAMED_STUDIES:
         return NAMED_STUDIES[name]
     if Path(name).suffix in (".yaml", ".yml", ".json"):
         return read_study_file(name)
+    place = " Names of studies come before all options." if rest else ""
     raise InputError(
-        f"{name[:60]}: no such study; there are {', '.join(NAMED_STUDIES)}, and files of your own (.yaml)."
+        f"{name[:60]}: no such study; there are {', '.join(NAMED_STUDIES)}, and files of your own (.yaml).{place}"
     )
 
 

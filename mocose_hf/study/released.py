@@ -165,7 +165,8 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
         queue_dtype = getattr(torch, config.queue_dtype)
         return ReleasedQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
 
-    def check_arguments(self, args) -> None:
+    @staticmethod
+    def check_settings(config: ReleasedMoCoSEConfig, args) -> None:
         """Raise a `ValueError` where arguments ask for what the released code has a constant or no place for."""
         other_end = args.ema_decay_end != 1.0 or args.ema_schedule_steps not in (None, EMA_STEPS)
         if other_end or args.ema_schedule != "cosine":
@@ -180,12 +181,12 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
             )
         changes = ("token_cutoff", "feature_cutoff", "embedding_noise", "fgsm_epsilon")
         given = [name for name in changes if getattr(args, name)]
-        if given and self.config.stale_fgsm_epsilon:
+        if given and config.stale_fgsm_epsilon:
             raise ValueError(
                 f"`{given[0]}` changes word embeddings before `stale_fgsm_epsilon` could; leave out the first, or set "
                 "the second to 0."
             )
-        if args.padding_free and self.config.stale_fgsm_epsilon:
+        if args.padding_free and config.stale_fgsm_epsilon:
             raise ValueError(
                 "`padding_free` gives nearly every batch a shape of its own, so `stale_fgsm_epsilon` would do "
                 "nothing; leave out the first, or set the second to 0."

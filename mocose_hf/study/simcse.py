@@ -78,7 +78,8 @@ class SimCSE(MoCoSEForPreTraining):
         """Start a new training from an encoder in memory, with a dense layer drawn anew as the authors do."""
         return super().from_encoder(replace(source, pooler=None), **config)
 
-    def check_arguments(self, args) -> None:
+    @staticmethod
+    def check_settings(config: SimCSEConfig, args) -> None:
         """Raise a `ValueError` where arguments steer a target."""
         for name in OF_THE_TARGET:
             if getattr(args, name) != type(args).__dataclass_fields__[name].default:

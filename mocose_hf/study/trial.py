@@ -4,15 +4,23 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PrinterCallback, TrainerCallback
 
-from mocose_hf.building import build_model, build_trainer, read_training_sentences
+from mocose_hf.building import (
+    build_model,
+    build_trainer,
+    check_model_options,
+    fingerprint_encoder,
+    read_encoder_config,
+    read_training_sentences,
+)
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpointing import checkpoints, find_checkpoint
-from mocose_hf.command_line import Options, parse_command_line
+from mocose_hf.command_line import Options, check_option_names, parse_command_line
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.pairs import evaluate_pairs
@@ -20,7 +28,9 @@ from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.scoring import read_evaluation_tasks, read_pairs
 from mocose_hf.study.algorithms import ALGORITHMS
-from mocose_hf.study.declarations import BASELINE
+from mocose_hf.study.declarations import BASELINE, BASELINES
+from mocose_hf.study.descriptions import ENCODER_DIGEST, OF_CONTENT, SENTENCES
+from mocose_hf.study.digests import content_sha256
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.tfidf import TfidfModel
 from mocose_hf.text_augmentation import build_key_augmentation
@@ -29,6 +39,13 @@ RESULT_FILE = "result.json"
 
 _QUIET = {"report_to": "none", "disable_tqdm": True}
 _DEVELOPMENT = "stsb_spearman"
+_OF_THE_STUDY = {
+    "seed": "a study runs each cell with all seeds that --seeds names",
+    "output_dir": "each has a folder of its own in the study's --output_dir",
+    "overwrite_output_dir": "finished trials are kept; give another --output_dir of the study to begin anew",
+    "resume_from_checkpoint": "the same command goes on with what was interrupted",
+}
+"""Options that a trial has from its study, and where they are chosen."""
 
 
 class TrialRunner:
@@ -53,29 +70,47 @@ class TrialRunner:
         self._study, self._options, self._folder = study, _QUIET | dict(options), Path(folder)
         self._spectrum, self._keep_models = spectrum, keep_models
         self._read: dict[tuple, object] = {}
+        self._digests: dict[str, dict[str, str]] = {}
 
     def check(self, cells: Mapping[str, Mapping[str, object]]) -> None:
-        """Parse the options of all cells and read what they share, before anything is run.
+        """Check the options of all cells and read what they share, before anything is run; no model is built.
 
         Raises:
             InputError: Naming the cell whose options cannot be used.
         """
+        _refuse_options_of_a_study(self._options)
         for label, options in cells.items():
-            try:
+            with self._told_of(label):
+                _refuse_options_of_a_study(options)
+                baseline = options.get(BASELINE)
+                if baseline is not None and baseline not in BASELINES:
+                    raise _unknown_baseline(baseline)
                 parsed = self._parse(label, options, 0)
-            except InputError as error:
-                raise InputError(f"{self._study}, cell {label}: {error}") from error
             if parsed.model.model_name_or_path is None:
                 raise InputError("--encoder is needed: a hub id or directory of the encoder to start from.")
             if not parsed.trains:
                 raise InputError("--train_file or --dataset_name is needed: the sentences to train on.")
             if not parsed.develops:
                 raise InputError("--senteval_dir or --validation_file is needed: a study compares development scores.")
+            encoder = self._encoder(parsed)
+            with self._told_of(label):
+                check_model_options(parsed, *encoder)
             self._read_all(label, parsed)
+            self._digests[label] = self._digests_of(parsed)
 
-    def data_sha256(self) -> str:
-        """Return what tells the sentences that `check` read from others."""
-        return ",".join(sentences.sha256 for what, sentences in self._read.items() if what[0] == "sentences")
+    def check_names(self, options: Iterable[str]) -> None:
+        """Refuse names of a search's space that are no options of a trial.
+
+        Raises:
+            InputError: Naming the first of them.
+        """
+        options = list(options)
+        _refuse_options_of_a_study(options)
+        check_option_names(options)
+
+    def digests(self, cell: str) -> dict[str, str]:
+        """Return what tells the data and the encoder of a cell, which `check` has seen, from others."""
+        return self._digests[cell]
 
     def run(
         self, cell: str, options: Mapping[str, object], seed: int, beat: Callable[[], None] = lambda: None
@@ -115,6 +150,14 @@ class TrialRunner:
     def folder_of(self, cell: str, seed: int) -> Path:
         """Return the folder of a trial."""
         return self._folder / _as_file_name(cell) / f"seed-{seed}"
+
+    @contextmanager
+    def _told_of(self, label: str) -> Iterator[None]:
+        """Name the cell in front of what is wrong with it."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self._study}, cell {label}: {error}") from error
 
     def _read_all(self, label: str, options: Options) -> None:
         """Read what a cell shares with others, and what only the augmentation of its text asks for."""
@@ -165,7 +208,7 @@ class TrialRunner:
         elif baseline == "start":
             model, tokenizer = build_model(options)
         else:
-            raise InputError(f"the baseline {baseline!r} is unknown; there are start and tfidf.")
+            raise _unknown_baseline(baseline)
         scores = evaluate_pairs(model, tokenizer, self._pairs(options))
         figures = {SCORE: scores.pop(_DEVELOPMENT), "dev_step": 0.0, **scores}
         return self._finish({"state": "complete", "figures": figures}, options, model, tokenizer)
@@ -203,6 +246,23 @@ class TrialRunner:
         key = ("tasks", wanted.senteval_dir, tuple(wanted.eval_tasks or ()), wanted.eval_protocol)
         return self._once(key, lambda: read_evaluation_tasks(options))
 
+    def _encoder(self, options: Options):
+        return self._once(("encoder's configuration", *_encoder_key(options)), lambda: read_encoder_config(options))
+
+    def _digests_of(self, options: Options) -> dict[str, str]:
+        """Return the digests of what `_read_all` read, and of the encoder."""
+        sentences, pairs, tasks = self._sentences(options), self._pairs(options), self._tasks(options)
+        return {
+            SENTENCES: sentences.fingerprint if options.data.streaming else sentences.sha256,
+            f"{OF_CONTENT}development pairs": self._digest(pairs),
+            f"{OF_CONTENT}test sets": self._digest(tasks) if tasks.final or tasks.during_training else "none",
+            ENCODER_DIGEST: self._once(("encoder", *_encoder_key(options)), lambda: fingerprint_encoder(options)),
+        }
+
+    def _digest(self, value: object) -> str:
+        """Return the digest of what `_once` has read and keeps."""
+        return self._once(("digest", id(value)), lambda: content_sha256(value))
+
     def _once(self, key: tuple, read: Callable[[], object]):
         if key not in self._read:
             self._read[key] = read()
@@ -220,6 +280,22 @@ class _Beat(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         self._beat()
+
+
+def _refuse_options_of_a_study(options: Iterable[str]) -> None:
+    """Refuse what a trial has from its study, and would be ignored."""
+    for name in options:
+        if name in _OF_THE_STUDY:
+            raise InputError(f"--{name} is not for a trial to choose: {_OF_THE_STUDY[name]}.")
+
+
+def _unknown_baseline(baseline: object) -> InputError:
+    return InputError(f"the baseline {baseline!r} is unknown; there are {' and '.join(BASELINES)}.")
+
+
+def _encoder_key(options: Options) -> tuple:
+    source = options.model
+    return source.model_name_or_path, source.model_revision, source.cache_dir
 
 
 def as_arguments(options: Mapping[str, object]) -> list[str]:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from mocose_hf.errors import InputError
 from mocose_hf.preemption import TrainingInterrupted
+from mocose_hf.study.claims import Claim, Key
 from mocose_hf.study.declarations import BASELINE, Cell, Study
+from mocose_hf.study.descriptions import ENCODER, OF_CELL
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
-from mocose_hf.study.storage import OF_CELL, Claim, Key, TrialStore
 from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial import TrialRunner
+from mocose_hf.study.trial_store import TrialStore
 
 _OF_A_PLACE = {
     "cache_dir",
@@ -30,7 +32,6 @@ class Worker:
     """Run what a study still wants, beside other workers on the same storage.
 
     Args:
-        store: The study's trials.
         study: What is run.
         seeds: With which seeds each cell is.
         options: Options of `run_mocose.py` that all cells have in common; a study's own options give way to them, a
@@ -43,7 +44,6 @@ class Worker:
 
     def __init__(
         self,
-        store: TrialStore,
         study: Study | Search,
         seeds: Sequence[int],
         options: Mapping[str, object],
@@ -52,33 +52,49 @@ class Worker:
         cells: Sequence[str] | None = None,
         keep_models: bool = False,
     ):
-        self._store, self._study, self._seeds, self._say = store, study, tuple(seeds), say
-        self._wanted = None if cells is None else set(cells)
+        self._study, self._seeds, self._say = study, tuple(dict.fromkeys(seeds)), say
+        self._chosen = None if cells is None else set(cells)
         self._options = dict(study.options) | dict(options)
+        self._cells: dict[str, dict[str, object]] = {}
+        self._left_out: list[str] = []
         spectrum = isinstance(study, Study) and study.plot == "spectrum"
         self._runner = TrialRunner(study.name, self._options, Path(folder) / study.name, spectrum, keep_models)
 
-    def prepare(self, retry_failed: bool = False) -> None:
-        """Check all cells, and enter those trials that are not there yet.
+    def check(self) -> None:
+        """Check all cells that are to be run, and read what they need; nothing is written.
+
+        The cell that the others are tested against is looked at in any case: its data and encoder are the study's.
 
         Raises:
-            InputError: Where an option cannot be used, or the storage's study of this name is another one.
+            InputError: Where an option cannot be used.
         """
         if isinstance(self._study, Study):
-            cells = {cell.label: dict(cell.options) for cell in self._runnable(self._study.cells)}
+            self._runner.check({self._default: self._cell(self._default).options})
+            self._cells = {cell.label: dict(cell.options) for cell in self._runnable(self._study.cells)}
         else:
-            cells = {AS_GIVEN: {}}
-        self._runner.check(cells)
-        self._store.describe(self._in_common(), self._about())
-        for cell, _ in self._store.revive():
+            self._runner.check_names(self._study.space)
+            self._cells = {AS_GIVEN: {}}
+        self._runner.check(self._cells)
+
+    def prepare(self, store: TrialStore, retry_failed: bool = False) -> None:
+        """Enter those trials that are not there yet, after `check`.
+
+        Raises:
+            InputError: Where the storage's study of this name is another one.
+        """
+        store.describe(self._in_common())
+        store.declare(self._about(store.about()))
+        for cell, _ in store.revive():
             self._say(f"{self._study.name}: {cell} goes on, whose worker died.")
+        keys = self._keys(store.seeds())
+        self._pairs = {(cell, seed) for cell, seeds in keys for seed in seeds}
         if retry_failed:
-            self._store.retry_failed()
-        self._store.enter(self._keys(cells), cells)
-        self._cells = cells
+            store.retry_failed(self._is_wanted)
+        store.enter(keys, self._cells)
+        self._store = store
 
     def work(self) -> list[TrialResult]:
-        """Run trials until none is left to take; return the results of all, of other workers too.
+        """Run trials until none is left to take, after `prepare`; return the results of all, of other workers too.
 
         Raises:
             TrainingInterrupted: After SIGTERM or SIGINT; the trial waits for the next worker, which goes on with it.
@@ -97,28 +113,53 @@ class Worker:
             self._store.revive()
         return self._store.results()
 
-    def _keys(self, cells: Mapping[str, Mapping[str, object]]) -> list[Key]:
-        """Return the trials there are to be: each cell with one seed after the other, in a search with all at once."""
+    def _keys(self, there: Mapping[str, Sequence[int]]) -> list[Key]:
+        """Return the trials there are to be: each cell with one seed after the other, in a search with all at once.
+
+        Args:
+            there: The seeds of trials that were entered before, for each cell: one that is not trained keeps its own.
+        """
         if isinstance(self._study, Search):
-            return [(cell, self._seeds) for cell in cells]
-        first = self._seeds[0]
-        return [(c, (seed,)) for seed in self._seeds for c in cells if seed == first or BASELINE not in cells[c]]
+            return [(cell, self._seeds) for cell in self._cells]
+        keys = []
+        for seed in self._seeds:
+            for cell, options in self._cells.items():
+                if BASELINE not in options:
+                    keys.append((cell, (seed,)))
+                elif seed == self._seeds[0]:
+                    keys.append((cell, (*there.get(cell, ()), seed)[:1]))
+        return keys
+
+    def _is_wanted(self, cell: str, seed: int) -> bool:
+        """Return whether this worker is to run a cell with a seed; of a search, whatever setting was drawn."""
+        return seed in self._seeds if isinstance(self._study, Search) else (cell, seed) in self._pairs
 
     def _next(self) -> Claim | None:
         if isinstance(self._study, Study):
-            return self._store.claim(self._cells)
+            return self._store.claim(self._is_wanted)
         return self._store.ask(self._study.space, self._seeds, self._study.trials)
 
+    @property
+    def _default(self) -> str:
+        return self._study.default_label
+
+    def _cell(self, label: str) -> Cell:
+        return next(cell for cell in self._study.cells if cell.label == label)
+
     def _runnable(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Return the cells that are wanted, but for optional ones that cannot be run here, which are told."""
-        wanted = [cell for cell in cells if self._wanted is None or cell.label in self._wanted]
-        return [cell for cell in wanted if not cell.optional or self._can_run(cell)]
+        """Return the cells that are chosen, but for optional ones that cannot be run here, which are told."""
+        chosen = [cell for cell in cells if self._is_chosen(cell.label)]
+        return [cell for cell in chosen if not cell.optional or self._can_run(cell)]
+
+    def _is_chosen(self, label: str) -> bool:
+        return self._chosen is None or label in self._chosen
 
     def _can_run(self, cell: Cell) -> bool:
         try:
             self._runner.check({cell.label: cell.options})
         except InputError as error:
             self._say(f"Left out: {error}")
+            self._left_out.append(cell.label)
             return False
         return True
 
@@ -126,19 +167,24 @@ class Worker:
         """Return what all workers of this study must have in common; a search also its space."""
         options = {name: str(value) for name, value in self._options.items() if name not in _OF_A_PLACE}
         encoder = str(self._options.get("model_name_or_path", ""))
-        run = {"encoder": Path(encoder).name or encoder, "sentences": self._runner.data_sha256()}
+        base = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
+        run = {ENCODER: Path(encoder).name or encoder, **base}
         if isinstance(self._study, Search):
-            options |= {f"space of {name}": repr(values) for name, values in self._study.space.items()}
-        else:
-            cells = {cell.label: {n: str(v) for n, v in cell.options.items()} for cell in self._study.cells}
-            options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
+            return run | options | {f"space of {name}": repr(values) for name, values in self._study.space.items()}
+        cells = {cell.label: {n: str(v) for n, v in cell.options.items()} for cell in self._study.cells}
+        options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
+        for label in self._cells:
+            own = {name: digest for name, digest in self._runner.digests(label).items() if digest != base[name]}
+            if own:
+                options[f"{OF_CELL}{label}, its own data"] = own
         return run | options
 
-    def _about(self) -> dict[str, object]:
-        """Return how the study is declared."""
-        if isinstance(self._study, Study):
-            return self._study.as_dict()
-        return {name: getattr(self._study, name) for name in ("name", "title", "question")}
+    def _about(self, before: Mapping[str, object]) -> dict[str, object]:
+        """Return how the study is declared, and which optional cells were left out by the last worker to try them."""
+        if isinstance(self._study, Search):
+            return {name: getattr(self._study, name) for name in ("name", "title", "question")}
+        earlier = [label for label in before.get("left_out", ()) if not self._is_chosen(label)]
+        return self._study.as_dict() | {"left_out": [*earlier, *self._left_out]}
 
     def _tell(self, result: TrialResult) -> None:
         name = f"{self._study.name}: {result.cell}, seed {result.seed}"

@@ -217,7 +217,7 @@ def test_solve_shows_the_settings_of_a_distance(files, capsys):
     assert "By default η rises from there to 1" in said
     main(["solve", "--d-trace", "14.67"])
     said = capsys.readouterr().out
-    assert re.search(r"0\.8501 \| +512 \| +128 \| +14\.67", said)
+    assert re.search(r"0\.8501 +\| +512 \| +128 \| +14\.67", said)
     assert "the sentences" not in said
 
 

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.sentence_transformers_format import read_json, read_layout
+from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
 
 logger = logging.get_logger(__name__)
@@ -67,13 +67,10 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         OSError: Where there are no weights in safetensors.
         ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
-    hub_options = usable_hub_options(name_or_path, hub_options)
-    layout = read_layout(name_or_path, **hub_options)
+    config, layout, hub_options = _load_config(name_or_path, hub_options)
     pooling_mode = "cls"
     if layout is not None:
         pooling_mode = layout.pooling_mode
-        if layout.encoder_folder:
-            hub_options["subfolder"] = layout.encoder_folder
         if layout.other_modules:
             logger.warning(
                 f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
@@ -83,7 +80,6 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     with _code_refused():
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
         if config.is_encoder_decoder:
             raise ValueError(f"`{config.model_type}` is an encoder-decoder, but an encoder is needed; start from one")
         _check_encoder_files(name_or_path, config, hub_options)
@@ -110,7 +106,7 @@ def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
-    config, _ = _load_config(name_or_path, hub_options)
+    config, *_ = _load_config(name_or_path, hub_options)
     return config.encoder_config if isinstance(config, MoCoSEConfig) else config
 
 
@@ -120,7 +116,7 @@ def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
-    config, hub_options = _load_config(name_or_path, hub_options)
+    config, _, hub_options = _load_config(name_or_path, hub_options)
     names = ["config.json", *dict.fromkeys(_check_encoder_files(name_or_path, config, hub_options))]
     return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
 
@@ -186,14 +182,17 @@ def usable_hub_options(name_or_path: str, hub_options: dict) -> dict:
     return options
 
 
-def _load_config(name_or_path: str, hub_options: dict) -> tuple[PreTrainedConfig, dict]:
-    """Return the configuration that lies with an encoder's weights, and the options by which both are found."""
+def _load_config(
+    name_or_path: str, hub_options: dict
+) -> tuple[PreTrainedConfig, SentenceTransformersLayout | None, dict]:
+    """Return the configuration that lies with an encoder's weights, the layout, and the options that find both."""
     hub_options = usable_hub_options(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
     if layout is not None and layout.encoder_folder:
         hub_options["subfolder"] = layout.encoder_folder
     with _code_refused():
-        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options), hub_options
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
+    return config, layout, hub_options
 
 
 @contextmanager

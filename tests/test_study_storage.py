@@ -86,6 +86,21 @@ def test_a_study_may_get_more_cells_but_no_other_ones(url):
         store_of(url, {"encoder": "bert", "cell a": {"ema_decay": "0.6"}})
 
 
+def test_cells_that_come_later_may_take_other_values_and_other_options(url):
+    store_of(url).enter(KEYS, CELLS)
+    more = CELLS | {"c": {"ema_decay": 0.99, "temperature": 0.1}, "d": {"ema_decay": 0.5, "queue_size": 64}}
+    store = store_of(url)
+    store.enter([*KEYS, ("c", (0,)), ("d", (0,))], more)
+
+    assert store.claim(lambda cell, seed: cell == "c").parameters == {"queue_size": None, "temperature": 0.1}
+    assert store.claim(lambda cell, seed: cell == "d").parameters == {
+        "ema_decay": 0.5,
+        "queue_size": 64,
+        "temperature": None,
+    }
+    assert len(store.results()) == len(KEYS) + 2
+
+
 def test_claims_are_of_the_cells_asked_for(url):
     store = store_of(url)
     store.enter(KEYS, CELLS)

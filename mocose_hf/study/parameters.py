@@ -1,8 +1,9 @@
 """The options of cells as optuna holds them: those that are not the same in all, each with the values it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial
 
 
 def distributions(options: Mapping[str, Mapping[str, object]]) -> dict[str, CategoricalDistribution]:
@@ -16,9 +17,29 @@ def distributions(options: Mapping[str, Mapping[str, object]]) -> dict[str, Cate
     return {name: CategoricalDistribution(values) for name, values in spread.items() if len(values) > 1}
 
 
-def parameters(of_cell: Mapping[str, object], spread: Mapping[str, object]) -> dict[str, object]:
-    """Return what a cell sets of the options that are not the same in all, None where it does not."""
-    return {name: _plain(of_cell.get(name)) for name in spread}
+def as_begun(
+    spread: Mapping[str, CategoricalDistribution], trials: Iterable[FrozenTrial]
+) -> dict[str, BaseDistribution]:
+    """Return the distributions of a study, of each option the one it has there already.
+
+    Optuna lets no distribution of a study change, so what a later cell sets besides is none of its parameters; the
+    cell itself knows all that it sets.
+    """
+    begun = {name: distribution for trial in trials for name, distribution in trial.distributions.items()}
+    return {**spread, **{name: begun[name] for name in spread if name in begun}}
+
+
+def parameters(of_cell: Mapping[str, object], spread: Mapping[str, BaseDistribution]) -> dict[str, object]:
+    """Return what a cell sets of the options that are not the same in all, None where it does not.
+
+    Values that a distribution does not hold are left out.
+    """
+    values = {name: _plain(of_cell.get(name)) for name in spread}
+    return {
+        name: value
+        for name, value in values.items()
+        if not isinstance(spread[name], CategoricalDistribution) or value in spread[name].choices
+    }
 
 
 def _plain(value: object) -> object:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mocose_hf.errors import InputError
 from mocose_hf.study.claims import Claim, Key, Wanted, is_dead, this_worker
 from mocose_hf.study.descriptions import differences
-from mocose_hf.study.parameters import distributions, parameters
+from mocose_hf.study.parameters import as_begun, distributions, parameters
 from mocose_hf.study.results import SCORE, TrialResult
 
 MOST_ATTEMPTS = 3
@@ -99,10 +99,11 @@ class TrialStore:
             options: The options of each cell, by its label; what varies among them are the trial's parameters.
         """
         there = self.seeds()
-        spread = distributions(options)
+        spread = as_begun(distributions(options), self._study.get_trials(deepcopy=False))
         for cell, seeds in keys:
             if left := tuple(seed for seed in seeds if seed not in there.get(cell, ())):
-                self._add((cell, left), parameters(options[cell], spread), spread)
+                own = parameters(options[cell], spread)
+                self._add((cell, left), own, {name: spread[name] for name in own})
 
     def seeds(self) -> dict[str, list[int]]:
         """Return the seeds that there are trials of, for each cell that has any."""

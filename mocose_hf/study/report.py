@@ -1,7 +1,6 @@
 """Write tables, plots and one page of studies into a folder."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mocose_hf.evaluation.drawing import figure_bytes
 from mocose_hf.output_dir import saving
 from mocose_hf.study.analysis import Analysis, analyse
 from mocose_hf.study.csv_files import curves_csv, summary_csv, trials_csv
+from mocose_hf.study.declarations import FILE_NAME
 from mocose_hf.study.markup import study_latex, study_markdown
 from mocose_hf.study.page import Shown, page
 from mocose_hf.study.plots import study_figure
@@ -20,7 +20,6 @@ WRITTEN = "report_files.json"
 """Names of the files that reports wrote into a folder, which a later one may write over."""
 
 _ENDINGS = (".csv", "_summary.csv", "_curves.csv", ".md", ".tex", ".png", ".svg")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REMEDY = "what an earlier report wrote is there still; make room and report again"
 
 
@@ -69,7 +68,7 @@ def _make(studies: Sequence[tuple]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     shown = []
     for study, *known in studies:
-        if not _NAME.fullmatch(study.name):
+        if not FILE_NAME.fullmatch(study.name):
             raise InputError(f"study {study.name!r}: no name for files; use letters, digits, '.', '_' and '-'.")
         made = analyse(study, *known)
         own = _study_files(made)

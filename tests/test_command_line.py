@@ -311,7 +311,7 @@ def test_entries_know_their_place(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large", "quickstart"])
+@pytest.mark.parametrize("name", ["direct", "paper-bert-base", "paper-bert-large", "quickstart"])
 def test_the_bundled_configurations_are_usable(name):
     options = parse_command_line([str(REPOSITORY / "configs" / f"{name}.yaml")])
     assert options.method.queue_init_size == 128

@@ -467,6 +467,24 @@ def test_shipped_configurations_are_understood(name, tmp_path):
     assert options.method.queue_size == 512
 
 
+def test_the_configuration_without_heads_trains_on_what_it_says(pairs_file, encoder_dir, text_file, tmp_path):
+    argv = [str(REPOSITORY / "configs" / "direct.yaml"), "--model_name_or_path", str(encoder_dir), "--use_cpu"]
+    argv += [
+        "--train_file",
+        str(text_file),
+        "--validation_file",
+        str(pairs_file),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    argv += ["--per_device_train_batch_size", "8", "--max_steps", "2", "--disable_tqdm", "true"]
+    assert run_mocose.main(argv) == 0
+    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out")
+    assert (len(model.projection_head), len(model.predictor)) == (0, 0)
+    said = json.loads((tmp_path / "out" / "training_args.json").read_text())
+    assert (said["token_cutoff"], said["augment_view"], said["eval_steps"]) == (0.1, "both", 10)
+
+
 def test_python_example_of_the_readme_runs(encoder_dir, text_file, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)
     example = next(block for block in blocks if "MoCoSETrainer(" in block)

@@ -52,7 +52,7 @@ def write_manifest(checkpoint: str | Path, run: dict) -> None:
         run: What the run was made with, as JSON takes it; `read_manifest` returns it.
     """
     checkpoint = Path(checkpoint)
-    files = {str(path.relative_to(checkpoint).as_posix()): _entry(path, flush=True) for path in _files(checkpoint)}
+    files = {str(path.relative_to(checkpoint).as_posix()): file_entry(path, flush=True) for path in _files(checkpoint)}
     text = json.dumps({"run": run, "files": files}, indent=2) + "\n"
     unfinished = checkpoint / f"{MANIFEST}.tmp"
     with unfinished.open("w", encoding="utf-8") as file:
@@ -273,7 +273,7 @@ def _why_other(path: Path, name: str, expected: dict) -> str | None:
     size = path.stat().st_size
     if size != expected["size"]:
         return f"{name} has {size} bytes instead of {expected['size']}"
-    return None if _entry(path) == expected else f"{name} has changed since it was written"
+    return None if file_entry(path) == expected else f"{name} has changed since it was written"
 
 
 def _files(checkpoint: Path) -> list[Path]:
@@ -281,7 +281,8 @@ def _files(checkpoint: Path) -> list[Path]:
     return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path not in own)
 
 
-def _entry(path: Path, flush: bool = False) -> dict:
+def file_entry(path: Path, flush: bool = False) -> dict:
+    """Return size (bytes) and sha256 (hex) of a file, and where asked for have it on the disk by then."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BYTES_AT_ONCE):

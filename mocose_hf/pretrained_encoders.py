@@ -134,10 +134,7 @@ def load_tokenizer(name_or_path: str, **hub_options):
         OSError: Where there is none; transformers makes one that knows special tokens alone.
         ValueError: Where it needs code of its own, cannot pad, or has a limit that is none.
     """
-    hub_options = usable_hub_options(name_or_path, hub_options)
-    layout = read_layout(name_or_path, **hub_options)
-    if layout is not None and layout.encoder_folder:
-        hub_options["subfolder"] = layout.encoder_folder
+    layout, hub_options = locate_encoder(name_or_path, hub_options)
     _check_tokenizer_class(name_or_path, hub_options)
     with _code_refused():
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
@@ -168,7 +165,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
         )
 
 
-def usable_hub_options(name_or_path: str, hub_options: dict) -> dict:
+def _usable(name_or_path: str, hub_options: dict) -> dict:
     """Drop options that were not given and, where the hub's name cannot be resolved, look in the cache alone.
 
     The hub's client would otherwise try again for over a minute (huggingface_hub 2.4).
@@ -182,14 +179,20 @@ def usable_hub_options(name_or_path: str, hub_options: dict) -> dict:
     return options
 
 
+def locate_encoder(name_or_path: str, hub_options: dict) -> tuple[SentenceTransformersLayout | None, dict]:
+    """Return a sentence-transformers model's layout, None of another, and the options that find the encoder in it."""
+    hub_options = _usable(name_or_path, hub_options)
+    layout = read_layout(name_or_path, **hub_options)
+    if layout is not None and layout.encoder_folder:
+        hub_options["subfolder"] = layout.encoder_folder
+    return layout, hub_options
+
+
 def _load_config(
     name_or_path: str, hub_options: dict
 ) -> tuple[PreTrainedConfig, SentenceTransformersLayout | None, dict]:
     """Return the configuration that lies with an encoder's weights, the layout, and the options that find both."""
-    hub_options = usable_hub_options(name_or_path, hub_options)
-    layout = read_layout(name_or_path, **hub_options)
-    if layout is not None and layout.encoder_folder:
-        hub_options["subfolder"] = layout.encoder_folder
+    layout, hub_options = locate_encoder(name_or_path, hub_options)
     with _code_refused():
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     return config, layout, hub_options

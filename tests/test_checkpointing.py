@@ -170,14 +170,14 @@ def test_a_lost_longer_shorter_or_changed_file_is_named(tmp_path, name):
 
 def test_a_file_that_the_disk_does_not_give_back_is_passed_over(tmp_path, monkeypatch):
     complete(tmp_path, 1, 3)
-    read = checkpointing._entry
+    read = checkpointing.file_entry
 
     def entry(path, **options):
         if path.parent.name == "checkpoint-3":
             raise OSError(5, "Input/output error")
         return read(path, **options)
 
-    monkeypatch.setattr(checkpointing, "_entry", entry)
+    monkeypatch.setattr(checkpointing, "file_entry", entry)
     assert find_checkpoint(tmp_path, True).path == str(tmp_path / "checkpoint-1")
 
 

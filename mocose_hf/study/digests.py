@@ -8,10 +8,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from mocose_hf.pretrained_encoders import encoder_files, load_tokenizer, usable_hub_options
-from mocose_hf.sentence_transformers_format import read_layout
-
-_BYTES_AT_ONCE = 2**20
+from mocose_hf.checkpointing import file_entry
+from mocose_hf.pretrained_encoders import encoder_files, load_tokenizer, locate_encoder
 
 
 def content_sha256(value: object) -> str:
@@ -35,7 +33,7 @@ def encoder_sha256(name_or_path: str, **hub_options) -> str:
     files = encoder_files(name_or_path, **hub_options)
     tokenizer = load_tokenizer(name_or_path, **hub_options)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    layout = read_layout(name_or_path, **usable_hub_options(name_or_path, hub_options))
+    layout, _ = locate_encoder(name_or_path, hub_options)
     return content_sha256([[_file_sha256(path) for path in files], layout, vocabulary])
 
 
@@ -64,8 +62,4 @@ def _file_sha256(path: Path) -> str:
 @lru_cache
 def _read_sha256(path: Path, size: int, changed: int) -> str:
     """Return the digest of a file; size and time of change tell whether the one that is known holds."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BYTES_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_entry(path)["sha256"]

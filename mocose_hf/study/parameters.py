@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 
@@ -19,27 +19,23 @@ def distributions(options: Mapping[str, Mapping[str, object]]) -> dict[str, Cate
 
 def as_begun(
     spread: Mapping[str, CategoricalDistribution], trials: Iterable[FrozenTrial]
-) -> dict[str, BaseDistribution]:
-    """Return the distributions of a study, of each option the one it has there already.
+) -> dict[str, CategoricalDistribution]:
+    """Return the distributions of a study of cells, of each option the one it has there already.
 
     Optuna lets no distribution of a study change, so what a later cell sets besides is none of its parameters; the
     cell itself knows all that it sets.
     """
     begun = {name: distribution for trial in trials for name, distribution in trial.distributions.items()}
-    return {**spread, **{name: begun[name] for name in spread if name in begun}}
+    return {name: begun.get(name, values) for name, values in spread.items()}
 
 
-def parameters(of_cell: Mapping[str, object], spread: Mapping[str, BaseDistribution]) -> dict[str, object]:
+def parameters(of_cell: Mapping[str, object], spread: Mapping[str, CategoricalDistribution]) -> dict[str, object]:
     """Return what a cell sets of the options that are not the same in all, None where it does not.
 
     Values that a distribution does not hold are left out.
     """
     values = {name: _plain(of_cell.get(name)) for name in spread}
-    return {
-        name: value
-        for name, value in values.items()
-        if not isinstance(spread[name], CategoricalDistribution) or value in spread[name].choices
-    }
+    return {name: value for name, value in values.items() if value in spread[name].choices}
 
 
 def _plain(value: object) -> object:

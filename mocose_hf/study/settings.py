@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from mocose_hf.study.analysis import Analysis
 from mocose_hf.study.declarations import Cell
+from mocose_hf.study.descriptions import ENCODER, OF_CONTENT, SENTENCES
 from mocose_hf.study.results import TrialResult
 
 OF_ONE_RUN = ("seed", "output_dir")
@@ -20,8 +21,7 @@ _PLACES = {
     "senteval_dir": "SentEval files",
 }
 """What these options name; workers on several machines may have it in several places."""
-_SUM_OF = "SHA-256 of the "
-_HASHED = {"sentences": "training sentences"}
+_HASHED = {SENTENCES: "training sentences"}
 _SHA256 = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
@@ -35,7 +35,7 @@ def facts(made: Analysis) -> dict[str, str]:
         name: as_text(value) for name, value in constants.items() if name not in _SAY_NOTHING | _PLACES.keys()
     }
     of_storage = _of_storage(made)
-    hashes = {name: value for name, value in of_storage.items() if name.startswith(_SUM_OF)}
+    hashes = {name: value for name, value in of_storage.items() if name.startswith(OF_CONTENT)}
     seeds = sorted({trial.seed for outcome in made.cells if not outcome.cell.is_fixed for trial in outcome.trials})
     found = _places(made) | hashes
     if seeds:
@@ -103,8 +103,8 @@ def _of_storage(made: Analysis) -> dict[str, str]:
         if not isinstance(value, str) or name in _SAY_NOTHING:
             continue
         if _SHA256.search(value):
-            of_what = name.removeprefix(_SUM_OF)
-            found[f"{_SUM_OF}{_HASHED.get(of_what, of_what)}"] = value
-        elif not (name == "encoder" and encoders.endswith(value)):
+            of_what = name.removeprefix(OF_CONTENT)
+            found[f"{OF_CONTENT}{_HASHED.get(of_what, of_what)}"] = value
+        elif not (name == ENCODER and encoders.endswith(value)):
             found[name] = value
     return found

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -254,6 +255,27 @@ def test_two_workers_that_start_at_once_share_all_trials_and_run_none_twice(url)
     assert sorted(seeds for _, seeds in takes) == [(seed,) for seed in range(8)]
     assert len({worker for worker, _ in takes}) == 2
     assert Counter(result.state for result in store_of(url).results()) == {"complete": 8}
+
+
+def test_workers_that_make_a_storage_at_one_moment_all_open_it(url):
+    together, opened = threading.Barrier(8), []
+
+    def open_():
+        together.wait()
+        opened.append(open_storage(url))
+
+    threads = [threading.Thread(target=open_) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(opened) == 8
+    stores = [TrialStore(storage, "mine") for storage in opened]
+    for store in stores:
+        store.describe({})
+    stores[0].enter([("a", (0,))], {"a": {}})
+    assert [store.seeds() for store in stores] == [{"a": [0]}] * 8
 
 
 def test_a_search_draws_settings_runs_all_seeds_of_each_and_comes_to_an_end(url):

@@ -1,5 +1,6 @@
 """Open an optuna storage, which several workers and machines may share."""
 
+import time
 from pathlib import Path
 
 from optuna import get_all_study_names
@@ -8,9 +9,12 @@ from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mocose_hf.errors import InputError, one_line
+
+_MOST_OPENINGS = 10
+"""Times that a storage is opened which other workers are making at that moment."""
 
 
 def open_storage(url: str, make: bool = True) -> BaseStorage:
@@ -33,7 +37,7 @@ def open_storage(url: str, make: bool = True) -> BaseStorage:
             if not make and not Path(parsed.database).is_file():
                 raise FileNotFoundError("there is no such file")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 120}} if sqlite else None)
+        storage = _open(url, {"connect_args": {"timeout": 120}} if sqlite else None)
         if sqlite:
             _make_transactions_whole(storage.engine)
     except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
@@ -46,6 +50,18 @@ def open_storage(url: str, make: bool = True) -> BaseStorage:
 def study_names(storage: BaseStorage) -> list[str]:
     """Return the names of the studies of a storage, in the order of the alphabet."""
     return sorted(get_all_study_names(storage))
+
+
+def _open(url: str, engine: dict | None) -> RDBStorage:
+    """Open a storage, again where another worker was making it: optuna looks for tables and rows, then makes them."""
+    for _ in range(_MOST_OPENINGS - 1):
+        try:
+            return RDBStorage(url, engine_kwargs=engine)
+        except SQLAlchemyError as error:
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
+                raise
+            time.sleep(0.1)
+    return RDBStorage(url, engine_kwargs=engine)
 
 
 def _make_transactions_whole(engine) -> None:

@@ -103,6 +103,14 @@ def test_the_same_content_under_other_names_goes_on(storage, files, common):
     })  # fmt: skip
 
 
+def test_what_is_shown_and_where_it_runs_may_differ_between_workers(storage, common):
+    prepare(storage, STUDY, common)
+
+    prepare(storage, STUDY, common | {"disable_tqdm": True, "logging_steps": 7, "report_to": "none", "use_cpu": False})
+    with pytest.raises(InputError, match="`max_steps` was None and is 7 now"):
+        prepare(storage, STUDY, common | {"max_steps": 7})
+
+
 def test_other_test_sets_are_refused(storage, files, common):
     write_senteval(files / "senteval")
     common |= {"senteval_dir": str(files / "senteval"), "allow_partial_tasks": True}

@@ -1,5 +1,6 @@
 """Tiny models and texts built in code; no test touches a network."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def write_tokenizer(directory: Path) -> BertTokenizer:
     tokenizer.model_max_length = 40
     tokenizer.save_pretrained(directory)
     return tokenizer
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collections, of which each `Trainer.train` makes one of half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def write_tokenizer(directory: Path) -> BertTokenizer:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of garbage collections, of which each `Trainer.train` makes one of half a second."""
+    """Keep what was imported out of garbage collections, of which each `Trainer.train` makes one."""
     gc.collect()
     gc.freeze()
 

@@ -468,16 +468,11 @@ def test_shipped_configurations_are_understood(name, tmp_path):
 
 
 def test_the_configuration_without_heads_trains_on_what_it_says(pairs_file, encoder_dir, text_file, tmp_path):
-    argv = [str(REPOSITORY / "configs" / "direct.yaml"), "--model_name_or_path", str(encoder_dir), "--use_cpu"]
-    argv += [
-        "--train_file",
-        str(text_file),
-        "--validation_file",
-        str(pairs_file),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    argv += ["--per_device_train_batch_size", "8", "--max_steps", "2", "--disable_tqdm", "true"]
+    argv = [
+        str(REPOSITORY / "configs" / "direct.yaml"), "--model_name_or_path", str(encoder_dir), "--use_cpu",
+        "--train_file", str(text_file), "--validation_file", str(pairs_file), "--output_dir", str(tmp_path / "out"),
+        "--per_device_train_batch_size", "8", "--max_steps", "2", "--disable_tqdm", "true",
+    ]  # fmt: skip
     assert run_mocose.main(argv) == 0
     model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out")
     assert (len(model.projection_head), len(model.predictor)) == (0, 0)

@@ -13,6 +13,20 @@ ENCODER, SENTENCES = "encoder", "sentences"
 
 ENCODER_DIGEST = f"{OF_CONTENT}encoder"
 
+OF_DISPLAY = {
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "logging_steps",
+    "logging_strategy",
+    "project",
+    "report_to",
+    "run_name",
+}
+"""Options of what a run shows of itself, on which no score hangs."""
+
 
 def differences(before: Mapping[str, object], run: Mapping[str, object]) -> list[str]:
     """Return the names of what a study was begun with and what a worker would run now that do not agree.

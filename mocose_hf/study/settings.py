@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from mocose_hf.study.analysis import Analysis
 from mocose_hf.study.declarations import Cell
-from mocose_hf.study.descriptions import ENCODER, OF_CONTENT, SENTENCES
+from mocose_hf.study.descriptions import ENCODER, OF_CONTENT, OF_DISPLAY, SENTENCES
 from mocose_hf.study.results import TrialResult
 
 OF_ONE_RUN = ("seed", "output_dir")
 """Options that differ from trial to trial and say nothing of the cell."""
 
-_SAY_NOTHING = {*OF_ONE_RUN, "disable_tqdm", "report_to"}
+_SAY_NOTHING = {*OF_ONE_RUN, *OF_DISPLAY}
 _PLACES = {
     "model_name_or_path": "encoder",
     "train_file": "training sentences",

@@ -7,38 +7,28 @@ from mocose_hf.errors import InputError
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.claims import Claim, Key
 from mocose_hf.study.declarations import BASELINE, Cell, Study
-from mocose_hf.study.descriptions import ENCODER, OF_CELL
+from mocose_hf.study.descriptions import ENCODER, OF_CELL, OF_DISPLAY
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
 from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
 
-_OF_NO_SCORE = {
+_OF_A_PLACE = {
     "cache_dir",
     "dataloader_num_workers",
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
     "dataloader_prefetch_factor",
     "dataset_name",
-    "disable_tqdm",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "logging_first_step",
-    "logging_steps",
-    "logging_strategy",
     "model_name_or_path",
     "output_dir",
-    "project",
-    "report_to",
-    "run_name",
     "senteval_dir",
     "train_file",
     "use_cpu",
     "validation_file",
 }
-"""Options of a place, and of what is shown: they may differ between workers; content is compared by its digest."""
+"""Options that may differ between workers on different machines; content is compared by its digest."""
 
 
 class Worker:
@@ -178,7 +168,8 @@ class Worker:
 
     def _in_common(self) -> dict[str, object]:
         """Return what all workers of this study must have in common; a search also its space."""
-        options = {name: str(value) for name, value in self._options.items() if name not in _OF_NO_SCORE}
+        free = _OF_A_PLACE | OF_DISPLAY
+        options = {name: str(value) for name, value in self._options.items() if name not in free}
         encoder = str(self._options.get("model_name_or_path", ""))
         base = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
         run = {ENCODER: Path(encoder).name or encoder, **base}

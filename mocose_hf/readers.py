@@ -11,7 +11,7 @@ import shlex
 import shutil
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +34,8 @@ _MARKS = {  # that of UTF-32 goes first, as it starts with that of UTF-16
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
 
+_NAME_ANOTHER = "name one by --text_column or --key_column, or add the missing header line"
+
 Row = tuple[str | None, str | None]
 """The text of a sentence and, in pairs, the text of its key view."""
 
@@ -51,25 +53,58 @@ def read_rows(path: str | Path, text_column: str = "text", key_column: str | Non
         InputError: Where the file cannot be used, with its name, the line where there is one, and the remedy; what
             stands inside the file is told when it is reached.
     """
+    columns = [column for column in (text_column, key_column) if column is not None]
+    if _kind(Path(path)) == ".txt":
+        if key_column is not None:
+            raise InputError(
+                f"{path}: a text file has no columns, so no --key_column; use .csv, .tsv, .jsonl or .parquet."
+            )
+        return ((text, None) for text in iterate_lines(path))
+    records = read_records(path, columns, remedy=_NAME_ANOTHER)
+    return ((None, None) if record is None else _row(record, text_column, key_column) for _, record in records)
+
+
+def read_records(
+    path: str | Path,
+    columns: Sequence[str],
+    any_type: Collection[str] = (),
+    remedy: str = "rename a column, or add the missing header line",
+) -> Iterator[tuple[str, dict[str, object] | None]]:
+    """Read some columns of a file, row by row; otherwise as `read_rows`.
+
+    Args:
+        path: A .csv, .tsv, .jsonl or .parquet file, or one of these and .gz.
+        columns: Names of the columns.
+        any_type: Those of them that need not hold text, such as a score.
+        remedy: What to do if a column is missing.
+
+    Yields:
+        The place of the row (file and line or row), and its values by column; None if the row is blank.
+    """
     path = Path(path)
+    kind = _kind(path)
+    if kind == ".txt":
+        raise InputError(
+            f"{path}: a text file has no columns, but {', '.join(columns)} are needed; use .csv, .tsv, .jsonl or "
+            ".parquet."
+        )
+    if kind == ".parquet":
+        return _parquet_records(path, columns, any_type, remedy)
+    lines = iterate_lines(path)
+    if kind == ".jsonl":
+        return _jsonl_records(path, lines, columns, any_type, remedy)
+    return _table_records(path, lines, kind, columns, remedy)
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix that tells the format of a file, without .gz."""
     _refuse_directory(path)
     suffixes = [s.lower() for s in path.suffixes]
     zipped = _is_zipped(path)
     kind = suffixes[-2] if zipped and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind not in SUFFIXES:
         raise InputError(f"{path}: the name should end in {', '.join(SUFFIXES)} (or one of these and .gz); rename it.")
-    if key_column is not None and kind == ".txt":
-        raise InputError(
-            f"{path}: a text file has no columns, so no --key_column; use .csv, .tsv, .jsonl or .parquet."
-        )
-    if kind == ".parquet":
-        return _parquet_rows(path, text_column, key_column)
-    lines = iterate_lines(path)
-    if kind == ".txt":
-        return ((text, None) for text in lines)
-    if kind == ".jsonl":
-        return _jsonl_rows(path, lines, text_column, key_column)
-    return _table_rows(path, lines, kind, text_column, key_column)
+    return kind
 
 
 def load_hub_dataset(name: str, config_name: str | None, split: str, **options):
@@ -87,10 +122,11 @@ def load_hub_dataset(name: str, config_name: str | None, split: str, **options):
 
 def record_rows(records, source: str, text_column: str = "text", key_column: str | None = None) -> Iterator[Row]:
     """Take the rows out of records, which are dicts; otherwise as `read_rows`, with `source` in place of the file."""
+    columns = [column for column in (text_column, key_column) if column is not None]
     for number, record in enumerate(records, start=1):
-        for column in filter(None, (text_column, key_column)):
+        for column in columns:
             _require_column(source, column, record)
-        yield _row(record, f"{source}, row {number}", text_column, key_column)
+        yield _row(_checked(record, f"{source}, row {number}", columns), text_column, key_column)
 
 
 def strip_row(row: Row, pairs: bool) -> tuple[str, str] | None:
@@ -202,20 +238,20 @@ def _refuse_directory(path: Path) -> None:
         raise InputError(f"{path}: is a directory; give the file in it.")
 
 
-def _table_rows(path, lines, kind, text_column, key_column) -> Iterator[Row]:
+def _table_records(path, lines, kind, columns, remedy) -> Iterator[tuple[str, dict | None]]:
     dialect = {"strict": True} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader((f"{line}\n" for line in lines), **dialect)
     start = 1
     try:
         header = next(reader)
-        for column in filter(None, (text_column, key_column)):
-            _require_column(f"{path}, line 1", column, header)
+        for column in columns:
+            _require_column(f"{path}, line 1", column, header, remedy)
         start = reader.line_num + 1
         for record in reader:
             if not any(record):
-                yield None, None
+                yield f"{path}, line {start}", None
             elif len(record) == len(header):
-                yield _row(dict(zip(header, record, strict=True)), f"{path}, line {start}", text_column, key_column)
+                yield f"{path}, line {start}", dict(zip(header, record, strict=True))
             else:
                 raise InputError(
                     f"{path}, line {start}: {len(record)} fields, but the header names {len(header)}; "
@@ -226,10 +262,10 @@ def _table_rows(path, lines, kind, text_column, key_column) -> Iterator[Row]:
         raise InputError(f"{path}, line {start}: {one_line(error)}; mend the quotes or the row.") from error
 
 
-def _jsonl_rows(path, lines, text_column, key_column) -> Iterator[Row]:
+def _jsonl_records(path, lines, columns, any_type, remedy) -> Iterator[tuple[str, dict | None]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            yield None, None
+            yield f"{path}, line {number}", None
             continue
         try:
             record = json.loads(line)
@@ -249,28 +285,26 @@ def _jsonl_rows(path, lines, text_column, key_column) -> Iterator[Row]:
                 f"{path}, line {number}: not valid JSON ({one_line(error)}); each line is one complete object."
             ) from error
         if not isinstance(record, dict):
-            raise InputError(
-                f'{path}, line {number}: not a JSON object; write {{"{text_column[:40]}": "a sentence"}}.'
-            )
-        for column in filter(None, (text_column, key_column)):
-            _require_column(f"{path}, line {number}", column, record)
-        yield _row(record, f"{path}, line {number}", text_column, key_column)
+            raise InputError(f'{path}, line {number}: not a JSON object; write {{"{columns[0][:40]}": "a sentence"}}.')
+        for column in columns:
+            _require_column(f"{path}, line {number}", column, record, remedy)
+        yield f"{path}, line {number}", _checked(record, f"{path}, line {number}", columns, any_type)
 
 
-def _parquet_rows(path, text_column, key_column) -> Iterator[Row]:
-    columns = list(filter(None, (text_column, key_column)))
+def _parquet_records(path, columns, any_type, remedy) -> Iterator[tuple[str, dict | None]]:
     number = 0
     with _opened(path) as file, _seekable(path, file) as seekable:
         try:
             table = pq.ParquetFile(seekable, buffer_size=2**20)
             for column in columns:
-                _require_column(str(path), column, table.schema_arrow.names)
-                _require_text(path, column, table.schema_arrow.field(column).type)
+                _require_column(str(path), column, table.schema_arrow.names, remedy)
+                if column not in any_type:
+                    _require_text(path, column, table.schema_arrow.field(column).type)
             for group in range(table.num_row_groups):
-                for batch in table.iter_batches(_ROWS_AT_ONCE, [group], columns, use_threads=False):
+                for batch in table.iter_batches(_ROWS_AT_ONCE, [group], list(columns), use_threads=False):
                     for record in batch.to_pylist():
                         number += 1
-                        yield _row(record, f"{path}, row {number}", text_column, key_column)
+                        yield f"{path}, row {number}", record
         except UnicodeDecodeError as error:
             raise InputError(f"{path}, after row {number}: bytes that are not UTF-8; write the file again.") from error
         except (pa.ArrowException, OSError) as error:
@@ -289,25 +323,25 @@ def _seekable(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
         yield unzipped
 
 
-def _row(record: dict, place: str, text_column: str, key_column: str | None) -> Row:
-    texts = []
-    for column in (text_column, key_column):
-        text = record[column] if column else None
-        if text is not None and not isinstance(text, str):
+def _row(record: dict, text_column: str, key_column: str | None) -> Row:
+    return record[text_column], record[key_column] if key_column else None
+
+
+def _checked(record: dict, place: str, columns: Sequence[str], any_type: Collection[str] = ()) -> dict:
+    """Return a record whose columns hold text, apart from those of any type."""
+    for column in columns:
+        value = record[column]
+        if value is not None and not isinstance(value, str) and column not in any_type:
             raise InputError(
-                f"{place}: `{column[:40]}` holds {str(text)[:40]!r}, which is no text; name a text column."
+                f"{place}: `{column[:40]}` holds {str(value)[:40]!r}, which is no text; name a text column."
             )
-        texts.append(text)
-    return texts[0], texts[1]
+    return record
 
 
-def _require_column(place: str, column: str, names: Collection[str]) -> None:
+def _require_column(place: str, column: str, names: Collection[str], remedy: str = _NAME_ANOTHER) -> None:
     if column not in names:
         found = ", ".join(str(name)[:40] for name in list(names)[:8])
-        raise InputError(
-            f"{place}: no column `{column[:40]}`, the columns are: {found}; name one by --text_column or "
-            "--key_column, or add the missing header line."
-        )
+        raise InputError(f"{place}: no column `{column[:40]}`, the columns are: {found}; {remedy}.")
     if isinstance(names, list) and names.count(column) > 1:
         raise InputError(f"{place}: {names.count(column)} columns are named `{column[:40]}`; rename all but one.")
 

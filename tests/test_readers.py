@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mocose_hf.errors import InputError
-from mocose_hf.readers import FINGERPRINT_BYTES, file_fingerprint, read_lines, read_rows
+from mocose_hf.readers import FINGERPRINT_BYTES, file_fingerprint, read_lines, read_records, read_rows
 
 LARGE = 4 * 2**20
 
@@ -98,3 +98,34 @@ def test_fingerprint_tells_start_end_and_size_apart_and_no_more(tmp_path):
     assert fingerprint(middle) == base
     with pytest.raises(InputError, match=r"none\.txt: no such file"):
         file_fingerprint(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl", "a.parquet"])
+def test_records_hold_the_columns_asked_for_and_their_place(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": ["one", "two"], "other": [True, None], "label": [3, 4]}), path)
+    elif name == "a.jsonl":
+        path.write_text('{"text": "one", "label": 3}\n\n{"label": 4, "text": "two"}\n', encoding="utf-8")
+    else:
+        content = "label,text\n3,one\n,\n4,two\n".replace(",", "\t" if ".tsv" in name else ",").encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    rows = [
+        (place, r and (r["text"], int(r["label"]))) for place, r in read_records(path, ["text", "label"], ["label"])
+    ]
+    word, first, last = ("row", 1, 2) if name == "a.parquet" else ("line", *((1, 3) if name == "a.jsonl" else (2, 4)))
+    assert rows[0] == (f"{path}, {word} {first}", ("one", 3))
+    assert rows[-1] == (f"{path}, {word} {last}", ("two", 4))
+    assert [r for _, r in rows[1:-1]] == [None] * (word == "line")
+    with pytest.raises(
+        InputError, match=r"no column `score`, the columns are: .*; rename a column, or add the missing"
+    ):
+        list(read_records(path, ["score"], ["score"]))
+    if name in ("a.jsonl", "a.parquet"):
+        with pytest.raises(InputError, match=r"`label` holds .*(no|not) text; name a text column"):
+            list(read_records(path, ["label"]))
+
+
+def test_a_text_file_has_no_records(tmp_path):
+    with pytest.raises(InputError, match=r"a\.txt: a text file has no columns, but query, text are needed"):
+        read_records(tmp_path / "a.txt", ["query", "text"])

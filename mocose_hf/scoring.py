@@ -49,13 +49,21 @@ class Tasks:
 
 
 def read_pairs(options: Options):
-    """Read the development pairs, None where there are none, or tasks are scored in place of them."""
+    """Read the development pairs and print their number; None if there are none, or tasks are scored instead.
+
+    Raises:
+        InputError: If a file cannot be read, or STS-B dev is not complete and `allow_partial_tasks` is false.
+    """
     wanted = options.evaluation
     if wanted.validation_file:
-        return read_scored_pairs(wanted.validation_file)
-    if wanted.senteval_dir is None or (not options.trains and wanted.eval_tasks):
+        source, pairs = wanted.validation_file, read_scored_pairs(wanted.validation_file)
+    elif wanted.senteval_dir is None or (not options.trains and wanted.eval_tasks):
         return None
-    return read_stsb(wanted.senteval_dir)
+    else:
+        source = f"{wanted.senteval_dir}, STS-B dev"
+        pairs = read_stsb(wanted.senteval_dir, check_counts=not wanted.allow_partial_tasks)
+    options.say(f"{source}: {len(pairs):,} development pairs.")
+    return pairs
 
 
 def read_evaluation_tasks(options: Options) -> Tasks:

@@ -231,6 +231,20 @@ def test_senteval_line_that_is_short(refused, folder):
     assert said.startswith(f"{path}, line 2: 6 tab-separated fields, but 7 are needed; ")
 
 
+@pytest.mark.parametrize("count", [1499, 1501, 40])
+@pytest.mark.parametrize("train_file", ["good.txt", None], ids=["training", "scoring"])
+def test_development_pairs_of_senteval_are_counted(refused, folder, train_file, count):
+    path = folder / "senteval" / "downstream" / "STS" / "STSBenchmark" / "sts-dev.csv"
+    path.parent.mkdir(parents=True)
+    lines = [f"g\tf\ty\t1\t{i % 6}\ta {i}\tb {i}\n" for i in range(count)]
+    path.write_text("".join(lines), encoding="utf-8")
+    message = refused(train_file=train_file, senteval_dir=folder / "senteval")
+    assert message.startswith(
+        f"{path}, line {count}: the file ends after {count:,} scored pairs, but STS-B dev has 1,500; "
+    )
+    assert "--allow_partial_tasks true" in message
+
+
 BAD_CONFIGURATIONS = {
     "unknown key": ("seed: 1\nqueue_sise: 9\n", ", line 2: unknown option `queue_sise`", "did you mean `queue_size`?"),
     "bad value": ("seed: 1\ntemperature: warm\n", ", line 2: argument --temperature", "invalid float value: 'warm'"),

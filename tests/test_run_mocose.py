@@ -88,6 +88,7 @@ def test_development_pairs_score_before_and_after_and_the_best_is_exported(comma
     )
     assert all(torch.equal(saved[name], checkpoint[name]) for name in checkpoint)
     printed = capsys.readouterr().out
+    assert f"{pairs_file}: 12 development pairs.\n" in printed
     assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
     assert re.search(rf"^best, step {best} +{scored[best]:.2f} ", printed, re.M)
 
@@ -118,6 +119,15 @@ def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_fi
         assert run_mocose.main([*argv, "--output_dir", str(scores)]) == 0
         alone = json.loads((scores / "eval_results.json").read_text())["eval_stsb_spearman"]
         assert alone == pytest.approx(after)
+
+
+def test_partial_development_pairs_of_senteval_are_taken_when_asked_for_and_their_number_is_printed(
+    encoder_dir, tmp_path, capsys
+):
+    senteval = write_senteval(tmp_path / "senteval", years=[], sick=False)
+    argv = ["--model_name_or_path", str(encoder_dir), "--senteval_dir", str(senteval), "--use_cpu"]
+    assert run_mocose.main([*argv, "--allow_partial_tasks", "true"]) == 0
+    assert f"{senteval}, STS-B dev: 18 development pairs.\n" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ class STSBenchmark(_Metric):
     Args:
         senteval_dir: A folder in SentEval's layout, as `read_stsb` takes it.
         split: "train", "dev" or "test".
+        check_counts: If true, a file with another number of pairs than published is an error.
         options: As `evaluate.Metric` takes them.
 
     Attributes:
@@ -110,8 +111,8 @@ class STSBenchmark(_Metric):
         InputError: As `read_stsb`.
     """
 
-    def __init__(self, senteval_dir: str | Path, split: str = "test", **options):
-        pairs = read_stsb(senteval_dir, split)
+    def __init__(self, senteval_dir: str | Path, split: str = "test", check_counts: bool = True, **options):
+        pairs = read_stsb(senteval_dir, split, check_counts)
         self.split = split
         self.sentence1, self.sentence2 = list(pairs["sentence1"]), list(pairs["sentence2"])
         self.scores = list(pairs["score"])

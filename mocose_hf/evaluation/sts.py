@@ -162,13 +162,13 @@ def read_sts_task(name: str, senteval_dir: str | Path, check_counts: bool = True
     return STSTask(name, {"test": read_stsb(root, "test", check_counts)}, read_stsb(root, "dev", check_counts))
 
 
-def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool = False) -> Dataset:
+def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool = True) -> Dataset:
     """Read a split of STS-B (train: 5,749 pairs, dev: 1,500, test: 1,379) from a folder in SentEval's layout.
 
     Args:
         senteval_dir: The folder that holds `downstream/STS/STSBenchmark/sts-dev.csv`.
         split: "train", "dev" or "test".
-        check_counts: Whether another number of pairs is refused.
+        check_counts: If true, a file with another number of pairs is an error.
 
     Returns:
         Columns `score` (float), `sentence1`, `sentence2`.

@@ -106,8 +106,10 @@ class MoCoSEConfig(PreTrainedConfig):
         True, "Whether the other keys of the batch are negatives beside the queue (paper: true)."
     )
     queue_size: int = _option(512, "Number K of keys the queue holds, 0 for no queue (paper: 512).")
-    queue_init_size: int = _option(
-        128, "Number of random unit rows the queue starts with, at most queue_size (paper: 128)."
+    queue_init_size: int | None = _option(
+        None,
+        "Number of random unit rows the queue starts with, at most queue_size; a quarter of it if not given "
+        "(paper: 128, a quarter of 512).",
     )
     queue_dtype: str = _option(
         "float32",
@@ -189,13 +191,15 @@ class MoCoSEConfig(PreTrainedConfig):
         return own if self.encoder_dropout_prob is None else dict.fromkeys(own, self.encoder_dropout_prob)
 
     def prepare(self) -> None:
-        """Check all values and give the encoder the dropout that is asked for; models call it before they are built.
+        """Resolve defaults, check all values and set the encoder's dropout; models call it before they are built.
 
         Loading sets options after the configuration is made, so this is not done once and for all.
 
         Raises:
             ValueError: With the name of the first field whose value cannot be used.
         """
+        if self.queue_init_size is None and isinstance(self.queue_size, int):
+            self.queue_init_size = self.queue_size // 4
         self._check_values()
         if self.encoder_dropout_prob is not None:
             if not self.encoder_dropouts:
@@ -303,7 +307,12 @@ class MoCoSEConfig(PreTrainedConfig):
     @staticmethod
     def _check_type(name: str, value, default) -> None:
         """Refuse a value that is not of its field's kind: a str, a bool, a whole number or a number."""
-        optional = {"projection_dim": int, "encoder_dropout_prob": float, "queue_half_life": float}
+        optional = {
+            "projection_dim": int,
+            "encoder_dropout_prob": float,
+            "queue_init_size": int,
+            "queue_half_life": float,
+        }
         kind = optional.get(name, type(default))
         if value is None and name in optional:
             return

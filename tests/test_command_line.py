@@ -196,9 +196,10 @@ def test_dashes_stand_for_underscores(tmp_path):
 def test_defaults_are_the_papers():
     options = parse_command_line([])
     config = MoCoSEConfig()
-    for name in set(METHOD) - {"pooling_mode"}:
+    for name in set(METHOD) - {"pooling_mode", "queue_init_size"}:
         assert getattr(options.method, name) == getattr(config, name)
     assert options.method.pooling_mode is None
+    assert (options.method.queue_init_size, config.queue_init_size) == (None, 128)
     training = options.training
     assert (training.ema_decay, training.max_seq_length, training.learning_rate) == (0.85, 32, 3e-5)
     assert (training.per_device_train_batch_size, training.weight_decay, training.seed) == (64, 1e-6, 42)
@@ -314,7 +315,8 @@ def test_entries_know_their_place(tmp_path):
 @pytest.mark.parametrize("name", ["direct", "paper-bert-base", "paper-bert-large", "quickstart"])
 def test_the_bundled_configurations_are_usable(name):
     options = parse_command_line([str(REPOSITORY / "configs" / f"{name}.yaml")])
-    assert options.method.queue_init_size == 128
+    assert options.method.queue_init_size == (128 if name.startswith("paper") else None)
+    assert MoCoSEConfig(queue_size=options.method.queue_size).queue_init_size == 128
     assert options.training.learning_rate == (1e-5 if name == "paper-bert-large" else 3e-5)
 
 

@@ -77,11 +77,11 @@ BAD_VALUES = [
     ("queue_size", 512.0),
     ("queue_size", "512"),
     ("queue_size", None),
-    ("queue_size", 64),  # below the 128 initial rows
     ("queue_init_size", -1),
     ("queue_init_size", 513),
     ("queue_init_size", 1.5),
-    ("queue_init_size", None),
+    ("queue_init_size", "128"),
+    ("queue_init_size", True),
     ("queue_dtype", "float16"),
     ("queue_dtype", "bf16"),
     ("queue_dtype", "torch.bfloat16"),
@@ -174,6 +174,20 @@ def test_defaults_are_those_of_the_paper():
     assert config.embedding_dim == config.hidden_size == 768
 
 
+@pytest.mark.parametrize(("size", "initial"), [(512, 128), (64, 16), (65_536, 16_384), (3, 0), (0, 0)])
+def test_a_quarter_of_the_queue_is_there_at_the_start(tmp_path, size, initial):
+    config = MoCoSEConfig(queue_size=size)
+    assert config.queue_init_size == initial
+    assert MoCoSEConfig(queue_size=size, queue_init_size=None).queue_init_size == initial
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["queue_init_size"] == initial
+
+
+def test_a_saved_configuration_keeps_the_initial_part_that_it_was_made_with(tmp_path):
+    MoCoSEConfig(queue_size=2048, queue_init_size=128).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).queue_init_size == 128
+
+
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES)
 def test_bad_value_is_refused_by_its_field(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
@@ -213,7 +227,7 @@ def test_value_at_the_edge_of_its_range_is_taken(fields):
 
 def test_both_fields_are_named_where_two_do_not_fit():
     with pytest.raises(ValueError, match=r"`queue_init_size` is 128 .*`queue_size` is 64"):
-        MoCoSEConfig(queue_size=64)
+        MoCoSEConfig(queue_size=64, queue_init_size=128)
     with pytest.raises(ValueError, match=r"`queue_size` 0 and `in_batch_negatives`"):
         MoCoSEConfig(queue_size=0, queue_init_size=0, in_batch_negatives=False)
     with pytest.raises(ValueError, match=r"`projection_dim` 24 .*`num_projection_layers`"):

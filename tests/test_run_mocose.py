@@ -73,6 +73,15 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
     assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("size", "initial"), [("64", 16), ("0", 0)])
+def test_a_smaller_queue_needs_no_other_option(encoder_dir, text_file, tmp_path, size, initial):
+    argv = ["--model_name_or_path", str(encoder_dir), "--train_file", str(text_file), "--max_steps", "1", "--use_cpu"]
+    argv += ["--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
+    assert run_mocose.main([*argv, "--queue_size", size]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["queue_size"], config["queue_init_size"]) == (int(size), initial)
+
+
 def test_development_pairs_score_before_and_after_and_the_best_is_exported(command, pairs_file, capsys):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
     state = json.loads((out / "trainer_state.json").read_text())

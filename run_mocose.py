@@ -45,6 +45,7 @@ from mocose_hf.export import (
 from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import save_tokenizer
+from mocose_hf.saved_files import equalize_file_modes
 from mocose_hf.scoring import (
     compare,
     evaluate_alone,
@@ -188,6 +189,7 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
         return
     output_dir = Path(options.output_dir)
     model.save_pretrained(output_dir)
+    equalize_file_modes(output_dir)
     save_tokenizer(trainer.processing_class, output_dir)
     export_sentence_encoder(model, trainer.processing_class, output_dir / SENTENCE_ENCODER)
     (output_dir / "training_args.json").write_text(options.training.to_json_string() + "\n", encoding="utf-8")

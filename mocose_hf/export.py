@@ -12,6 +12,7 @@ from transformers import AutoModel
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
+from mocose_hf.saved_files import equalize_file_modes, make_config_portable
 from mocose_hf.sentence_transformers_format import write_layout
 from mocose_hf.version import __version__
 from mocose_hf.zero import whole_weights
@@ -47,6 +48,8 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     if dense is not None:
         dense.load_state_dict(model.pooler.state_dict())
     encoder.save_pretrained(directory)
+    make_config_portable(directory)
+    equalize_file_modes(directory)
     save_tokenizer(tokenizer, directory)
     max_seq_length = encoder_max_length(tokenizer, model.config.encoder_config)
     write_layout(directory, model.config.pooling_mode, model.config.hidden_size, max_seq_length)

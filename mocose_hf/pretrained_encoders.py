@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.saved_files import make_tokenizer_portable
 from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
 
@@ -288,9 +289,10 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def save_tokenizer(tokenizer, directory) -> None:
-    """Save a tokenizer without the padding and truncation of its last call, which its file would keep."""
+    """Save a tokenizer without the padding and truncation of its last call, for transformers 4 and 5."""
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(directory)
+    make_tokenizer_portable(directory)

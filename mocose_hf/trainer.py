@@ -27,6 +27,7 @@ from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
+from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
 from mocose_hf.text_augmentation import TextAugmentation
@@ -180,6 +181,8 @@ class MoCoSETrainer(Trainer):
             self._keeper.start(folder, self.args.should_save)
         super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
+            equalize_file_modes(folder)
+            make_tokenizer_portable(folder)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             (folder / ARGUMENTS_FILE).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:

@@ -7,7 +7,16 @@ import torch
 from conftest import sentences, tiny_bert_config, tiny_model
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, DistilBertConfig, MPNetConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    RobertaConfig,
+)
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
 from mocose_hf.export import RunRecord, export_sentence_encoder, model_card, push_output, write_model_card
@@ -97,6 +106,69 @@ def test_exported_encoder_lacks_no_weight_and_holds_the_trained_pooler(tmp_path,
     assert not info["missing_keys"]
     if encoder_config.model_type != "distilbert":
         assert torch.equal(encoder.pooler.dense.weight, model.pooler.weight)
+
+
+@pytest.fixture
+def base_class_tokenizer(tokenizer):
+    """A tokenizer of transformers' own base class, such as ModernBERT's."""
+    options = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, model_max_length=40, extra_special_tokens=["[X]"], **options
+    )
+
+
+def test_exported_tokenizer_has_the_names_that_transformers_4_knows(tmp_path, base_class_tokenizer):
+    export_sentence_encoder(tiny_model(), base_class_tokenizer, tmp_path)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["additional_special_tokens"] == ["[X]"]
+    assert "extra_special_tokens" not in written
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = "a cat [X] sees the dog"
+    assert again(text).data == base_class_tokenizer(text).data
+    assert (again.extra_special_tokens, again.model_max_length) == (["[X]"], 40)
+
+
+def test_exported_tokenizer_has_no_trace_of_this_machine(tmp_path, encoder_dir):
+    export_sentence_encoder(tiny_model(), AutoTokenizer.from_pretrained(encoder_dir), tmp_path)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert written.keys() & {"is_local", "local_files_only", "name_or_path", "backend"} == set()
+    assert str(encoder_dir) not in "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.json"))
+
+
+def test_exported_files_have_one_mode(tmp_path, tokenizer):
+    export_sentence_encoder(tiny_model(), tokenizer, tmp_path)
+    assert len({path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoder_config", "expected"),
+    [
+        (
+            ModernBertConfig(
+                **SIZES | {"num_hidden_layers": 3},
+                global_rope_theta=1000.0,
+                local_rope_theta=77.0,
+                layer_types=["full_attention", "sliding_attention", "full_attention"],
+                pad_token_id=0,
+            ),
+            {"global_rope_theta": 1000.0, "local_rope_theta": 77.0, "global_attn_every_n_layers": 2},
+        ),
+        (Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16, rope_theta=777.0), {"rope_theta": 777.0}),
+    ],
+    ids=["modernbert", "qwen3"],
+)
+def test_rotary_embeddings_are_written_under_the_names_of_transformers_4_too(
+    tmp_path, tokenizer, encoder_config, expected
+):
+    model = MoCoSEForPreTraining(
+        MoCoSEConfig(encoder_config=encoder_config, pooling_mode="mean", share_embeddings=False)
+    )
+    export_sentence_encoder(model, tokenizer, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert {name: written.get(name) for name in expected} == expected
+    again = AutoModel.from_pretrained(tmp_path)
+    assert again.config.rope_parameters == encoder_config.rope_parameters
 
 
 def test_export_holds_no_pickle_and_no_training_state(tmp_path, tokenizer):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModel
 
+from mocose_hf import markdown
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
@@ -93,23 +96,27 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "mocose"],
-        base_model=None if Path(record.start).exists() else record.start,
+        base_model=record.start if _is_hub_id(record.start) else None,
     )
     names = sorted({name for _, metrics in record.scores for name in metrics})
     known = (
-        f"fingerprint: `{record.data_fingerprint}`" if record.data_fingerprint else f"sha256: `{record.data_sha256}`"
+        f"fingerprint: {markdown.code(record.data_fingerprint)}"
+        if record.data_fingerprint
+        else f"sha256: `{record.data_sha256}`"
     )
+    scores = [[markdown.escape(when), *(_number(m.get(n)) for n in names)] for when, m in record.scores]
+    settings = [[f"`{name}`", markdown.code(str(value))] for name, value in record.settings.items()]
     development = [
         "## Scores on the development pairs\n",
-        _table(["", *names], [[when, *(_number(m.get(n)) for n in names)] for when, m in record.scores]),
+        _table(["", *names], scores),
         "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
         "and `uniformity`.\n",
     ]
     sections = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# Sentence encoder trained by {record.approach}\n",
-        f"Trained without labels from `{record.start}` by {record.method}; the sentence embedding is the last hidden "
-        f"state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
+        f"Trained without labels from {markdown.code(record.start)} by {record.method}; the sentence embedding is the "
+        f"last hidden state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
         "## Use\n",
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'
@@ -117,9 +124,9 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         *(development if record.scores else []),
         *(["## Scores on tasks\n", f"{record.results}\n"] if record.results else []),
         "## Training\n",
-        f"* Data: {record.data}\n* Data, {known}\n* Seed: {record.seed}\n",
-        f"```\n{record.command}\n```\n",
-        _table(["setting", "value"], [[f"`{name}`", f"`{value}`"] for name, value in record.settings.items()]),
+        f"* Data: {markdown.escape(record.data)}\n* Data, {known}\n* Seed: {record.seed}\n",
+        f"{markdown.code_block(record.command)}\n",
+        _table(["setting", "value"], settings),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in library_versions().items()) + ".\n",
     ]
     return "\n".join(sections)
@@ -145,6 +152,14 @@ def push_output(output_dir: str | Path, repo_id: str, token: str | None = None) 
         commit_message="Upload MoCoSE model",
         ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
     )
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,4 +1,6 @@
+import html
 import json
+import re
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
+from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, markdown
 from mocose_hf.export import RunRecord, export_sentence_encoder, model_card, push_output, write_model_card
 
 WITHOUT_THE_PACKAGE = """
@@ -202,6 +204,33 @@ def test_model_card_tells_scores_command_seed_data_and_versions(tmp_path):
     assert [part for part in told if part not in text] == []
     assert text.startswith("---\n")
     assert "base_model: some/encoder" in text
+
+
+def test_model_card_shows_html_and_marks_as_text():
+    hostile = "<img src=x onerror=alert(1)> `a` | *b* \n<script>c</script>\n```\n"
+    record = RunRecord(
+        start=hostile,
+        command=f"run_mocose.py --train_file {hostile}",
+        seed=7,
+        data=f"{hostile}: 3 rows read.",
+        data_sha256="abc123",
+        scores=[(hostile, {"stsb_spearman": 70.0})],
+        settings={"queue_window": hostile},
+    )
+    card = model_card(record, "cls")
+    assert "<img" not in card
+    assert "<script" not in card
+    assert "&lt;script&gt;" in card
+    rows = [line for line in card.splitlines() if line.startswith("|") and "img" in line]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3]
+
+
+@pytest.mark.parametrize("text", ["a|b", "`x`", "<b>", "a & b", "plain"])
+def test_markdown_code_has_no_open_mark(text):
+    shown = markdown.code(text)
+    assert not re.search(r"(?<!\\)\|", shown)
+    assert "<b>" not in shown
+    assert html.unescape(re.sub(r"</?code>|\\|^`|`$", "", shown)) == text
 
 
 def test_push_uploads_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Tables of scores for a terminal, a paper and a program."""
 
 import csv
+import html
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -65,7 +66,7 @@ def markdown_table(table: Table) -> str:
     """Write a table in Markdown, for a paper or a model card."""
     title, head, rows = table
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    cells = ([html.escape(cell, quote=False).replace("|", "\\|") for cell in line] for line in lines)
     return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 

@@ -107,8 +107,8 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def load_hub_dataset(name: str, config_name: str | None, split: str, **options):
-    """Load a dataset by `datasets.load_dataset`.
+def load_hub_dataset(name: str, config_name: str | None, split: str, option: str = "--dataset_name", **options):
+    """Load a dataset by `datasets.load_dataset`; `option` named it.
 
     Raises:
         InputError: Where it cannot be loaded.
@@ -117,7 +117,7 @@ def load_hub_dataset(name: str, config_name: str | None, split: str, **options):
         return load_dataset(name, config_name, split=split, **options)
     except Exception as error:  # datasets raises many kinds, from its own to those of the network
         reason = one_line(error)
-        raise InputError(f"--dataset_name {name[:99]}: cannot be loaded ({reason}); check name and split.") from error
+        raise InputError(f"{option} {name[:99]}: cannot be loaded ({reason}); check name and split.") from error
 
 
 def record_rows(records, source: str, text_column: str = "text", key_column: str | None = None) -> Iterator[Row]:

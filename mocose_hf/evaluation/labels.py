@@ -1,8 +1,8 @@
 """Labelled texts: how far the nearest neighbours of a text, and the clusters of all, share its label."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.similarity import Embeddings, cosine_blocks, unit_rows
+from mocose_hf.evaluation.task_names import task_name
+from mocose_hf.evaluation.tfidf import has_sklearn
+from mocose_hf.readers import read_records
 
 NEIGHBOURS = 10
 """How many neighbours of a text are looked at."""
 
 KMEANS_STARTS = 3
+
+MOST_ROWS = 4_000
+"""How many rows of a file are scored; of more, as many are drawn."""
 
 
 @dataclass
@@ -26,12 +32,16 @@ class LabelTask:
         texts: N texts, N > `NEIGHBOURS`.
         labels: Their N labels, two or more different ones.
         clusters: Whether k-means is scored too, which takes seconds and needs scikit-learn.
+        source: The file that it was read from.
+        rows: Rows of that file.
     """
 
     name: str
     texts: list[str]
     labels: list[str]
     clusters: bool = False
+    source: str = ""
+    rows: int = 0
 
     primary = "precision_at_10"
 
@@ -45,6 +55,11 @@ class LabelTask:
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.texts)
+
+    def summary(self) -> str:
+        """Return one line: the source and its numbers of texts and labels."""
+        drawn = f" of {self.rows:,}" if self.rows > len(self.texts) else ""
+        return f"{self.source}: {len(self.texts):,}{drawn} texts, {len(set(self.labels)):,} labels."
 
     def sentences(self) -> list[str]:
         """Return all texts."""
@@ -64,6 +79,36 @@ class LabelTask:
         if self.clusters:
             metrics["v_measure"] = kmeans_v_measure(matrix, labels)
         return {f"{self.name}_{metric}": value for metric, value in metrics.items()}
+
+
+def read_label_task(path: str | Path, clusters: bool = False) -> LabelTask:
+    """Read a file with columns `label` and `text`.
+
+    Args:
+        path: A .csv, .tsv, .jsonl or .parquet file, or one of these and .gz. Of more than `MOST_ROWS` rows as many are
+            drawn: the first ones of numpy's `RandomState(0).permutation`.
+        clusters: Whether k-means is scored too.
+
+    Raises:
+        InputError: With file, line and remedy; with `clusters` also if scikit-learn is not installed.
+    """
+    if clusters:
+        require_sklearn()
+    rows: list[tuple[str, str]] = []
+    for place, record in read_records(path, ("label", "text"), ("label",)):
+        label, text = (record or {}).get("label"), ((record or {}).get("text") or "").strip()
+        label = "" if label is None else str(label).strip()
+        if not label and not text:
+            continue
+        if not label or not text:
+            raise InputError(f"{place}: a blank {'text' if label else 'label'}; write it, or drop the row.")
+        rows.append((label, text))
+    drawn = [rows[i] for i in np.random.RandomState(0).permutation(len(rows))[:MOST_ROWS]]
+    labels, texts = [label for label, _ in drawn], [text for _, text in drawn]
+    try:
+        return LabelTask(task_name(path), texts, labels, clusters, str(path), len(rows))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def nearest_neighbours(embeddings: Embeddings, count: int) -> Tensor:
@@ -135,7 +180,7 @@ def kmeans_v_measure(embeddings: Embeddings, labels: Tensor | Sequence[int], sta
 
 def require_sklearn() -> None:
     """Raise an `InputError` if scikit-learn is not installed."""
-    if importlib.util.find_spec("sklearn") is None:
+    if not has_sklearn():
         raise InputError(
             "V-measure needs scikit-learn, which is not installed; run pip install 'mocose_hf[evaluation]'."
         )

@@ -1,7 +1,7 @@
 """Scored pairs of sentences: read them, and correlate the cosines of their embeddings with the scores."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,14 +13,22 @@ from mocose_hf.errors import InputError
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.embedding import embed
 from mocose_hf.evaluation.geometry import POSITIVE_SCORE, alignment, uniformity
-from mocose_hf.readers import read_lines
+from mocose_hf.evaluation.similarity import Embeddings, unit_rows
+from mocose_hf.readers import load_hub_dataset, read_lines, read_records
 
 ScoredPair = tuple[float, str, str]
 """Score, sentence, sentence."""
 
 
+PAIR_COLUMNS = ("sentence1", "sentence2", "score")
+
+
 def read_scored_pairs(path: str | Path) -> Dataset:
-    """Read a TSV of score, sentence, sentence: unquoted, without header.
+    """Read scored pairs of a file.
+
+    Args:
+        path: A .csv, .tsv, .jsonl or .parquet file (or one of these and .gz) with columns `sentence1`, `sentence2` and
+            `score`; or a TSV without header of score, sentence, sentence, unquoted. Scores are on any scale.
 
     Returns:
         Columns `score` (float), `sentence1`, `sentence2`.
@@ -29,6 +37,8 @@ def read_scored_pairs(path: str | Path) -> Dataset:
         InputError: With file, line and remedy.
     """
     path, rows = Path(path), []
+    if _has_columns(path):
+        return pairs_dataset(path, list(_column_pairs(read_records(path, PAIR_COLUMNS, ("score",)))))
     for number, line in numbered_lines(path):
         fields = line.split("\t")
         if len(fields) != 3:
@@ -40,12 +50,56 @@ def read_scored_pairs(path: str | Path) -> Dataset:
     return pairs_dataset(path, rows)
 
 
+def load_scored_pairs(name: str, split: str) -> Dataset:
+    """Load scored pairs from the hub: a dataset with columns `sentence1`, `sentence2` and `score`.
+
+    Raises:
+        InputError: If it cannot be loaded or lacks a column, or a score is not a number.
+    """
+    dataset = load_hub_dataset(name, None, split, option="--validation_dataset_name")
+    missing = [column for column in PAIR_COLUMNS if column not in dataset.column_names]
+    if missing:
+        raise InputError(
+            f"{name}: no column `{missing[0]}`, the columns are: {', '.join(dataset.column_names)[:200]}; give a "
+            f"dataset with {', '.join(PAIR_COLUMNS)}."
+        )
+    places = ((f"{name}, {split} row {number}", record) for number, record in enumerate(dataset, start=1))
+    return pairs_dataset(Path(name), list(_column_pairs(places)))
+
+
+def _has_columns(path: Path) -> bool:
+    """Return whether a file has named columns: whether it is no TSV of score, sentence, sentence."""
+    suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
+    if suffix.lower() in (".jsonl", ".parquet"):
+        return True
+    if suffix.lower() not in (".csv", ".tsv"):
+        return False
+    line = next((line for _, line in numbered_lines(path)), "")
+    names = line.replace(",", "\t").replace('"', "").split("\t")
+    return set(PAIR_COLUMNS) <= set(names) or (suffix.lower() == ".csv" and "\t" not in line)
+
+
+def _column_pairs(records: Iterable[tuple[str, dict | None]]) -> Iterator[ScoredPair]:
+    for place, record in records:
+        if record is not None and any(record[column] not in (None, "") for column in PAIR_COLUMNS):
+            first, second = record["sentence1"] or "", record["sentence2"] or ""
+            score = "" if record["score"] is None else str(record["score"])
+            yield scored_pair(place, score, first, second, remedy="mend it, or drop the row")
+
+
 def numbered_lines(path: Path) -> Iterable[tuple[int, str]]:
     """Return the lines that are not blank, each with its number from 1."""
     return ((number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip())
 
 
-def scored_pair(place: str, score: str, first: str, second: str, sentences_place: str | None = None) -> ScoredPair:
+def scored_pair(
+    place: str,
+    score: str,
+    first: str,
+    second: str,
+    sentences_place: str | None = None,
+    remedy: str = "mend the line, where the score comes first, then both sentences, or drop it where it is a header",
+) -> ScoredPair:
     """Check one pair as it stands at a place in a file, or at two.
 
     Raises:
@@ -56,10 +110,7 @@ def scored_pair(place: str, score: str, first: str, second: str, sentences_place
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(
-            f"{place}: the score {score[:40]!r} is no number; mend the line, where the score comes first, then both "
-            "sentences, or drop it where it is a header."
-        )
+        raise InputError(f"{place}: the score {score[:40]!r} is no number; {remedy}.")
     first, second = first.strip(), second.strip()
     if not first or not second:
         remedy = "fetch both files again" if sentences_place else "write it, or drop the line"
@@ -85,8 +136,10 @@ def pairs_dataset(path: Path, rows: list[ScoredPair]) -> Dataset:
     return Dataset.from_dict(dict(zip(("score", "sentence1", "sentence2"), zip(*rows, strict=True), strict=True)))
 
 
-def pair_cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cosine of each row of (N, H) with its fellow, (N,) float64."""
+def pair_cosines(first: Embeddings, second: Embeddings) -> Tensor:
+    """Return the cosine of each row of (N, H) with the same row of the other side, (N,) float64; 0 for a zero row."""
+    if not isinstance(first, Tensor):
+        return torch.from_numpy(unit_rows(first).multiply(unit_rows(second)).sum(axis=1)).flatten()
     return F.cosine_similarity(first.double(), second.double())
 
 
@@ -103,12 +156,32 @@ def evaluate_pairs(model, tokenizer, pairs: Dataset, batch_size: int = 128, **en
         `stsb_spearman` (× 100), `uniformity` over all different sentences and, where there are positive pairs,
         `alignment` over those.
     """
+    sentences = [*pairs["sentence1"], *pairs["sentence2"]]
+    return score_pairs(pairs, embed(model, tokenizer, sentences, batch_size=batch_size, **encode_options))
+
+
+def score_pairs(pairs: Dataset, embeddings) -> dict[str, float]:
+    """Score the embeddings of scored pairs; otherwise as `evaluate_pairs`.
+
+    Args:
+        pairs: Columns `score`, `sentence1`, `sentence2`.
+        embeddings: Returns the embeddings (N, H) of N sentences.
+    """
     first, second, scores = list(pairs["sentence1"]), list(pairs["sentence2"]), list(pairs["score"])
-    embeddings = embed(model, tokenizer, first + second, batch_size=batch_size, **encode_options)
     left, right = embeddings(first), embeddings(second)
     metrics = {"stsb_spearman": spearman(pair_cosines(left, right), scores)}
-    positive = torch.tensor(scores) > POSITIVE_SCORE
+    positive = torch.tensor(scores) > positive_score(scores)
     if positive.any():
         metrics["alignment"] = alignment(left[positive], right[positive])
-    metrics["uniformity"] = uniformity(embeddings.matrix)
+    metrics["uniformity"] = uniformity(embeddings(list(dict.fromkeys(first + second))))
     return metrics
+
+
+def positive_score(scores: Iterable[float]) -> float:
+    """Return the score above which pairs are positive: 4 of 5, or as much of another scale.
+
+    The scale is the smallest of 0 to 1, 5, 10 and 100 that holds all scores, or ends at the largest score.
+    """
+    largest = max(scores)
+    scale = next((scale for scale in (1.0, 5.0, 10.0, 100.0) if largest <= scale), largest)
+    return POSITIVE_SCORE / 5.0 * scale

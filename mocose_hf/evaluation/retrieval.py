@@ -5,14 +5,25 @@ directly. The libraries for this task either need a compiler (pytrec_eval), numb
 (sentence-transformers); the last one is the oracle of the tests.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mocose_hf.errors import InputError
 from mocose_hf.evaluation.similarity import Embeddings, cosine_blocks
+from mocose_hf.evaluation.task_names import task_name
+from mocose_hf.readers import read_records
+
+SPLITS = ("test", "dev")
+"""The judgements of a folder in BEIR's layout that are read, the first one that is there."""
+
+DEVELOPMENT_SPLITS = ("dev", "test")
+"""The same for a model that is still to be selected."""
 
 _CELLS_AT_ONCE = 2**24
 
@@ -53,6 +64,8 @@ class RetrievalTask:
         judgements: The relevant texts; each query has at least one.
         excluded: By query, the row of a text that is not a candidate for it. BEIR leaves out a document that has the
             query's own id.
+        source: The file that it was read from.
+        unknown: How many judgements were left out because they name a document that the corpus does not have.
     """
 
     name: str
@@ -60,12 +73,22 @@ class RetrievalTask:
     corpus: list[str]
     judgements: Judgements
     excluded: dict[int, int] = field(default_factory=dict)
+    source: str = ""
+    unknown: int = 0
 
     primary = "ndcg_at_10"
 
     def __len__(self) -> int:
         """Return the number of queries."""
         return len(self.queries)
+
+    def summary(self) -> str:
+        """Return one line: the source and its numbers of queries, texts and relevant texts."""
+        unknown = f"; {self.unknown:,} judgements of unknown documents left out" if self.unknown else ""
+        return (
+            f"{self.source}: {len(self.queries):,} queries, {len(self.corpus):,} texts, "
+            f"{len(self.judgements.grades):,} relevant ones{unknown}."
+        )
 
     def sentences(self) -> list[str]:
         """Return all texts: queries and corpus."""
@@ -81,6 +104,114 @@ class RetrievalTask:
         ranks = relevant_ranks(embeddings(self.queries), embeddings(self.corpus), self.judgements, self.excluded)
         metrics = ranking_metrics(ranks, self.judgements, len(self.queries))
         return {f"{self.name}_{metric}": value for metric, value in metrics.items()}
+
+
+def read_retrieval_task(path: str | Path, splits: Sequence[str] = SPLITS) -> RetrievalTask:
+    """Read a file of queries and texts, or a folder in the layout of BEIR (https://github.com/beir-cellar/beir).
+
+    Args:
+        path: A .csv, .tsv, .jsonl or .parquet file (or one of these and .gz) with columns `query` and `text`: the text
+            of a row is to be found among all texts of the file, and equal queries have several right ones. Or a folder
+            with corpus.jsonl (`_id`, `text` and perhaps `title`, which goes before the text), queries.jsonl (`_id`,
+            `text`) and qrels/*.tsv (`query-id`, `corpus-id`, `score`). Or one of the files in that qrels.
+        splits: Which file of qrels is read if there are several.
+
+    Returns:
+        The task, named after the file or folder.
+
+    Raises:
+        InputError: With file, line and remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_beir(path, _qrels_file(path, splits), task_name(path))
+    if path.parent.name == "qrels" and (path.parent.parent / "corpus.jsonl").exists():
+        return _read_beir(path.parent.parent, path, task_name(f"{path.parent.parent.name}_{path.name}"))
+    queries: dict[str, int] = {}
+    corpus: dict[str, int] = {}
+    entries: dict[tuple[int, int], float] = {}
+    for place, record in read_records(path, ("query", "text")):
+        query, text = ((record or {}).get(column) or "" for column in ("query", "text"))
+        query, text = query.strip(), text.strip()
+        if not query and not text:
+            continue
+        if not query or not text:
+            raise InputError(f"{place}: a blank {'text' if query else 'query'}; write it, or drop the row.")
+        entries[queries.setdefault(query, len(queries)), corpus.setdefault(text, len(corpus))] = 1.0
+    judgements = Judgements.of([(*pair, grade) for pair, grade in entries.items()])
+    return _checked(RetrievalTask(task_name(path), list(queries), list(corpus), judgements, source=str(path)))
+
+
+def _qrels_file(folder: Path, splits: Sequence[str]) -> Path:
+    files = sorted((folder / "qrels").glob("*.tsv"))
+    for split in splits:
+        if folder / "qrels" / f"{split}.tsv" in files:
+            return folder / "qrels" / f"{split}.tsv"
+    if not files:
+        raise InputError(
+            f"{folder}: no qrels/*.tsv, so this is no folder in BEIR's layout (corpus.jsonl, queries.jsonl, "
+            "qrels/test.tsv); give that folder, or a file with columns query and text."
+        )
+    if len(files) > 1:
+        raise InputError(f"{folder}: {len(files)} files in qrels; give one of them, such as {files[0]}.")
+    return files[0]
+
+
+def _read_beir(folder: Path, qrels: Path, name: str) -> RetrievalTask:
+    corpus_ids: dict[str, int] = {}
+    corpus: list[str] = []
+    for place, record in read_records(folder / "corpus.jsonl", ("_id", "text"), ("_id",)):
+        if record is not None:
+            title = record.get("title") or ""
+            _note_id(place, record["_id"], corpus_ids)
+            corpus.append(f"{title} {record['text'] or ''}".strip())
+    query_ids: dict[str, int] = {}
+    texts: list[str] = []
+    for place, record in read_records(folder / "queries.jsonl", ("_id", "text"), ("_id",)):
+        if record is not None:
+            _note_id(place, record["_id"], query_ids)
+            texts.append((record["text"] or "").strip())
+    judged: dict[str, dict[int, float]] = {}
+    unknown = 0
+    for place, record in read_records(qrels, ("query-id", "corpus-id", "score"), ("score",)):
+        if record is None:
+            continue
+        query, document, grade = record["query-id"], record["corpus-id"], _grade(place, record["score"])
+        if query not in query_ids:
+            raise InputError(f"{place}: queries.jsonl has no query {query[:40]!r}; fetch the files again.")
+        if grade > 0 and document in corpus_ids:
+            judged.setdefault(query, {})[corpus_ids[document]] = grade
+        unknown += grade > 0 and document not in corpus_ids
+    entries = [(row, text, grade) for row, own in enumerate(judged.values()) for text, grade in own.items()]
+    excluded = {row: corpus_ids[query] for row, query in enumerate(judged) if query in corpus_ids}
+    queries = [texts[query_ids[query]] for query in judged]
+    return _checked(RetrievalTask(name, queries, corpus, Judgements.of(entries), excluded, str(qrels), unknown))
+
+
+def _note_id(place: str, given: object, ids: dict[str, int]) -> None:
+    if str(given) in ids:
+        raise InputError(f"{place}: the _id {str(given)[:40]!r} stands there twice; give each row one of its own.")
+    ids[str(given)] = len(ids)
+
+
+def _grade(place: str, score: object) -> float:
+    try:
+        grade = float(score)
+    except (TypeError, ValueError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise InputError(f"{place}: the score {str(score)[:40]!r} is no number; write 1 for a relevant document.")
+    return grade
+
+
+def _checked(task: RetrievalTask) -> RetrievalTask:
+    """Refuse a task that has nothing to rank."""
+    if not task.queries or len(task.corpus) < 2:
+        raise InputError(
+            f"{task.source}: {len(task.queries)} queries with a relevant text, {len(task.corpus)} different texts; "
+            "give at least one query and two texts."
+        )
+    return task
 
 
 def relevant_ranks(

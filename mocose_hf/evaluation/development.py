@@ -1,0 +1,104 @@
+"""Development sets of several kinds, scored together: scored pairs, retrieval and labelled texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+
+from mocose_hf.errors import InputError
+from mocose_hf.evaluation.correlation import spearman
+from mocose_hf.evaluation.embedding import embed
+from mocose_hf.evaluation.labels import LabelTask
+from mocose_hf.evaluation.pairs import pair_cosines, score_pairs
+from mocose_hf.evaluation.retrieval import RetrievalTask
+from mocose_hf.evaluation.selection import DEVELOPMENT
+from mocose_hf.evaluation.tfidf import BASELINES, MOST_CHARACTERS, TfidfEmbeddings
+
+
+@dataclass
+class DevelopmentSets:
+    """What a model is evaluated on while it trains.
+
+    Args:
+        pairs: Scored pairs, columns `score`, `sentence1`, `sentence2`.
+        tasks: Retrieval and label tasks, each with a name of its own.
+
+    Raises:
+        InputError: If two tasks have one name.
+    """
+
+    pairs: Dataset | None = None
+    tasks: Sequence[RetrievalTask | LabelTask] = field(default_factory=list)
+
+    def __post_init__(self):
+        sources: dict[str, str] = {}
+        for task in self.tasks:
+            if task.name in sources:
+                raise InputError(
+                    f"{task.source} and {sources[task.name]}: both would be scored as `{task.name}`; rename one."
+                )
+            sources[task.name] = task.source
+
+    def __len__(self) -> int:
+        """Return the number of pairs, queries and labelled texts."""
+        return sum(len(part) for part in ([] if self.pairs is None else [self.pairs]) + list(self.tasks))
+
+    def sentences(self) -> list[str]:
+        """Return all texts, repeated as they are."""
+        texts = [] if self.pairs is None else [*self.pairs["sentence1"], *self.pairs["sentence2"]]
+        return texts + [text for task in self.tasks for text in task.sentences()]
+
+    def score(self, embeddings) -> dict[str, float]:
+        """Return the figures of all sets by name; `embeddings` returns the embeddings (N, H) of N texts."""
+        metrics = {} if self.pairs is None else score_pairs(self.pairs, embeddings)
+        for task in self.tasks:
+            metrics |= task.score(embeddings)
+        return metrics
+
+    def primary_metric(self) -> str:
+        """Return the figure that selects the best checkpoint if none is named: that of the first set."""
+        return DEVELOPMENT if self.pairs is not None else primary_metric(self.tasks[0])
+
+    def score_baselines(self) -> list[tuple[str, dict[str, float]]]:
+        """Score TF-IDF on all sets, each by the frequencies of its own texts.
+
+        Returns:
+            The name of each baseline and its figures; of pairs the Spearman correlation alone.
+
+        Raises:
+            InputError: If scikit-learn is not installed.
+        """
+        return [(name, self._score_baseline(options)) for name, options in BASELINES.items()]
+
+    def _score_baseline(self, options: dict) -> dict[str, float]:
+        metrics = {}
+        if self.pairs is not None:
+            first, second = list(self.pairs["sentence1"]), list(self.pairs["sentence2"])
+            embeddings = TfidfEmbeddings(first + second, **options)
+            cosines = pair_cosines(embeddings(first), embeddings(second))
+            metrics[DEVELOPMENT] = spearman(cosines, list(self.pairs["score"]))
+        for task in self.tasks:
+            if sum(map(len, task.sentences())) <= MOST_CHARACTERS:
+                metrics |= task.score(TfidfEmbeddings(task.sentences(), **options))
+        return metrics
+
+
+def primary_metric(task: RetrievalTask | LabelTask) -> str:
+    """Return the name of the first figure of a task to look at."""
+    return f"{task.name}_{task.primary}"
+
+
+def evaluate_development(model, tokenizer, sets: DevelopmentSets | Dataset, **encode_options) -> dict[str, float]:
+    """Score the sentence embeddings of a model; each different text of all sets is embedded once.
+
+    Args:
+        model: Anything with `encode(sentences, tokenizer, …)`.
+        tokenizer: The model's tokenizer.
+        sets: Development sets, or scored pairs alone.
+        encode_options: As `encode` takes them.
+
+    Returns:
+        Figures by name: `stsb_spearman`, `alignment`, `uniformity` of pairs, and `{task}_…` of each task.
+    """
+    sets = sets if isinstance(sets, DevelopmentSets) else DevelopmentSets(sets)
+    return sets.score(embed(model, tokenizer, sets.sentences(), **encode_options))

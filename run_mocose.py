@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: Options, command: str) -> None:
     """Check everything before anything is written, then train, score, save and report."""
+    for notice in options.notices:
+        options.say(notice)
     check_options(options)
     checkpoint = plan_start(options) if options.trains else None
     pairs, tasks = read_pairs(options), read_evaluation_tasks(options)

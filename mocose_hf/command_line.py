@@ -13,6 +13,7 @@ from transformers.hf_argparser import string_to_bool
 from mocose_hf.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.idle_options import find_idle
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.training_args import MoCoSETrainingArguments
 
@@ -203,6 +204,7 @@ class Options:
         method: A dataclass with the fields of `MoCoSEConfig`.
         output_dir: As given, None where it was not.
         config_file: The entries of the configuration file that no typed option overrides.
+        notices: Lines to print: the entries that have no effect, and why.
     """
 
     model: ModelArguments
@@ -212,6 +214,7 @@ class Options:
     training: MoCoSETrainingArguments
     output_dir: str | None
     config_file: dict[str, ConfigEntry]
+    notices: list[str] = field(default_factory=list)
 
     @property
     def trains(self) -> bool:
@@ -244,15 +247,17 @@ def parse_command_line(argv: list[str]) -> Options:
     if argv and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
         config, argv = read_config_file(argv[0]), argv[1:]
     typed = _typed(argv)
-    in_force = {name: entry for name, entry in config.items() if name not in typed}
-    given = {name: entry.values[-1] for name, entry in in_force.items()} | typed
     parser = build_parser()
     known = {action.dest: action for action in parser._actions}
     for entry in config.values():
         if entry.name not in known:
             raise InputError(f"{entry.place}: unknown option `{entry.name[:40]}`; {_hint(entry.name, known)}")
+        if not entry.values and known[entry.name].nargs not in ("+", "*") and entry.name not in _LIST_OR_WORD:
+            raise InputError(f"{entry.place}: `{entry.name}` has no value, only an empty list; write one.")
         if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
             raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
+    in_force, notices = _entries_in_force(parser, config, argv, typed)
+    given = {name: entry.values[-1] for name, entry in in_force.items()} | typed
     if "fsdp" in given:
         raise InputError("--fsdp is not supported; give --deepspeed ds_configs/zero3.json, which shards as FSDP does.")
     from_config = [part for entry in in_force.values() for part in entry.as_typed()]
@@ -265,7 +270,7 @@ def parse_command_line(argv: list[str]) -> Options:
     for argument in rest:
         name = argument.lstrip("-").split("=")[0]
         raise InputError(f"unknown option {argument[:99]}; {_hint(name.replace('-', '_'), known)}")
-    options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force)
+    options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force, notices)
     # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
     asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not evaluation.validation_file
     if evaluation.eval_tasks is None and asked:
@@ -273,6 +278,42 @@ def parse_command_line(argv: list[str]) -> Options:
             raise InputError("--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks.")
         evaluation.eval_tasks = ["sts"]
     return options
+
+
+_LIST_OR_WORD = ("report_to", "optim_target_modules")
+"""Options that take one word when typed but hold a list in the arguments that a run saves."""
+
+
+def _entries_in_force(
+    parser: "_Parser", config: dict[str, ConfigEntry], argv: list[str], typed: dict[str, str]
+) -> tuple[dict[str, ConfigEntry], list[str]]:
+    """Return the entries of a configuration file that have an effect, and a notice about each other one.
+
+    Entries that a typed option overrides need no notice, nor do empty lists, which leave an option out.
+    """
+    in_force = {name: entry for name, entry in config.items() if name not in typed and entry.values}
+    notices = []
+    for name, entry in list(in_force.items()):
+        if name.endswith("_token") and entry.values == [f"<{name.upper()}>"]:
+            notices.append(f"{entry.place}: `{name}` is ignored because a saved file does not hold the token itself.")
+            del in_force[name]
+    in_file = {name: entry.values[-1] for name, entry in config.items() if entry.values}
+    overrides = {*typed}
+    while in_force:
+        arguments = [part for entry in in_force.values() for part in entry.as_typed()] + argv
+        try:
+            values, _ = parser.parse_known_args(arguments)
+        except InputError as error:
+            raise InputError(locate(str(error), in_force)) from error
+        idle = find_idle(values, in_file, overrides)
+        if not idle:
+            break
+        for name in [name for name in in_force if name in idle]:
+            entry = in_force.pop(name)
+            if getattr(values, name) != parser.get_default(name):
+                notices.append(f"{entry.place}: `{name}` is ignored because {idle[name]}.")
+        overrides |= idle.keys()  # without these, others may have no effect
+    return in_force, notices
 
 
 def check_option_names(names: Iterable[str]) -> None:

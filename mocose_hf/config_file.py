@@ -28,6 +28,7 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
     """Read a flat YAML or JSON mapping as if its entries had been typed, with the line of each.
 
     All scalars stay strings, so that `no` is "no" and `1e-5` is "1e-5". An empty value or null leaves an option out.
+    An empty list gives an entry without values.
 
     Raises:
         InputError: With file, line and remedy.
@@ -103,8 +104,24 @@ def _check_plain(nodes: list[yaml.Node], seen: set[int]) -> None:
 
 def _as_typed(node: yaml.Node) -> list[str] | None:
     if isinstance(node, yaml.ScalarNode):
-        return None if node.value in ("", "null", "~") and not node.style else [node.value]
+        return None if _is_null(node) else [node.value]
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    if not parts:
-        raise ValueError("an empty list")
+    for part in parts:
+        _mark_nulls(part)
     return [p.value if p.id == "scalar" else json.dumps(yaml.safe_load(yaml.serialize(p))) for p in parts]
+
+
+def _is_null(node: yaml.ScalarNode) -> bool:
+    return node.value in ("", "null", "~") and not node.style
+
+
+def _mark_nulls(node: yaml.Node) -> None:
+    """Tag the nulls inside a mapping, which `yaml.BaseLoader` reads as words; `_check_plain` limits the depth."""
+    if isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            _mark_nulls(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _mark_nulls(value)
+    elif _is_null(node):
+        node.tag = "tag:yaml.org,2002:null"

@@ -321,6 +321,83 @@ def test_the_bundled_configurations_are_usable(name):
 
 
 @pytest.mark.parametrize(
+    ("text", "typed", "ignored"),
+    [
+        ("token_cutoff: 0.1\naugment_view: both\n", "--token_cutoff 0", {2: "augment_view"}),
+        ("queue_size: 64\nhead_dropout_prob: 0.2\nema_decay: 0.9\n", "--algorithm simcse", {1: "queue_size"}),
+        ("stale_fgsm_epsilon: 1e-3\nalgorithm: released\n", "--algorithm mocose", {1: "stale_fgsm_epsilon"}),
+        (
+            "queue_window: oldest\nema_decay_end: 0.9\n",
+            "--algorithm released",
+            {1: "queue_window", 2: "ema_"},
+        ),
+        ("queue_init_size: 64\nqueue_window: oldest\n", "--queue_size 0", {1: "queue_init_size", 2: "queue_window"}),
+        ("queue_window: oldest\nqueue_window_softness: 0.1\n", "--queue_window all", {2: "queue_window_softness"}),
+        ("queue_window: oldest\nqueue_window_softness: 0.1\n", "--queue_size=0", {2: "queue_window_softness"}),
+        ("projection_dim: 64\n", "--num_projection_layers 0", {1: "projection_dim"}),
+        ("ema_decay_end: 0.9\nema_schedule_steps: 9\n", "--ema_schedule constant_distance", {2: "ema_schedule_steps"}),
+        ("stop_on_collapse: true\n", "--collapse_check_steps 0", {1: "stop_on_collapse"}),
+        ("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}\n", "--lr_scheduler_type linear", {2: "lr_"}),
+        ("optim: galore_adamw\noptim_args: rank=2\n", "--optim adamw_torch", {2: "optim_args"}),
+        (
+            "load_best_model_at_end: true\nvalidation_file: a.tsv\n",
+            "--eval_strategy no",
+            {1: "load_best_model_at_end"},
+        ),
+        ("train_file: a.txt\n", "--dataset_name some/texts", {1: "train_file"}),
+        ("dataset_name: some/texts\ndataset_split: test\n", "--train_file a.txt", {1: "dataset_name"}),
+        ("validation_file: a.tsv\n", "--senteval_dir senteval", {1: "validation_file"}),
+        ("senteval_dir: senteval\n", "--validation_file a.tsv", {1: "senteval_dir"}),
+        ("tf32: true\n", "--use_cpu", {1: "tf32"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("--") else "",
+)
+def test_a_line_that_an_override_makes_idle_is_ignored_with_a_notice(tmp_path, text, typed, ignored):
+    path = write(tmp_path, text)
+    options = parse_command_line([path, *typed.split()])
+    for line, name in ignored.items():
+        assert [n for n in options.notices if n.startswith(f"{path}, line {line}: `{name}") and "ignored because" in n]
+    rows = [row for row in text.splitlines() if f"`{row.split(':')[0]}`" not in str(options.notices)]
+    alone = parse(tmp_path, "\n".join(["seed: 42", *rows]), *typed.split(), name="without.yaml")
+    assert not alone.notices
+    assert (alone.model, alone.method, alone.data) == (options.model, options.method, options.data)
+    assert alone.training.to_json_string() == options.training.to_json_string()
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("token_cutoff: 0\naugment_view: both\n", []),
+        ("token_cutoff: 0.1\n", ["--token_cutoff", "0", "--augment_view", "both"]),
+    ],
+    ids=["in the file alone", "typed"],
+)
+def test_an_option_without_effect_that_nothing_overrides_stays_an_error(tmp_path, text, typed):
+    assert "`augment_view` both" in refusal([write(tmp_path, text), *typed])
+
+
+def test_a_line_keeps_its_effect_if_another_line_of_its_kind_is_overridden(tmp_path):
+    options = parse(tmp_path, "token_cutoff: 0.1\nfeature_cutoff: 0.1\naugment_view: both\n", "--token_cutoff", "0")
+    assert (options.notices, options.training.augment_view) == ([], "both")
+    text = "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}\n"
+    options = parse(tmp_path, text, "--lr_scheduler_type", "polynomial")
+    assert (options.notices, options.training.lr_scheduler_kwargs) == ([], {"power": 2})
+
+
+def test_saved_training_arguments_are_a_configuration(tmp_path):
+    typed = ["--output_dir", "out", "--learning_rate", "1e-5", "--lr_scheduler_type", "polynomial", "--use_cpu"]
+    typed += ["--lr_scheduler_kwargs", '{"power": 2}', "--validation_file", "a.tsv", "--token_cutoff", "0.1"]
+    saved = parse_command_line([*typed, "--augment_view", "both", "--hub_token", "secret"]).training.to_json_string()
+    path = write(tmp_path, saved, name="training_args.json")
+    options = parse_command_line([path])
+    assert json.loads(options.training.to_json_string()) == json.loads(saved)
+    assert options.training.hub_token is None
+    assert [notice.partition(": ")[2] for notice in options.notices] == [
+        "`hub_token` is ignored because a saved file does not hold the token itself."
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "line", "said"),
     [
         ("seed: 1\nqueue_sise: 9\n", 2, "unknown option `queue_sise`; did you mean `queue_size`?"),

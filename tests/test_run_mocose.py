@@ -73,6 +73,20 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
     assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
 
 
+def test_the_saved_arguments_of_a_run_and_an_overridden_configuration_train(command, encoder_dir, text_file, capsys):
+    saved = command("--max_steps", "1") / "training_args.json"
+    capsys.readouterr()
+    small = ["--model_name_or_path", str(encoder_dir), "--train_file", str(text_file), "--max_steps", "1", "--use_cpu"]
+    small += ["--per_device_train_batch_size", "4", "--disable_tqdm", "true"]
+    direct = REPOSITORY / "configs" / "direct.yaml"
+    assert run_mocose.main([str(saved), *small, "--output_dir", str(text_file.parent / "again")]) == 0
+    assert "ignored" not in capsys.readouterr().out.replace("`hub_token` is ignored", "")
+    for number, override in enumerate((["--token_cutoff", "0"], ["--algorithm", "simcse"])):
+        folder = text_file.parent / f"direct-{number}"
+        assert run_mocose.main([str(direct), *small, *override, "--output_dir", str(folder)]) == 0
+        assert re.search(rf"^{direct}, line \d: `\w+` is ignored because ", capsys.readouterr().out, re.M)
+
+
 @pytest.mark.parametrize(("size", "initial"), [("64", 16), ("0", 0)])
 def test_a_smaller_queue_needs_no_other_option(encoder_dir, text_file, tmp_path, size, initial):
     argv = ["--model_name_or_path", str(encoder_dir), "--train_file", str(text_file), "--max_steps", "1", "--use_cpu"]

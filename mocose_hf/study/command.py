@@ -25,6 +25,7 @@ from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.declarations import Study
 from mocose_hf.study.distances import solve
 from mocose_hf.study.named import NAMED_STUDIES
+from mocose_hf.study.redaction import redact_options, redact_text, secret_values
 from mocose_hf.study.report import write_report
 from mocose_hf.study.results import TrialResult
 from mocose_hf.study.searches import as_study
@@ -54,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    arguments = _underscored(sys.argv[1:] if argv is None else argv)
     try:
-        options, rest = build_parser().parse_known_args(_underscored(sys.argv[1:] if argv is None else argv))
+        options, rest = build_parser().parse_known_args(arguments)
         return options.action(options, rest)
     except InputError as error:
-        return _end(input_error_line(error), EXIT_BAD_INPUT)
+        return _end(redact_text(input_error_line(error), _secrets(arguments)), EXIT_BAD_INPUT)
     except TrainingInterrupted:
         return _end("told to stop; the same command goes on with the trial that it was in.", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
@@ -218,6 +220,16 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def _secrets(arguments: Sequence[str]) -> list[str]:
+    """Return the secrets among the arguments, which no error may show."""
+    values = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            values[name] = value if equals else following
+    return secret_values(values)
+
+
 def parse_options(arguments: Sequence[str]) -> dict[str, object]:
     """Return options of `run_mocose.py` as typed, by name; the parser of that command checks them later.
 
@@ -265,7 +277,8 @@ def _cell_table(study: Study) -> Table:
         [
             cell.label,
             "-" if cell.paper is None else f"{cell.paper:.2f}",
-            " ".join(f"--{name} {value}" for name, value in study.options_of(cell).items()) or "the defaults",
+            " ".join(f"--{name} {value}" for name, value in redact_options(study.options_of(cell)).items())
+            or "the defaults",
         ]
         for cell in study.cells
     ]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from mocose_hf.study.analysis import Analysis, CellOutcome
+from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, STATES, TrialResult
 from mocose_hf.study.settings import OF_ONE_RUN, as_text, constant_options
 
@@ -84,7 +85,7 @@ def _options(
     made: Analysis, constants: Mapping[str, object], outcome: CellOutcome, trial: TrialResult
 ) -> Mapping[str, object]:
     """Return the options of a trial; before it is run, what the others have in common and its cell declares."""
-    return trial.options or dict(made.study.options) | dict(constants) | dict(outcome.cell.options)
+    return trial.options or redact_options(made.study.options) | dict(constants) | redact_options(outcome.cell.options)
 
 
 def _written(head: Sequence[str], lines: Iterable[Sequence]) -> str:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
+from mocose_hf.study.redaction import redact_options
+
 BASELINE = "baseline"
 """The option of a cell that is not trained, one of `BASELINES`."""
 
@@ -100,8 +102,9 @@ class Study:
         return dict(self.options) | dict(cell.options)
 
     def as_dict(self) -> dict:
-        """Return it as JSON can hold it."""
-        return asdict(self)
+        """Return it as JSON can hold it, with secrets masked."""
+        cells = [asdict(cell) | {"options": redact_options(cell.options)} for cell in self.cells]
+        return asdict(self) | {"cells": cells, "options": redact_options(self.options)}
 
     @classmethod
     def from_dict(cls, made: Mapping) -> "Study":

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, field
 
+from mocose_hf.study.redaction import redact_options
+
 STATES = ("complete", "failed", "running", "interrupted", "waiting")
 """Of a trial; one that is interrupted has lost its worker, and the next run takes it up again."""
 
@@ -25,7 +27,7 @@ class TrialResult:
         curve: Optimizer step and development score of each evaluation.
         spectrum: Singular values of the embeddings, the largest first, empty where not asked for.
         reason: Why it failed, in one line.
-        options: All options it was run with, by name.
+        options: All options it was run with, by name, with secrets masked.
     """
 
     study: str
@@ -37,6 +39,9 @@ class TrialResult:
     spectrum: list[float] = field(default_factory=list)
     reason: str = ""
     options: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "options", redact_options(self.options))
 
     def as_dict(self) -> dict:
         """Return it as JSON can hold it."""

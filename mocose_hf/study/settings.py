@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from mocose_hf.study.analysis import Analysis
 from mocose_hf.study.declarations import Cell
 from mocose_hf.study.descriptions import ENCODER, OF_CONTENT, OF_DISPLAY, SENTENCES
+from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import TrialResult
 
 OF_ONE_RUN = ("seed", "output_dir")
@@ -34,18 +35,19 @@ def facts(made: Analysis) -> dict[str, str]:
     of_trials = {
         name: as_text(value) for name, value in constants.items() if name not in _SAY_NOTHING | _PLACES.keys()
     }
-    of_storage = _of_storage(made)
+    of_storage = redact_options(_of_storage(made))
     hashes = {name: value for name, value in of_storage.items() if name.startswith(OF_CONTENT)}
     seeds = sorted({trial.seed for outcome in made.cells if not outcome.cell.is_fixed for trial in outcome.trials})
     found = _places(made) | hashes
     if seeds:
         found["seeds"] = ", ".join(map(str, seeds))
     found |= dict(sorted((of_storage | of_trials).items() - hashes.items()))
-    given = {name: constants[name] for name in made.study.options if name in constants}
+    declared = redact_options(made.study.options)
+    given = {name: constants[name] for name in declared if name in constants}
     other = [
-        f"{name} {as_text(value)}, not {as_text(made.study.options[name])}"
+        f"{name} {as_text(value)}, not {as_text(declared[name])}"
         for name, value in given.items()
-        if str(value) != str(made.study.options[name])
+        if str(value) != str(declared[name])
     ]
     return found | ({"other than the study says": "; ".join(other)} if other else {})
 
@@ -64,7 +66,7 @@ def settings_sentence(made: Analysis, shortened: bool = False) -> str:
 
 def own_options(cell: Cell) -> str:
     """Return what a cell sets, as it is typed, "" where it is run as all are."""
-    return " ".join(f"--{name} {as_text(value)}" for name, value in cell.options.items())
+    return " ".join(f"--{name} {as_text(value)}" for name, value in redact_options(cell.options).items())
 
 
 def constant_options(made: Analysis) -> dict[str, object]:

@@ -8,10 +8,11 @@ from optuna import logging as optuna_logging
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.study.redaction import MASK, redact_text
 
 _MOST_OPENINGS = 10
 """Times that a storage is opened which other workers are making at that moment."""
@@ -28,10 +29,9 @@ def open_storage(url: str, make: bool = True) -> BaseStorage:
         InputError: Where it cannot be opened.
     """
     optuna_logging.set_verbosity(optuna_logging.ERROR)
-    shown = url
+    parsed = _parse(url)
+    shown = redact_text(parsed.render_as_string(hide_password=True))
     try:
-        parsed = make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and parsed.database:
             if not make and not Path(parsed.database).is_file():
@@ -41,10 +41,33 @@ def open_storage(url: str, make: bool = True) -> BaseStorage:
         if sqlite:
             _make_transactions_whole(storage.engine)
     except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
+        reason = redact_text(one_line(error), [parsed.password] if isinstance(parsed.password, str) else [])
         raise InputError(
-            f"--storage {shown}: cannot be opened ({one_line(error)}); give a URL such as sqlite:///runs/study.db."
-        ) from error
+            f"--storage {shown}: cannot be opened ({reason}); give a URL such as sqlite:///runs/study.db."
+        ) from None  # the cause may show the password
     return storage
+
+
+def _parse(url: str) -> URL:
+    """Parse a URL. The error of one that cannot be parsed shows nothing behind its scheme, as a password may be there.
+
+    Raises:
+        InputError: Also if an @ of the password was taken for the end of it.
+    """
+    try:
+        parsed = make_url(url)
+        ambiguous = parsed.get_backend_name() != "sqlite" and "@" in f"{parsed.host}{parsed.database}"
+    except (SQLAlchemyError, ValueError):
+        parsed, ambiguous = None, False
+    if parsed is not None and not ambiguous:
+        return parsed
+    scheme, separator, _ = url.partition("://")
+    shown = f"{scheme}{separator}{MASK}" if separator else MASK if set("@=:") & set(url) else url
+    raise InputError(
+        f"--storage {shown}: cannot be opened (it is not a URL that can be read); give a URL such as "
+        "sqlite:///runs/study.db or postgresql://USER:PASSWORD@HOST:5432/NAME, with %40, %3A and %2F for @, : and / "
+        "in a password."
+    )
 
 
 def study_names(storage: BaseStorage) -> list[str]:

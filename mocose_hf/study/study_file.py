@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.study.declarations import FILE_NAME, Cell, Study
+from mocose_hf.study.redaction import is_secret
 
 _ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label"}
 _OF_CELLS = {"default", "plot", "source", "x_label"}
@@ -102,6 +103,8 @@ def _cells_of_grid(made: object) -> list[Cell]:
         raise ValueError(
             f"`{empty[0]}` has no values; list some" if empty else "`grid` names no option; list values of one"
         )
+    if secret := next(filter(is_secret, grid), None):
+        raise ValueError(f"`{secret}` is a secret, which labels would show; give it on the command line")
     cells = []
     for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values())):
         options = dict(zip(grid, values, strict=True))

@@ -31,6 +31,7 @@ from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.study.declarations import BASELINE, BASELINES
 from mocose_hf.study.descriptions import ENCODER_DIGEST, OF_CONTENT, SENTENCES
 from mocose_hf.study.digests import content_sha256
+from mocose_hf.study.redaction import is_secret, redact_text, secret_values
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.tfidf import TfidfModel
 from mocose_hf.text_augmentation import build_key_augmentation
@@ -99,12 +100,14 @@ class TrialRunner:
             self._digests[label] = self._digests_of(parsed)
 
     def check_names(self, options: Iterable[str]) -> None:
-        """Refuse names of a search's space that are no options of a trial.
+        """Refuse names of a search's space that are no options of a trial, and secrets, which its labels would show.
 
         Raises:
             InputError: Naming the first of them.
         """
         options = list(options)
+        for name in filter(is_secret, options):
+            raise InputError(f"--{name} is a secret, which a search would store; give it on the command line.")
         _refuse_options_of_a_study(options)
         check_option_names(options)
 
@@ -139,7 +142,7 @@ class TrialRunner:
         except Exception as error:  # each cause fails its own trial and no other
             told = isinstance(error, (InputError, FloatingPointError, RuntimeError, OSError, ValueError))
             reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
-            made = {"state": "failed", "reason": reason}
+            made = {"state": "failed", "reason": redact_text(reason, secret_values(self._options | dict(options)))}
         result = TrialResult(self._study, cell, seed, options=_plain(self._options | dict(options)), **made)
         if result.state == "complete":
             result.figures["seconds"] = round(time.monotonic() - start, 1)

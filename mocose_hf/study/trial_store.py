@@ -20,6 +20,7 @@ from mocose_hf.errors import InputError
 from mocose_hf.study.claims import Claim, Key, Wanted, is_dead, this_worker
 from mocose_hf.study.descriptions import differences
 from mocose_hf.study.parameters import as_begun, distributions, parameters
+from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
 
 MOST_ATTEMPTS = 3
@@ -64,7 +65,8 @@ class TrialStore:
         self._study = create_study(
             study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
         )
-        before = self._study.user_attrs.get(_RUN, dict(run))
+        run = redact_options(run)
+        before = redact_options(self._study.user_attrs.get(_RUN, run))  # earlier versions stored secrets as given
         if other := differences(before, run):
             changed = (
                 f"`{name}` was {str(before.get(name))[:60]} and is {str(run.get(name))[:60]} now" for name in other[:3]
@@ -73,7 +75,7 @@ class TrialStore:
                 f"the study {self.name} of this storage was begun otherwise: {'; '.join(changed)}; repeat its "
                 "options, or give another --storage."
             )
-        self._study.set_user_attr(_RUN, before | dict(run))
+        self._study.set_user_attr(_RUN, before | run)
 
     def declare(self, about: Mapping[str, object]) -> None:
         """Keep what a report needs to know besides; the last worker's counts."""
@@ -84,8 +86,8 @@ class TrialStore:
         self._study = load_study(study_name=self.name, storage=self._storage)
 
     def run(self) -> dict[str, object]:
-        """Return what all its workers have in common."""
-        return self._study.user_attrs.get(_RUN, {})
+        """Return what all its workers have in common, with secrets masked."""
+        return redact_options(self._study.user_attrs.get(_RUN, {}))
 
     def about(self) -> dict[str, object]:
         """Return what a report needs to know besides."""

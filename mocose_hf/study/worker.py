@@ -8,6 +8,7 @@ from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.claims import Claim, Key
 from mocose_hf.study.declarations import BASELINE, Cell, Study
 from mocose_hf.study.descriptions import ENCODER, OF_CELL, OF_DISPLAY
+from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
 from mocose_hf.study.study_file import Search
@@ -93,7 +94,7 @@ class Worker:
         self._pairs = {(cell, seed) for cell, seeds in keys for seed in seeds}
         if retry_failed:
             store.retry_failed(self._is_wanted)
-        store.enter(keys, self._cells)
+        store.enter(keys, {label: redact_options(options) for label, options in self._cells.items()})
         self._store = store
 
     def work(self) -> list[TrialResult]:
@@ -167,15 +168,21 @@ class Worker:
         return True
 
     def _in_common(self) -> dict[str, object]:
-        """Return what all workers of this study must have in common; a search also its space."""
+        """Return what all workers of this study must have in common; a search also its space.
+
+        Secrets are masked, so workers may use different ones.
+        """
         free = _OF_A_PLACE | OF_DISPLAY
-        options = {name: str(value) for name, value in self._options.items() if name not in free}
+        options = {name: str(value) for name, value in redact_options(self._options).items() if name not in free}
         encoder = str(self._options.get("model_name_or_path", ""))
         base = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
         run = {ENCODER: Path(encoder).name or encoder, **base}
         if isinstance(self._study, Search):
             return run | options | {f"space of {name}": repr(values) for name, values in self._study.space.items()}
-        cells = {cell.label: {n: str(v) for n, v in cell.options.items()} for cell in self._study.cells}
+        cells = {
+            cell.label: {name: str(value) for name, value in redact_options(cell.options).items()}
+            for cell in self._study.cells
+        }
         options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
         for label in self._cells:
             own = {name: digest for name, digest in self._runner.digests(label).items() if digest != base[name]}

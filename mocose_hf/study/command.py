@@ -1,12 +1,15 @@
 """The command line of the study of negatives: list, run, report and solve."""
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage
+from sqlalchemy.exc import SQLAlchemyError
 from transformers.utils import logging
 
 from mocose_hf.data import read_sentences
@@ -61,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return options.action(options, rest)
     except InputError as error:
         return _end(redact_text(input_error_line(error), _secrets(arguments)), EXIT_BAD_INPUT)
+    except (SQLAlchemyError, OptunaError) as error:
+        reason = redact_text(one_line(error), _secrets(arguments))
+        return _end(f"the storage failed ({reason}); what it has is kept, and the same command resumes.", EXIT_STOPPED)
     except TrainingInterrupted:
         return _end("told to stop; the same command goes on with the trial that it was in.", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
@@ -223,7 +229,7 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
 def _secrets(arguments: Sequence[str]) -> list[str]:
     """Return the secrets among the arguments, which no error may show."""
     values = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             values[name] = value if equals else following
@@ -305,9 +311,20 @@ def _report(folder: Path, storage: BaseStorage, shown: Sequence[str], only: Sequ
     made = []
     for name in only or study_names(storage):
         store = TrialStore(storage, name)
-        store.load()
+        try:
+            store.load()
+        except InputError as error:
+            if name in shown:
+                raise
+            _say(f"Not reported: {error}")  # which must not keep a finished run from its report
+            continue
+        if not store.about():  # another study, or one that was stopped before its first trial
+            _say(f"Not reported: the study {name} of this storage, which another program made or which was not begun.")
+            continue
         results = store.results()
         made.append((_declared(store, results), results, store.run(), store.about().get("left_out", ())))
+    if not made:
+        raise InputError("the storage holds no study that can be reported; run one first.")
     for path in write_report(folder, made):
         if path.suffix == ".md" and path.stem in shown:
             _say(f"\n{path.read_text(encoding='utf-8')}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
+from mocose_hf.study.field_checks import check_fields, is_flag, is_mapping, is_number, is_text, list_of, optional
 from mocose_hf.study.redaction import redact_options
 
 BASELINE = "baseline"
@@ -111,8 +112,30 @@ class Study:
         """Make it of what `as_dict` gave, be it read from JSON and with more beside it.
 
         Earlier versions let studies of plots that there are none of begin; they are not drawn.
+
+        Raises:
+            ValueError: Naming what is missing or has another type.
         """
+        check_fields(made, _STUDY_FIELDS, needed=("name", "title", "question", "source", "cells"))
         own = {f.name: made[f.name] for f in fields(cls) if f.name in made}
         if own.get("plot", "") not in PLOTS:
             own["plot"] = ""
-        return cls(**own | {"cells": [Cell(**cell) for cell in made["cells"]]})
+        for cell in made["cells"]:
+            check_fields(cell, _CELL_FIELDS, needed=("row",))
+        cells = [Cell(**{name: cell[name] for name in _CELL_FIELDS if name in cell}) for cell in made["cells"]]
+        return cls(**own | {"cells": cells})
+
+
+_CELL_FIELDS = {
+    "row": is_text,
+    "column": is_text,
+    "options": is_mapping,
+    "paper": optional(is_number),
+    "x": optional(is_number),
+    "optional": is_flag,
+}
+_STUDY_FIELDS = {
+    **dict.fromkeys(("name", "title", "question", "source", "default", "plot", "x_label"), is_text),
+    "cells": list_of(is_mapping),
+    "options": is_mapping,
+}

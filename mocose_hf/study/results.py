@@ -2,6 +2,16 @@
 
 from dataclasses import asdict, dataclass, field
 
+from mocose_hf.study.field_checks import (
+    check_fields,
+    is_mapping,
+    is_number,
+    is_text,
+    is_whole,
+    list_of,
+    mapping_of,
+    optional,
+)
 from mocose_hf.study.redaction import redact_options
 
 STATES = ("complete", "failed", "running", "interrupted", "waiting")
@@ -49,5 +59,30 @@ class TrialResult:
 
     @classmethod
     def from_dict(cls, made: dict) -> "TrialResult":
-        """Make it of what `as_dict` gave, be it read from JSON."""
-        return cls(**made | {"curve": [(int(step), float(score)) for step, score in made.get("curve", [])]})
+        """Make it of what `as_dict` gave, be it read from JSON.
+
+        Raises:
+            ValueError: Naming the field that is missing or has another type.
+        """
+        check_fields(made, _FIELDS, needed=("study", "cell", "seed", "state"))
+        if made["state"] == "complete" and not is_number(made.get("figures", {}).get(SCORE)):
+            raise ValueError(f"a complete trial needs a number as its `{SCORE}`")
+        curve = [(int(step), float(score)) for step, score in made.get("curve", [])]
+        return cls(**{name: made[name] for name in _FIELDS if name in made} | {"curve": curve})
+
+
+def _is_point(value: object) -> bool:
+    return list_of(is_number)(value) and len(value) == 2 and is_whole(value[0])
+
+
+_FIELDS = {
+    "study": is_text,
+    "cell": is_text,
+    "seed": is_whole,
+    "state": lambda value: value in STATES,
+    "figures": mapping_of(optional(is_number)),
+    "curve": list_of(_is_point),
+    "spectrum": list_of(is_number),
+    "reason": is_text,
+    "options": is_mapping,
+}

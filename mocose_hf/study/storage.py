@@ -5,11 +5,11 @@ from pathlib import Path
 
 from optuna import get_all_study_names
 from optuna import logging as optuna_logging
-from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.study.redaction import MASK, redact_text
@@ -37,10 +37,11 @@ def open_storage(url: str, make: bool = True) -> BaseStorage:
             if not make and not Path(parsed.database).is_file():
                 raise FileNotFoundError("there is no such file")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _check_tables(url)
         storage = _open(url, {"connect_args": {"timeout": 120}} if sqlite else None)
         if sqlite:
             _make_transactions_whole(storage.engine)
-    except (SQLAlchemyError, OptunaError, ImportError, OSError, ValueError) as error:
+    except Exception as error:  # drivers, SQLAlchemy, alembic and optuna raise errors of many kinds
         reason = redact_text(one_line(error), [parsed.password] if isinstance(parsed.password, str) else [])
         raise InputError(
             f"--storage {shown}: cannot be opened ({reason}); give a URL such as sqlite:///runs/study.db."
@@ -71,8 +72,24 @@ def _parse(url: str) -> URL:
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """Return the names of the studies of a storage, in the order of the alphabet."""
-    return sorted(get_all_study_names(storage))
+    """Return the names of the studies of a storage, in the order of the alphabet.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    try:
+        return sorted(get_all_study_names(storage))
+    except Exception as error:  # optuna raises errors of many kinds for rows that it did not write
+        raise InputError(f"the storage cannot be read ({one_line(error)}); restore it from a copy.") from error
+
+
+def _check_tables(url: str) -> None:
+    """Raise a `ValueError` if an SQLite file is the database of another program, into which nothing may be written."""
+    engine = create_engine(url, poolclass=NullPool)
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+    if tables and "studies" not in tables:
+        raise ValueError(f"it is the database of another program, with the table {tables[0]}")
 
 
 def _open(url: str, engine: dict | None) -> RDBStorage:

@@ -16,9 +16,11 @@ from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.study.claims import Claim, Key, Wanted, is_dead, this_worker
+from mocose_hf.study.declarations import Study
 from mocose_hf.study.descriptions import differences
+from mocose_hf.study.field_checks import check_fields, is_mapping, is_number, is_text, is_whole, list_of
 from mocose_hf.study.parameters import as_begun, distributions, parameters
 from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
@@ -60,11 +62,20 @@ class TrialStore:
             run: What all workers must have in common, by name, as JSON can hold it; see `differences`.
 
         Raises:
-            InputError: Naming what differs, with its value then and now.
+            InputError: Naming what differs, with its value then and now; also if the study of this name is of another
+                program, or damaged.
         """
-        self._study = create_study(
-            study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
-        )
+        try:
+            self._study = create_study(
+                study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
+            )
+        except Exception as error:
+            raise self._damaged(one_line(error)) from error
+        self._check()
+        if not self.is_ours and (self._study.user_attrs or self._study.get_trials(deepcopy=False)):
+            raise InputError(
+                f"the study {self.name} of this storage was made by another program; give another --storage."
+            )
         run = redact_options(run)
         before = redact_options(self._study.user_attrs.get(_RUN, run))  # earlier versions stored secrets as given
         if other := differences(before, run):
@@ -82,8 +93,21 @@ class TrialStore:
         self._study.set_user_attr(_ABOUT, dict(about))
 
     def load(self) -> None:
-        """Find a study that is there."""
-        self._study = load_study(study_name=self.name, storage=self._storage)
+        """Find a study that is there.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        try:
+            self._study = load_study(study_name=self.name, storage=self._storage)
+        except Exception as error:
+            raise self._damaged(one_line(error)) from error
+        self._check(declared=True)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this package made the study: a storage may hold other optuna studies too."""
+        return _RUN in self._study.user_attrs or _ABOUT in self._study.user_attrs
 
     def run(self) -> dict[str, object]:
         """Return what all its workers have in common, with secrets masked."""
@@ -158,7 +182,8 @@ class TrialStore:
             if label in self.seeds():
                 self._end(trial.number, TrialState.FAIL)  # counted, so that a small space comes to an end
                 continue
-            self._set(trial.number, cell=label, seeds=list(seeds), worker=this_worker(), alive=time.time())
+            # The cell is set last: with it, the trial stands for itself, and other workers read the rest.
+            self._set(trial.number, seeds=list(seeds), worker=this_worker(), alive=time.time(), cell=label)
             return Claim(trial.number, label, tuple(seeds), dict(trial.params))
 
     def beat(self, claim: Claim) -> None:
@@ -227,6 +252,36 @@ class TrialStore:
                 result = kept.get(seed) or TrialResult(self.name, cell, seed, state)
                 made.setdefault((cell, seed), result)
         return list(made.values())
+
+    def _check(self, declared: bool = False) -> None:
+        """Check all that the storage holds of this study, so that nothing fails on it when the trials are done.
+
+        Args:
+            declared: Whether to check what `declare` stored too, which a run writes anew.
+
+        Raises:
+            InputError: Naming the trial and the attribute that cannot be used.
+        """
+        place = ""
+        try:
+            attributes, trials = self._study.user_attrs, self._study.get_trials(deepcopy=False)
+            if not self.is_ours:
+                return
+            check_fields(attributes, {_RUN: is_mapping, _ABOUT: is_mapping}, needed=())
+            check_fields(attributes.get(_ABOUT, {}), {"left_out": list_of(is_text)}, needed=())
+            if declared and _ABOUT in attributes:
+                _check_declared(attributes[_ABOUT])
+            for trial in trials:
+                place = f"trial {trial.number}: "
+                _check_trial(trial)
+        except Exception as error:  # optuna raises errors of many kinds for rows that it did not write
+            raise self._damaged(f"{place}{one_line(error)}") from error
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(
+            f"the study {self.name} of this storage cannot be read ({why}); restore the storage from a copy, or give "
+            "another one."
+        )
 
     def _standing(self) -> list[FrozenTrial]:
         """Return the trials that stand for themselves, in the order of their numbers."""
@@ -319,6 +374,40 @@ class TrialStore:
     def _id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.name)
         return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+_SEARCH_FIELDS = {"name": is_text, "title": is_text, "question": is_text}
+_WORKER_FIELDS = {"host": is_text, "pid": is_whole, "started": is_number}
+_TRIAL_FIELDS = {
+    "cell": is_text,
+    "seeds": lambda value: list_of(is_whole)(value) and len(value) > 0,
+    "worker": is_mapping,
+    "alive": is_number,
+    "attempt": is_whole,
+    "instead_of": is_whole,
+    _DROPPED: is_text,
+}
+
+
+def _check_declared(about: Mapping[str, object]) -> None:
+    if "cells" in about:
+        Study.from_dict(about)
+    else:
+        check_fields(about, _SEARCH_FIELDS, needed=_SEARCH_FIELDS)
+
+
+def _check_trial(trial: FrozenTrial) -> None:
+    attributes = trial.user_attrs
+    check_fields(attributes, _TRIAL_FIELDS, needed=("seeds",) if "cell" in attributes else ())
+    if "worker" in attributes:
+        check_fields(attributes["worker"], _WORKER_FIELDS, needed=_WORKER_FIELDS)
+    if trial.state == TrialState.RUNNING and trial.datetime_start is None and "alive" not in attributes:
+        raise ValueError("it runs, but has no time of its start")
+    for name, value in attributes.items():
+        if name.startswith(_RESULT):
+            result = TrialResult.from_dict(value)
+            if result.cell != attributes.get("cell") or result.seed not in attributes["seeds"]:
+                raise ValueError(f"`{name}` is of the cell {result.cell[:60]!r} with seed {result.seed}")
 
 
 def _key(trial: FrozenTrial) -> Key:

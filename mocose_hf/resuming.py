@@ -17,7 +17,7 @@ from mocose_hf.checkpointing import (
     require_complete,
 )
 from mocose_hf.distributed import gather_rows
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.streaming import EndlessStream
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -51,15 +51,24 @@ _ARGUMENTS = (
     "neftune_noise_alpha",
     "optim",
     "optim_args",
+    "optim_target_modules",
     "padding_free",
     "position_shuffle",
     "seed",
+    "tf32",
     "token_cutoff",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
     "train_sampling_strategy",
+    "use_liger_kernel",
     "warmup_steps",
     "weight_decay",
 )
 """The training arguments that steer where a run ends; all others may change between two parts of it."""
+
+_OF_A_FILE = {"_name_or_path", "architectures", "dtype", "name_or_path", "torch_dtype", "transformers_version"}
+"""Entries of an encoder's configuration that say where it was loaded from, not what it computes."""
 
 _ROWS_AT_ONCE = 10_000
 _LONGEST_VALUE = 60
@@ -68,15 +77,17 @@ _LONGEST_VALUE = 60
 def describe_run(
     args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, train_dataset, max_steps: int
 ) -> dict[str, object]:
-    """Return what must stay the same over all parts of a run, by the names of its options, and its world size."""
+    """Return what must stay the same over all parts of a run, by the names of its options, and what it runs on."""
     described = {name: _plain(getattr(args, name)) for name in _ARGUMENTS}
     described |= {name: _plain(getattr(model.config, name)) for name in model.config.option_names()}
     described["algorithm"] = model.algorithm
+    described["attn_implementation"] = model.mocose.encoder.config._attn_implementation
     described["max_steps"] = max_steps
     described["global_batch_size"] = args.global_batch_size
     described["training_data"] = fingerprint(train_dataset)
     if isinstance(train_dataset, EndlessStream):
         described["shuffle_buffer_size"] = train_dataset.shuffle_buffer_size
+    described["device"] = args.device.type
     described["world_size"] = args.world_size
     return described
 
@@ -115,6 +126,7 @@ def checkpoint_to_go_on_from(
             check_checkpoint_of_deepspeed(path, args)
             check_parts(path)
             check_weights(model, path)
+            check_encoder_config(model, path)
             check_pickles(path, allowed=checkpoint_globals(args))
     return found.path, said
 
@@ -135,8 +147,8 @@ def _best_so_far(checkpoint: str, args: MoCoSETrainingArguments) -> list[str]:
 def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None:
     """Refuse to go on with other data or options; return what is no longer exact, None where all is.
 
-    Another number of processes is allowed, and so is a change of a streamed file, in which a row that could not be
-    read may have been mended.
+    Another number of processes or another device is allowed, and so is a change of a streamed file, in which a row
+    that could not be read may have been mended.
 
     Args:
         checkpoint: A complete one.
@@ -152,7 +164,7 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             f"{checkpoint}: was trained on other text than is given now; repeat that run's text, or start a new run "
             f"from its weights with --model_name_or_path {checkpoint}."
         )
-    names = sorted((before.keys() | run.keys()) - {"world_size", "training_data"})
+    names = sorted((before.keys() | run.keys()) - {"device", "world_size", "training_data"})
     changed = [
         f"`{name[:_LONGEST_VALUE]}` was {str(before.get(name))[:_LONGEST_VALUE]} and is {run.get(name)} now"
         for name in names
@@ -169,6 +181,11 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             "The stream is not the one it was: its rows are counted as if it were, and the end is equal to the bit "
             "only where nothing but rows still to come has changed."
         )
+    if before.get("device", run["device"]) != run["device"]:
+        said.append(
+            f"{checkpoint} was made on {before['device']} and resumes on {run['device']}: random numbers and rounding "
+            "differ from here on, so the end is no longer equal bit for bit."
+        )
     if before.get("world_size") != run["world_size"]:
         said.append(
             f"{checkpoint} was made by {before.get('world_size')} processes and goes on with {run['world_size']}: "
@@ -176,6 +193,25 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             "sums differ from here on, so the end is no longer equal bit for bit."
         )
     return " ".join(said) or None
+
+
+def check_encoder_config(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
+    """Raise an `InputError` if the encoder was configured differently when the checkpoint was made.
+
+    The weights come from the checkpoint, so an encoder of the same shapes would resume with, say, another number of
+    attention heads or another dropout.
+    """
+    try:
+        config = type(model.config).from_pretrained(checkpoint)
+    except Exception as error:  # transformers raises many kinds on files that it does not expect
+        raise InputError(f"{checkpoint}: config.json cannot be read ({one_line(error)}).") from error
+    then, now = config.encoder_config.to_dict(), model.config.encoder_config.to_dict()
+    for name in sorted((then.keys() | now.keys()) - _OF_A_FILE):
+        if then.get(name) != now.get(name):
+            raise InputError(
+                f"{checkpoint}: `{name}` of the encoder was {str(then.get(name))[:_LONGEST_VALUE]} and is "
+                f"{str(now.get(name))[:_LONGEST_VALUE]} now; start from the encoder of that run."
+            )
 
 
 def fingerprint(train_dataset) -> str | None:

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from mocose_hf.argument_checks import check_augmentations, check_scheduler, check_values
+from mocose_hf.launcher import adopt_launcher_settings
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
 METRICS = ("stsb_spearman", "alignment", "uniformity")
@@ -214,6 +215,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         return torch.float16 if self.fp16_full_eval else None
 
     def __post_init__(self):
+        adopt_launcher_settings(self)
         check_values(self)
         check_augmentations(self)
         if self.stop_on_collapse and self.collapse_check_steps == 0:

@@ -142,6 +142,8 @@ def test_another_number_of_processes_is_said_and_allowed(tmp_path, tokenizer):
     said = check_same_run(checkpoint, described | {"world_size": 2})
     assert "made by 1 processes and goes on with 2" in said
     assert "no longer equal bit for bit" in said
+    said = check_same_run(checkpoint, described | {"device": "cuda"})
+    assert "made on cpu and resumes on cuda" in said
 
 
 def test_every_trajectory_option_of_the_model_and_the_arguments_is_described(tmp_path, tokenizer):
@@ -157,3 +159,23 @@ def test_fingerprint_is_that_of_texts_in_their_order():
     assert plain == fingerprint(Dataset.from_dict({"text": texts, "sentence_id": list(range(6))}))
     others = [{"text": texts[::-1]}, {"text": texts[:5]}, {"text": texts, "key_text": texts}]
     assert plain not in [fingerprint(Dataset.from_dict(other)) for other in others]
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_attention_heads", 4), ("layer_norm_eps", 1e-3)])
+def test_resuming_with_another_encoder_of_the_same_shapes_is_refused(tmp_path, tokenizer, name, value):
+    run(tmp_path, tokenizer)
+    model = tiny_model(encoder={name: value}, encoder_dropout_prob=0.1)
+    settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "learning_rate": 1e-3}
+    trainer = make_trainer(tmp_path, tokenizer, model, count=30, **settings)
+    with pytest.raises(ValueError, match=f"`{name}` of the encoder was .* and is {value} now"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_resuming_with_another_attention_is_refused(tmp_path, tokenizer):
+    run(tmp_path, tokenizer)
+    model = tiny_model(encoder_dropout_prob=0.1)
+    model.mocose.encoder.set_attn_implementation("eager")
+    settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "learning_rate": 1e-3}
+    trainer = make_trainer(tmp_path, tokenizer, model, count=30, **settings)
+    with pytest.raises(ValueError, match="`attn_implementation` was sdpa and is eager now"):
+        trainer.train(resume_from_checkpoint=True)

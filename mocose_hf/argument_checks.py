@@ -124,6 +124,31 @@ def check_scheduler(args) -> None:
         ) from error
 
 
+def check_loading(args) -> None:
+    """Refuse ways of sharing batches among processes that would give other batches than one process sees.
+
+    Raises:
+        ValueError: In one line.
+    """
+    if args.parallelism_config is not None:
+        raise ValueError(
+            "`parallelism_config` is not supported: each process trains on rows of its own; leave it out."
+        )
+    if args.world_size == 1:
+        return
+    loading = args.accelerator_config
+    if loading.dispatch_batches:
+        raise ValueError(
+            "`accelerator_config` sets dispatch_batches, which joins batches that are padded to different lengths; "
+            "leave it out, and each process makes its own batches."
+        )
+    if loading.split_batches and args.train_batch_size % args.world_size:
+        raise ValueError(
+            f"`accelerator_config` sets split_batches, but {args.world_size} processes cannot share a "
+            f"`per_device_train_batch_size` of {args.train_batch_size} equally; give a multiple of {args.world_size}."
+        )
+
+
 def _check_json(name: str, value) -> None:
     """Refuse a word that is no JSON object, unless it may name a file."""
     if value is None or isinstance(value, dict) or (name in _FILE_OPTIONS and not _looks_like_json(value)):

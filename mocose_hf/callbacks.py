@@ -95,7 +95,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
         """Choose the sentences to watch and measure the start, or take up the state of the checkpoint."""
         self._forget()
-        rows = min(MOST_PROBE_ROWS, args.train_batch_size * args.gradient_accumulation_steps)
+        rows = min(MOST_PROBE_ROWS, args.local_batch_size * args.gradient_accumulation_steps)
         watches = args.collapse_check_steps > 0 and processing_class is not None
         dataset = getattr(train_dataloader, "dataset", None)
         self._probe = _probe_sentences(getattr(dataset, "dataset", dataset), rows) if watches else []

@@ -136,7 +136,7 @@ class Look:
             if queue.size:
                 self.left_out["key_drift"] = "no key in the queue is of a sentence that can be looked up"
             return {}
-        per_step = args.train_batch_size * args.gradient_accumulation_steps
+        per_step = args.local_batch_size * args.gradient_accumulation_steps
         sampled = min(MOST_SAMPLED, SAMPLED_PER_SENTENCE * per_step)
         ids = -torch.ones_like(outputs.labels) if outputs.sentence_ids is None else outputs.sentence_ids
         batch = spread_evenly(torch.arange(len(ids), device=ids.device), sampled // _BATCH_PART)
@@ -146,7 +146,7 @@ class Look:
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         # As many on each process, which ZeRO-3 needs: where a sentence of the batch is not known, another one.
         wanted = torch.cat([queue.row_ids[slots], ids[batch].where(known, queue.row_ids[slots[0]])])
-        now = sentences.encode(wanted, self.model, args.train_batch_size, dtype)
+        now = sentences.encode(wanted, self.model, args.local_batch_size, dtype)
         cosines = F.cosine_similarity(stored, now, dim=-1).cpu().double()  # (S,)
         of_queue, of_batch = cosines[: len(slots)], cosines[len(slots) :][known.cpu()]
         means, numbers = means_by_group(of_queue, self.of_slots[slots], self.groups.bins.count)

@@ -18,6 +18,9 @@ class StepLog:
 
     The trainer of transformers sums the loss by itself, but forgets the sum where a run is interrupted between two
     lines.
+
+    Attributes:
+        keys_per_step: The most keys that entered the queue in one optimizer step of this run, 0 before the first.
     """
 
     def __init__(self):
@@ -54,6 +57,7 @@ class StepLog:
             "forwards": self._forwards,
             "loss_of_lines": self._loss_of_lines,
             "forwards_of_lines": self._forwards_of_lines,
+            "keys_per_step": self.keys_per_step,
         }
         (Path(checkpoint) / STEP_LOG_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -71,6 +75,7 @@ class StepLog:
             self._forwards = int(state.get("forwards", 0))
             self._loss_of_lines = float(state.get("loss_of_lines", 0.0))
             self._forwards_of_lines = int(state.get("forwards_of_lines", 0))
+            self.keys_per_step = int(state.get("keys_per_step", 0))
         except (OSError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from another checkpoint.") from error
 

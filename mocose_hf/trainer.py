@@ -243,6 +243,8 @@ class MoCoSETrainer(Trainer):
         if skipped:
             return
         model = self.accelerator.unwrap_model(self.model)
+        entering = sum(len(forward.keys) for forward in forwards)
+        self._step_log.keys_per_step = max(self._step_log.keys_per_step, entering)
         for forward in forwards:
             model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
         model.update_target(self.ema_decay_at(step + 1))
@@ -258,8 +260,9 @@ class MoCoSETrainer(Trainer):
         return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)
 
     def keys_per_step(self) -> int:
-        """Return how many keys enter the queue in one optimizer step."""
-        return self.args.global_batch_size * self.args.gradient_accumulation_steps
+        """Return how many keys enter the queue in a full optimizer step: counted, or before that one per row."""
+        expected = self.args.global_batch_size * self.args.gradient_accumulation_steps
+        return self._step_log.keys_per_step or expected
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each line of the training log what the loss does not show, and keep it exact over interruptions.

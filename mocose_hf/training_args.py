@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from mocose_hf.argument_checks import check_augmentations, check_scheduler, check_values
+from mocose_hf.argument_checks import check_augmentations, check_loading, check_scheduler, check_values
 from mocose_hf.launcher import adopt_launcher_settings
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
@@ -199,8 +199,16 @@ class MoCoSETrainingArguments(TrainingArguments):
 
     @property
     def global_batch_size(self) -> int:
-        """Sentences of one forward on all processes together."""
-        return self.train_batch_size * self.world_size
+        """Rows of one forward on all processes together.
+
+        With `split_batches` in `accelerator_config`, `per_device_train_batch_size` is that of all processes.
+        """
+        return self.train_batch_size * (1 if self.accelerator_config.split_batches else self.world_size)
+
+    @property
+    def local_batch_size(self) -> int:
+        """Rows of one forward on this process."""
+        return self.global_batch_size // self.world_size
 
     @property
     def best_metric(self) -> str:
@@ -238,6 +246,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.accelerator_config.dispatch_batches is None:
             # Where accelerate decides, it joins the batches of a stream, which are padded to different lengths.
             self.accelerator_config.dispatch_batches = False
+        check_loading(self)
         keep_weights_in_float32(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

@@ -167,7 +167,20 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
             f"The training set has {len(dataset)} rows, but one batch takes {args.global_batch_size}; "
             "give more or lower `per_device_train_batch_size`."
         )
+    if dataset is not None and not args.dataloader_drop_last and args.world_size > 1:
+        _check_last_batch(len(dataset), args)
     return with_sentence_ids(dataset), collator
+
+
+def _check_last_batch(rows: int, args) -> None:
+    """Refuse a last batch that accelerate would fill with rows of the first, false negatives of each other."""
+    left = rows % args.global_batch_size
+    if left:
+        raise ValueError(
+            f"`dataloader_drop_last` is false, but {args.world_size} processes cannot share the last batch of {left} "
+            f"rows exactly ({rows} rows, {args.global_batch_size} a batch); leave it out, train on one process, or "
+            f"give a multiple of {args.global_batch_size} rows."
+        )
 
 
 def _first_position(model: MoCoSEForPreTraining) -> int | None:

@@ -56,6 +56,8 @@ def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> 
     shared = "target.encoder.embeddings."
     state = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith(shared)}
     state["steps"] = torch.tensor(trainer.state.global_step)
+    distances = [line["d_trace"] for line in trainer.state.log_history if "d_trace" in line]
+    state["d_trace"] = torch.tensor(distances)
     state["processes"] = torch.tensor(trainer.accelerator.num_processes)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     save_file(state, Path(output_dir) / f"rank{trainer.accelerator.process_index}.safetensors")

@@ -134,15 +134,15 @@ def check_loading(args) -> None:
         raise ValueError(
             "`parallelism_config` is not supported: each process trains on rows of its own; leave it out."
         )
-    if args.world_size == 1:
-        return
     loading = args.accelerator_config
+    if not (loading.dispatch_batches or loading.split_batches) or args.world_size == 1:
+        return
     if loading.dispatch_batches:
         raise ValueError(
             "`accelerator_config` sets dispatch_batches, which joins batches that are padded to different lengths; "
             "leave it out, and each process makes its own batches."
         )
-    if loading.split_batches and args.train_batch_size % args.world_size:
+    if args.train_batch_size % args.world_size:
         raise ValueError(
             f"`accelerator_config` sets split_batches, but {args.world_size} processes cannot share a "
             f"`per_device_train_batch_size` of {args.train_batch_size} equally; give a multiple of {args.world_size}."

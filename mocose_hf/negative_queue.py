@@ -18,6 +18,7 @@ class NegativeQueue(nn.Module):
         rows: (size, dim) of `dtype`, in ring order; slots never filled are zero.
         row_steps: (size,) int64, the optimizer step that made the row, 0 for a random row, −1 for an empty slot.
         row_ids: (size,) int64, the id of the row's sentence, −1 where there is none.
+        ids_text: scalar int64, the text whose sentences `row_ids` number, as a hash; 0 if unknown.
         pointer: scalar int64, the slot that is written next.
         fill: scalar int64, the number of slots in use.
 
@@ -54,6 +55,7 @@ class NegativeQueue(nn.Module):
             "rows": rows,
             "row_steps": row_steps,
             "row_ids": torch.full((self.size,), -1, dtype=torch.int64),
+            "ids_text": torch.tensor(0),
             "pointer": torch.tensor(self.init_size % max(self.size, 1)),
             "fill": torch.tensor(self.init_size),
         }
@@ -90,6 +92,19 @@ class NegativeQueue(nn.Module):
             self.row_ids.index_copy_(0, slots, sentence_ids[-kept:].to(self.row_ids))
         self.pointer.add_(kept).remainder_(self.size)
         self.fill.add_(kept).clamp_(max=self.size)
+
+    @torch.no_grad()
+    def use_ids_of(self, text: int) -> None:
+        """Forget the sentence ids in the queue unless they number the sentences of this text.
+
+        The id of a sentence is its row number, so ids of another text would mask true negatives. The keys stay.
+
+        Args:
+            text: A hash of the text, in [0, 2⁶³); 0 if unknown, which is never the same text.
+        """
+        if text == 0 or int(self.ids_text) != text:
+            self.row_ids.fill_(-1)
+        self.ids_text.fill_(text)
 
     def bias(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
         """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.

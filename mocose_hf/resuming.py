@@ -1,10 +1,8 @@
 """What a run must have in common with the checkpoint it goes on from, to end where it would have ended."""
 
-import hashlib
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 
 from mocose_hf.checkpointing import (
     PREFIX,
@@ -18,6 +16,7 @@ from mocose_hf.checkpointing import (
 )
 from mocose_hf.distributed import gather_rows
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.fingerprints import dataset_fingerprint, tokenizer_fingerprint
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.streaming import EndlessStream
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -70,12 +69,16 @@ _ARGUMENTS = (
 _OF_A_FILE = {"_name_or_path", "architectures", "dtype", "name_or_path", "torch_dtype", "transformers_version"}
 """Entries of an encoder's configuration that say where it was loaded from, not what it computes."""
 
-_ROWS_AT_ONCE = 10_000
 _LONGEST_VALUE = 60
 
 
 def describe_run(
-    args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, train_dataset, max_steps: int
+    args: MoCoSETrainingArguments,
+    model: MoCoSEForPreTraining,
+    train_dataset,
+    max_steps: int,
+    tokenizer=None,
+    data_collator=None,
 ) -> dict[str, object]:
     """Return what must stay the same over all parts of a run, by the names of its options, and what it runs on."""
     described = {name: _plain(getattr(args, name)) for name in _ARGUMENTS}
@@ -84,7 +87,9 @@ def describe_run(
     described["attn_implementation"] = model.mocose.encoder.config._attn_implementation
     described["max_steps"] = max_steps
     described["global_batch_size"] = args.global_batch_size
-    described["training_data"] = fingerprint(train_dataset)
+    described["training_data"] = dataset_fingerprint(train_dataset)
+    described["tokenizer"] = tokenizer_fingerprint(tokenizer)
+    described["data_collator"] = _collator_name(data_collator)
     if isinstance(train_dataset, EndlessStream):
         described["shuffle_buffer_size"] = train_dataset.shuffle_buffer_size
     described["device"] = args.device.type
@@ -158,6 +163,11 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
         InputError: Naming each option with its value then and now.
     """
     before = read_manifest(checkpoint)
+    if run["training_data"] is None:
+        raise InputError(
+            f"{checkpoint}: cannot tell whether the training set is the one of that run; give it an attribute "
+            "`fingerprint`, a string that changes with its rows, before a run starts."
+        )
     other_text = before.get("training_data") != run["training_data"]
     if other_text and "shuffle_buffer_size" not in run:
         raise InputError(
@@ -214,21 +224,13 @@ def check_encoder_config(model: MoCoSEForPreTraining, checkpoint: str | Path) ->
             )
 
 
-def fingerprint(train_dataset) -> str | None:
-    """Return what tells a training set from another: its own `fingerprint`, or sha256 of its texts in order.
-
-    None for an iterable that has none.
-    """
-    own = getattr(train_dataset, "fingerprint", None)
-    if isinstance(own, str) or not isinstance(train_dataset, Dataset):
-        return own if isinstance(own, str) else None
-    digest = hashlib.sha256()
-    columns = [name for name in ("text", "key_text") if name in train_dataset.column_names]
-    for batch in train_dataset.select_columns(columns).with_format("arrow").iter(_ROWS_AT_ONCE):
-        for column in columns:
-            digest.update("\0".join(text or "" for text in batch.column(column).to_pylist()).encode())
-            digest.update(b"\n")
-    return digest.hexdigest()
+def _collator_name(collator) -> str | None:
+    """Return the name of a collator's class or function, and of its augmentation."""
+    collator = getattr(collator, "collate", collator)  # of a stream
+    if collator is None:
+        return None
+    parts = (collator, getattr(collator, "key_augmentation", None))
+    return " with ".join(getattr(part, "__qualname__", type(part).__qualname__) for part in parts if part is not None)
 
 
 def _plain(value):

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainerCallback
 
 from mocose_hf.errors import InputError
+from mocose_hf.fingerprints import rows_sha256
 from mocose_hf.readers import Row, file_fingerprint, load_hub_dataset, read_rows, record_rows, strip_row
 
 _ROWS_AT_ONCE = 1000
@@ -49,6 +50,12 @@ class EndlessStream(IterableDataset):
     def one_pass(self) -> Iterator[dict]:
         """Give each row once, in an order that is the same each time."""
         raise NotImplementedError
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the first rows, which tells most data from other data."""
+        rows = itertools.islice(self.one_pass(), _ROWS_AT_ONCE)
+        return f"{rows_sha256(rows)} (sha256 of the first {_ROWS_AT_ONCE} rows)"
 
     def start_at(self, batch: int = 0, global_batch_size: int = 1, seed_of_run: int = 0) -> None:
         """Set where the next iteration starts.

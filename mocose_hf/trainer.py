@@ -19,6 +19,7 @@ from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
+from mocose_hf.fingerprints import text_number
 from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -128,13 +129,16 @@ class MoCoSETrainer(Trainer):
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        run = describe_run(self.args, self.model, self.train_dataset, max_steps)
+        given = (self.processing_class, self.data_collator)
+        run = describe_run(self.args, self.model, self.train_dataset, max_steps, *given)
         checkpoint, said = checkpoint_to_go_on_from(resume_from_checkpoint, run, self.args, self.model)
         for message in said:
             self._warn(message)
         if checkpoint is not None and read_state(checkpoint).global_step >= max_steps:
             return self._load_finished(checkpoint)
         check_space(self.args, self.model, max_steps)
+        if checkpoint is None:
+            self.model.queue.use_ids_of(text_number(run["training_data"]))
         limit, strategy = self.args.save_total_limit, self.args.save_strategy
         self._keeper.begin(run, limit)
         self._step_log.load(checkpoint, self.args.device)

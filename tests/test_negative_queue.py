@@ -326,7 +326,7 @@ def test_rounding_to_bfloat16_changes_cosines_by_no_more_than_is_said():
 def test_queue_is_all_buffers_and_no_parameters():
     queue = NegativeQueue(4, DIM, 2)
     assert list(queue.parameters()) == []
-    assert set(queue.state_dict()) == {"rows", "row_steps", "row_ids", "pointer", "fill"}
+    assert set(queue.state_dict()) == {"rows", "row_steps", "row_ids", "ids_text", "pointer", "fill"}
 
 
 # Saving and loading

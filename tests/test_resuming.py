@@ -1,15 +1,17 @@
 """An interrupted run ends in the same bits as an uninterrupted one."""
 
+import datasets
 import pytest
 import torch
 from conftest import sentences, tiny_model
 from datasets import Dataset
 from same_state import differences
-from test_trainer import make_trainer, scored_pairs
-from transformers import TrainerCallback
+from test_trainer import make_trainer, scored_pairs, training_arguments
+from transformers import BertTokenizer, TrainerCallback
 
+from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer
 from mocose_hf.checkpointing import read_manifest
-from mocose_hf.resuming import check_same_run, describe_run, fingerprint
+from mocose_hf.resuming import check_same_run, describe_run
 
 
 class Killed(Exception):
@@ -135,7 +137,8 @@ def test_going_on_with_other_text_or_options_is_refused_by_name(tmp_path, tokeni
 
 def test_another_number_of_processes_is_said_and_allowed(tmp_path, tokenizer):
     trainer = run(tmp_path, tokenizer, save_total_limit=3)
-    described = describe_run(trainer.args, trainer.model, trainer.train_dataset, trainer.state.max_steps)
+    given = (trainer.train_dataset, trainer.state.max_steps, trainer.processing_class, trainer.data_collator)
+    described = describe_run(trainer.args, trainer.model, *given)
     checkpoint = tmp_path / "checkpoint-3"
     assert read_manifest(checkpoint) == described
     assert check_same_run(checkpoint, described) is None
@@ -151,14 +154,6 @@ def test_every_trajectory_option_of_the_model_and_the_arguments_is_described(tmp
     described = describe_run(trainer.args, trainer.model, trainer.train_dataset, 6)
     named = {"temperature", "in_batch_negatives", "pooling_mode", "learning_rate", "seed", "bf16", "ema_decay"}
     assert named | {"max_steps", "global_batch_size", "training_data"} <= described.keys()
-
-
-def test_fingerprint_is_that_of_texts_in_their_order():
-    texts = sentences(6)
-    plain = fingerprint(Dataset.from_dict({"text": texts}))
-    assert plain == fingerprint(Dataset.from_dict({"text": texts, "sentence_id": list(range(6))}))
-    others = [{"text": texts[::-1]}, {"text": texts[:5]}, {"text": texts, "key_text": texts}]
-    assert plain not in [fingerprint(Dataset.from_dict(other)) for other in others]
 
 
 @pytest.mark.parametrize(("name", "value"), [("num_attention_heads", 4), ("layer_norm_eps", 1e-3)])
@@ -179,3 +174,121 @@ def test_resuming_with_another_attention_is_refused(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, model, count=30, **settings)
     with pytest.raises(ValueError, match="`attn_implementation` was sdpa and is eager now"):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_resuming_with_another_tokenizer_is_refused(tmp_path, tokenizer, encoder_dir):
+    run(tmp_path, tokenizer)
+    other = BertTokenizer.from_pretrained(encoder_dir, do_lower_case=False)
+    with pytest.raises(ValueError, match=r"`tokenizer` was \w+ and is \w+ now"):
+        run(tmp_path, other)
+
+
+class TokenRows(torch.utils.data.Dataset):
+    """Tokens made beforehand, without a column of text."""
+
+    def __init__(self, seed=0, random=False):
+        generator = torch.Generator().manual_seed(seed)
+        self._rows = torch.randint(5, 100, (30, 7), generator=generator)
+        self._random = random
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, number):
+        row = self._rows[number].clone()
+        if self._random:
+            row[1] = torch.randint(5, 100, ())
+        return {"input_ids": row, "attention_mask": torch.ones_like(row)}
+
+
+DATASETS = {
+    "torch's": lambda seed: TokenRows(seed),
+    "datasets' without text": lambda seed: Dataset.from_list(
+        [{name: value.tolist() for name, value in row.items()} for row in map(TokenRows(seed).__getitem__, range(30))]
+    ),
+    "list": lambda seed: [TokenRows(seed)[number] for number in range(30)],
+}
+
+
+def stack(rows):
+    return {
+        name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in ("input_ids", "attention_mask")
+    }
+
+
+def own_trainer(folder, dataset, collator=stack):
+    settings = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+    args = training_arguments(folder, **settings)
+    return MoCoSETrainer(model=tiny_model(), args=args, train_dataset=dataset, data_collator=collator)
+
+
+@pytest.mark.parametrize("make", DATASETS.values(), ids=DATASETS)
+def test_resuming_on_other_rows_with_an_own_collator_is_refused(tmp_path, make):
+    own_trainer(tmp_path, make(0)).train()
+    assert own_trainer(tmp_path, make(0)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3")).global_step == 7
+    with pytest.raises(ValueError, match="was trained on other text"):
+        own_trainer(tmp_path, make(1)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_resuming_with_another_collator_is_refused(tmp_path):
+    own_trainer(tmp_path, TokenRows()).train()
+    with pytest.raises(ValueError, match="`data_collator` was stack and is Another now"):
+        own_trainer(tmp_path, TokenRows(), type("Another", (), {"__call__": lambda self, rows: stack(rows)})()).train(
+            resume_from_checkpoint=True
+        )
+
+
+def test_resuming_on_rows_that_cannot_be_compared_is_refused(tmp_path):
+    dataset = TokenRows(random=True)
+    own_trainer(tmp_path, dataset).train()
+    with pytest.raises(ValueError, match="cannot tell whether the training set is the one of that run; give it an"):
+        own_trainer(tmp_path, dataset).train(resume_from_checkpoint=True)
+    dataset.fingerprint = "version 1"
+    own_trainer(tmp_path / "named", dataset).train()
+    own_trainer(tmp_path / "named", dataset).train(resume_from_checkpoint=str(tmp_path / "named" / "checkpoint-3"))
+
+
+def test_resuming_on_another_iterable_is_reported(tmp_path, tokenizer, told):
+    def trainer(seed):
+        rows = datasets.IterableDataset.from_generator(lambda: ({"text": text} for text in sentences(30, seed=seed)))
+        return MoCoSETrainer(
+            model=tiny_model(),
+            args=training_arguments(tmp_path, max_steps=6, save_strategy="steps", save_steps=3),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+
+    trainer(0).train()
+    trainer(0).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "The stream is not the one it was" not in told.text
+    trainer(1).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "The stream is not the one it was" in told.text
+
+
+def ids_after_training(model, folder, tokenizer, texts):
+    """Train two steps on other ids of the texts and return the ids in the queue as that training found them."""
+    found = []
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 0:
+                found.extend(model.queue.sentence_ids().tolist())
+
+    make_trainer(folder, tokenizer, model, texts={"text": texts}, max_steps=2, callbacks=[Look()]).train()
+    return found
+
+
+def test_sentence_ids_of_another_text_are_forgotten(tmp_path, tokenizer):
+    """The ids are row numbers, so those of another text would mask true negatives; the keys stay."""
+    first, second = sentences(24), sentences(24, seed=1)
+    trainer = make_trainer(tmp_path, tokenizer, tiny_model(mask_same_sentence=True), texts={"text": first})
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    held = trainer.model.queue.sentence_ids().tolist()
+    assert min(held) >= 0
+    for texts, expected in {"same": (first, held), "other": (second, [-1] * len(held))}.values():
+        model = MoCoSEForPreTraining.from_pretrained(tmp_path / "model")
+        keys = model.queue.negatives()
+        assert ids_after_training(model, tmp_path / "again", tokenizer, texts) == expected
+        assert len(keys) == len(held)
+    assert ids_after_training(trainer.model, tmp_path / "again", tokenizer, second) == [-1] * len(held)

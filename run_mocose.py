@@ -110,6 +110,7 @@ def run(options: Options, command: str) -> None:
         results = evaluate_trained(trainer, options, tasks, scores, selections)
         write_cards(trainer, options, sentences, scores, results, command)
     report(options, scores, results, selections)
+    push(trainer, options)
 
 
 def check_options(options: Options) -> None:
@@ -199,7 +200,7 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
 
 
 def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, results, command: str) -> None:
-    """Write the model card beside the model and beside the plain encoder, and push both where that is asked for."""
+    """Write the model card beside the model and beside the plain encoder."""
     if not trainer.is_world_process_zero():
         return
     training, model = options.training, trainer.accelerator.unwrap_model(trainer.model)
@@ -227,8 +228,12 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):
         write_model_card(directory, model_card(record, config.pooling_mode))
-    if training.push_to_hub:
-        push_output(output_dir, trainer.hub_model_id, training.hub_token)
+
+
+def push(trainer: MoCoSETrainer, options: Options) -> None:
+    """Upload the finished output directory if `push_to_hub` asks for it."""
+    if options.training.push_to_hub and trainer.is_world_process_zero():
+        push_output(options.output_dir, trainer.hub_model_id, options.training.hub_token)
 
 
 def _end(line: str, code: int) -> int:

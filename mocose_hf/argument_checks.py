@@ -9,6 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from mocose_hf.augmentation import VIEWS
 from mocose_hf.errors import one_line
@@ -74,6 +75,26 @@ def check_values(args) -> None:
     for pair in args.optim_args.split(",") if args.optim_args else []:
         if pair.count("=") != 1:
             raise ValueError(f"`optim_args` holds {pair[:60]!r}; write key=value,key=value.")
+
+
+def check_precision(args) -> None:
+    """Refuse precisions that the device does not have, before transformers looks at them.
+
+    Raises:
+        ValueError: In one line, with the name of each option to change in backticks.
+    """
+    on_cpu = args.use_cpu or not torch.accelerator.is_available()
+    if args.fp16 and on_cpu:
+        raise ValueError(
+            "`fp16` needs a GPU, but this command computes on the CPU; leave it out, or set `bf16` and `use_cpu`."
+        )
+    for name in ("bf16", "bf16_full_eval"):
+        if getattr(args, name) and not (args.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()):
+            if on_cpu:
+                raise ValueError(
+                    f"`{name}` finds no GPU; set `use_cpu` to compute in bfloat16 on the CPU, or leave it out."
+                )
+            raise ValueError(f"`{name}` is not supported by this GPU; leave it out.")
 
 
 def check_augmentations(args) -> None:

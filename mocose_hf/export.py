@@ -1,6 +1,7 @@
 """What users hold in their hands afterwards: the plain sentence encoder, the model card, the hub."""
 
 import platform
+import shlex
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoModel
 
 from mocose_hf import markdown
 from mocose_hf.encoding import encoder_max_length
+from mocose_hf.errors import SaveError, one_line
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
 from mocose_hf.saved_files import equalize_file_modes, make_config_portable
@@ -145,13 +147,26 @@ def write_model_card(directory: str | Path, text: str) -> None:
 
 
 def push_output(output_dir: str | Path, repo_id: str, token: str | None = None) -> None:
-    """Upload a finished output directory to an existing hub repository, without checkpoints and pickles."""
-    HfApi(token=token).upload_folder(
-        repo_id=repo_id,
-        folder_path=str(output_dir),
-        commit_message="Upload MoCoSE model",
-        ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
-    )
+    """Upload a finished output directory to an existing hub repository, without checkpoints and pickles.
+
+    Raises:
+        SaveError: If the upload fails; the directory is complete.
+    """
+    left_out = ["checkpoint-*", "*.bin", "*.pt", "*.pth"]
+    try:
+        HfApi(token=token).upload_folder(
+            repo_id=repo_id,
+            folder_path=str(output_dir),
+            commit_message="Upload MoCoSE model",
+            ignore_patterns=left_out,
+        )
+    except Exception as error:  # of the network, of the hub and of tokens
+        command = shlex.join(
+            ["hf", "upload", repo_id, str(output_dir), *(f"--exclude={pattern}" for pattern in left_out)]
+        )
+        raise SaveError(
+            f"{output_dir}: is complete but cannot be uploaded ({one_line(error)}); upload it later: {command}"
+        ) from error
 
 
 def _is_hub_id(name: str) -> bool:

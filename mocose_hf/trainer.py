@@ -16,6 +16,7 @@ from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import load_weights, read_state, require_complete
 from mocose_hf.distributed import any_process, broadcast, gather_rows
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
@@ -112,6 +113,20 @@ class MoCoSETrainer(Trainer):
             self.add_callback(self._telemetry)
         if isinstance(train_dataset, EndlessStream):
             self.add_callback(StreamStart(train_dataset))
+
+    def init_hf_repo(self, *args, **options) -> None:
+        """Create the repository of `push_to_hub` as `transformers.Trainer` does.
+
+        Raises:
+            InputError: If that fails, with the reason.
+        """
+        try:
+            super().init_hf_repo(*args, **options)
+        except Exception as error:  # of the network, of the hub, of names and of tokens
+            raise InputError(
+                f"`push_to_hub` cannot create or reach the repository ({one_line(error)}); check the network, the "
+                "token and `hub_model_id`, or leave it out and upload the finished folder."
+            ) from error
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options) -> TrainOutput:
         """Train to the end, from a complete checkpoint where one is asked for.

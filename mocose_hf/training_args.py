@@ -6,7 +6,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from mocose_hf.argument_checks import check_augmentations, check_loading, check_scheduler, check_values
+from mocose_hf.argument_checks import (
+    check_augmentations,
+    check_loading,
+    check_precision,
+    check_scheduler,
+    check_values,
+)
 from mocose_hf.launcher import adopt_launcher_settings
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
@@ -240,6 +246,7 @@ class MoCoSETrainingArguments(TrainingArguments):
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
         check_settings(self)
+        check_precision(self)
         accelerator_is_ours = self.accelerator_config is None
         super().__post_init__()
         check_scheduler(self)

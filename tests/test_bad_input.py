@@ -13,7 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import REPOSITORY, sentences
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -478,6 +480,41 @@ def test_synonyms_without_wordnet(refused, monkeypatch):
     monkeypatch.setattr("nltk.data.find", find)
     read_wordnet.cache_clear()
     assert refused(key_augmentation="synonyms").endswith("run `python -m nltk.downloader wordnet`")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fp16": "true"}, "`fp16` needs a GPU, but this command computes on the CPU; "),
+        ({"fp16": "true", "use_cpu": None}, "`fp16` needs a GPU, but this command computes on the CPU; "),
+        (
+            {"bf16": "true", "use_cpu": None},
+            "`bf16` finds no GPU; set `use_cpu` to compute in bfloat16 on the CPU, or ",
+        ),
+        ({"bf16_full_eval": "true", "use_cpu": None}, "`bf16_full_eval` finds no GPU; set `use_cpu` to "),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_precision_that_the_cpu_does_not_have(refused, options, message):
+    assert refused(**options).startswith(message)
+
+
+class NoRoute(Exception):
+    """What a client of HTTP raises, which is no `OSError`."""
+
+
+@pytest.mark.parametrize(
+    "error", [NoRoute("no route to host"), OfflineModeIsEnabled("offline mode is enabled")], ids=repr
+)
+def test_pushing_to_a_hub_that_cannot_be_reached(refused, monkeypatch, error):
+    def create_repo(*args, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
+    message = refused(push_to_hub="true", max_steps="1")
+    assert message.startswith(f"`push_to_hub` cannot create or reach the repository ({error})")
+    assert "leave it out" in message
 
 
 STREAMED = {"streaming": "true", "max_steps": "3"}

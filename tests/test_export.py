@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, markdown
+from mocose_hf.errors import SaveError
 from mocose_hf.export import RunRecord, export_sentence_encoder, model_card, push_output, write_model_card
 
 WITHOUT_THE_PACKAGE = """
@@ -239,3 +240,19 @@ def test_push_uploads_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
     push_output(tmp_path, "me/model")
     assert calls[0]["repo_id"] == "me/model"
     assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])
+
+
+class NoRoute(Exception):
+    """What a client of HTTP raises, which is no `OSError`."""
+
+
+def test_an_upload_that_fails_says_how_to_repeat_it(tmp_path, monkeypatch):
+    def upload_folder(self, **options):
+        raise NoRoute("no route to host")
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    with pytest.raises(SaveError) as raised:
+        push_output(tmp_path, "me/model")
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path}: is complete but cannot be uploaded (no route to host); ")
+    assert f"hf upload me/model {tmp_path} '--exclude=checkpoint-*'" in message

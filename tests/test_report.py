@@ -62,6 +62,12 @@ def test_what_is_missing_is_a_dash_and_the_mean_says_of_how_many():
     assert rows == [["ours", "60.00", "-", "-", "61.00", "-", "62.00", "63.00", "61.50"]]
 
 
+def test_figures_without_selection_pairs_have_a_line_of_their_own():
+    more = {"sts12_without_stsb_dev_spearman": 58.0, "sts_avg_of_4_without_stsb_dev_spearman": 61.0}
+    ((_, _, rows),) = tables([("ours", FOUR | more)])
+    assert rows[1] == ["ours, without STS-B dev", "58.00", "-", "-", "-", "-", "-", "-", "61.00"]
+
+
 def test_one_task_has_no_mean():
     ((_, head, rows),) = tables([("ours", {"stsb_spearman": 80.128, "stsb_pearson": 79.0})])
     assert head == STS_HEAD

@@ -10,6 +10,7 @@ from datasets import Dataset
 from test_correlation import slow_pearson, slow_ranks
 
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation import read_tasks
 from mocose_hf.evaluation.sts import STS_TASKS, STSTask, load_sts_task, read_sts_task, read_stsb, sts_files
 
 PUBLISHED = {
@@ -452,6 +453,20 @@ def test_a_task_without_sub_sets_has_two_figures_and_a_development_set_two_more(
     assert set(task.sentences()) == {text for pairs in (test, dev) for _, *texts in pairs for text in texts}
 
 
+def test_pairs_that_select_checkpoints_are_left_out_of_a_second_figure():
+    embeddings = Angles()
+    test = [(float(i % 5), f"One {i}.", f"two  {i}") for i in range(12)]
+    selection = scored([1.0, 2.0, 3.0], ["one 3", "TWO 5", "one 7"], ["Two, 3!", "one 5", "two 8"])
+    left = [pair for i, pair in enumerate(test) if i not in (3, 5)]
+    halves = {name: scored(*map(list, zip(*half, strict=True))) for name, half in (("a", test[:4]), ("b", test[4:]))}
+    usual = STSTask("sts12", halves).score(embeddings)
+    metrics = STSTask("sts12", halves, selection=selection).score(embeddings)
+    expected = {f"sts12_without_stsb_dev_{kind}": value for kind, value in slow_scores(left, embeddings).items()}
+    assert metrics == pytest.approx(usual | expected | {"sts12_without_stsb_dev_pairs": 10.0}, abs=1e-6)
+    none = STSTask("sts12", halves, selection=scored([1.0], ["one"], ["two"])).score(embeddings)
+    assert none["sts12_without_stsb_dev_spearman"] == usual["sts12_spearman"]
+
+
 # The hub
 
 
@@ -534,6 +549,13 @@ def test_the_real_years_are_read_whole(shared_data, name, lines):
     assert len(task.sentences()) == 2 * TOTALS[name]
     scores = [score for pairs in task.subsets.values() for score in pairs["score"]]
     assert (min(scores), max(scores)) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize(("name", "shared"), [("sts12", 259), ("sts15", 580)])
+def test_pairs_of_the_real_years_that_stand_in_stsb_dev_are_found(shared_data, name, shared):
+    (task,), _ = read_tasks([name], shared_data / "senteval")
+    metrics = task.score(Angles())
+    assert metrics[f"{name}_without_stsb_dev_pairs"] == TOTALS[name] - shared
 
 
 def test_the_real_stsb_and_sick_are_read_whole(shared_data):

@@ -1,6 +1,7 @@
 """Reading the tasks that are wanted, and scoring them on embeddings made once."""
 
 import importlib.util
+import shutil
 import zlib
 from dataclasses import dataclass, field
 
@@ -192,6 +193,21 @@ def test_one_task_and_none_have_no_mean():
     assert averages({"uniformity": -2.0}) == {}
 
 
+def test_a_mean_without_selection_pairs_has_the_usual_figures_of_other_tasks():
+    figures = {"sts12_spearman": 70.0, "sts12_without_stsb_dev_spearman": 60.0, "stsb_spearman": 80.0}
+    assert averages(figures) == {"sts_avg_of_2_spearman": 75.0, "sts_avg_of_2_without_stsb_dev_spearman": 70.0}
+
+
+def test_selection_pairs_are_not_asked_for_if_they_are_not_there(senteval, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(senteval, folder)
+    (folder / "downstream" / "STS" / "STSBenchmark" / "sts-dev.csv").unlink()
+    (task,), _ = read_tasks(["sts12"], folder, check_counts=False)
+    assert task.selection is None
+    (task,), _ = read_tasks(["sts12"], senteval, check_counts=False)
+    assert len(task.selection) == 18
+
+
 def test_transfer_has_a_mean_of_dev_and_one_of_test():
     dev, test = figures(TRANSFER, "dev_accuracy"), figures(TRANSFER[::-1], "test_accuracy")
     assert averages(dev | test | {"mrpc_test_f1": 1e9}) == {
@@ -270,6 +286,8 @@ def test_tasks_scored_together_have_the_figures_of_each_alone(senteval):
     for task in found:
         alone |= task.score(lambda texts: model.encode(texts, None))
     alone["sts_avg_spearman"] = sum(alone[f"{name}_spearman"] for name in STS) / 7
+    figures = [f"{name}_without_stsb_dev_spearman" for name in STS[:5]] + ["stsb_spearman", "sickr_spearman"]
+    alone["sts_avg_without_stsb_dev_spearman"] = sum(alone[figure] for figure in figures) / 7
     assert metrics == alone
     assert {"sts12_surprise_onwn_spearman", "stsb_dev_pearson", "sickr_pearson", "mean_cosine"} <= metrics.keys()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mocose_hf.evaluation.sts import WITHOUT_DEV
 from mocose_hf.evaluation.tasks import TASK_GROUPS, mean_name
 
 RESULT_FILES = ("eval_results.json", "eval_results.csv", "eval_results.md")
@@ -37,7 +38,9 @@ Table = tuple[str, list[str], list[list[str]]]
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Make a table of STS, of transfer and of geometry of what was scored, each where there are figures for it."""
     made = [
-        _task_table("STS: Spearman × 100", rows, "sts", {"": "spearman"}),
+        _task_table(
+            "STS: Spearman × 100", rows, "sts", {"": "spearman", "without STS-B dev": f"{WITHOUT_DEV}_spearman"}
+        ),
         _task_table(
             "Transfer: accuracy in percent",
             rows,

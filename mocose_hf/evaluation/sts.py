@@ -5,6 +5,8 @@ and scored as SentEval does: the cosine of two embeddings against the human scor
 ("all"), and sub-set by sub-set.
 """
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,12 @@ from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_cosines, pairs_dataset, scored_pair
 from mocose_hf.readers import read_lines
 
-STS_TASKS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
+STS_YEARS = ("sts12", "sts13", "sts14", "sts15", "sts16")
+
+STS_TASKS = (*STS_YEARS, "stsb", "sickr")
+
+WITHOUT_DEV = "without_stsb_dev"
+"""Part of the name of a figure that leaves out the pairs of STS-B's development set."""
 
 FETCH_AGAIN = "fetch the file again, or give --allow_partial_tasks true to score another number of pairs"
 
@@ -81,11 +88,13 @@ class STSTask:
         subsets: Pairs by name of the sub-set, each with columns `score`, `sentence1`, `sentence2`; one of them where
             the task has no sub-sets.
         development: Pairs of a development set, scored beside the test pairs.
+        selection: Pairs that checkpoints are selected by. The test pairs are scored without them too.
     """
 
     name: str
     subsets: dict[str, Dataset]
     development: Dataset | None = None
+    selection: Dataset | None = None
 
     def __len__(self) -> int:
         """Return the number of scored test pairs."""
@@ -107,14 +116,19 @@ class STSTask:
             `{name}_spearman` and `{name}_pearson` over all pairs together; with sub-sets also the mean over them
             (`{name}_spearman_mean`), the mean weighted by their pairs (`{name}_spearman_wmean`), and each one's own
             (`{name}_{subset}_spearman`), and so for Pearson; with a development set `{name}_dev_spearman` and
-            `{name}_dev_pearson`.
+            `{name}_dev_pearson`; with selection pairs `{name}_without_stsb_dev_spearman`, `…_pearson` and
+            `{name}_without_stsb_dev_pairs`, the number of test pairs that are left.
         """
         scores = {subset: _scores(pairs) for subset, pairs in self.subsets.items()}
         cosines = {subset: _cosines(pairs, embeddings) for subset, pairs in self.subsets.items()}
         sizes = torch.tensor([len(pairs) for pairs in scores.values()], dtype=torch.float64)
         metrics = {}
+        unseen = self._unseen()
         for kind, correlation in (("spearman", spearman), ("pearson", pearson)):
             metrics[f"{self.name}_{kind}"] = correlation(torch.cat([*cosines.values()]), torch.cat([*scores.values()]))
+            if unseen is not None:
+                left = torch.cat([*cosines.values()])[unseen], torch.cat([*scores.values()])[unseen]
+                metrics[f"{self.name}_{WITHOUT_DEV}_{kind}"] = correlation(*left)
             if len(scores) > 1:
                 own = [correlation(cosines[subset], scores[subset]) for subset in scores]
                 metrics[f"{self.name}_{kind}_mean"] = sum(own) / len(own)
@@ -125,7 +139,16 @@ class STSTask:
             if self.development is not None:
                 pairs = self.development
                 metrics[f"{self.name}_dev_{kind}"] = correlation(_cosines(pairs, embeddings), _scores(pairs))
+        if unseen is not None:
+            metrics[f"{self.name}_{WITHOUT_DEV}_pairs"] = float(unseen.sum())
         return metrics
+
+    def _unseen(self) -> Tensor | None:
+        """Return which test pairs are no selection pairs, (N,) bool; None if there are no selection pairs."""
+        if self.selection is None:
+            return None
+        seen = set(_normalised(self.selection))
+        return torch.tensor([pair not in seen for pairs in self.subsets.values() for pair in _normalised(pairs)])
 
 
 def sts_files(name: str, senteval_dir: str | Path) -> list[Path]:
@@ -220,6 +243,16 @@ def _load_split(name: str, dataset: str, split: str, count: int) -> Dataset:
             "give --senteval_dir."
         )
     return pairs
+
+
+def _normalised(pairs: Dataset) -> list[frozenset[str]]:
+    """Return each pair in any order, without case, punctuation and repeated spaces."""
+
+    def words(sentence: str) -> str:
+        return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold()))
+
+    sides = zip(pairs["sentence1"], pairs["sentence2"], strict=True)
+    return [frozenset((words(first), words(second))) for first, second in sides]
 
 
 def _scores(pairs: Dataset) -> Tensor:

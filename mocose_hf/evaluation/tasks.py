@@ -9,7 +9,16 @@ from mocose_hf.distributed import process_index
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.sts import STS_TASKS, load_sts_task, read_sts_task, read_stsb, sts_files
+from mocose_hf.evaluation.sts import (
+    STS_TASKS,
+    STS_YEARS,
+    WITHOUT_DEV,
+    STSTask,
+    load_sts_task,
+    read_sts_task,
+    read_stsb,
+    sts_files,
+)
 from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task, transfer_files
 
 GEOMETRY = "geometry"
@@ -63,7 +72,12 @@ def read_tasks(
         missing += absent
         names += [name for name in members if name in wanted or (group in wanted and name not in absent)]
     _check_libraries(names)
-    return [_read(name, senteval_dir, check_counts) for name in names], missing
+    tasks = [_read(name, senteval_dir, check_counts) for name in names]
+    years = [task for task in tasks if isinstance(task, STSTask) and task.name in STS_YEARS]
+    selection = _selection_pairs(tasks, senteval_dir, check_counts) if years else None
+    for task in years:
+        task.selection = selection
+    return tasks, missing
 
 
 def embed_tasks(model, tokenizer, tasks: Sequence[Task], **encode_options) -> SentenceEmbeddings:
@@ -86,7 +100,8 @@ def averages(metrics: dict[str, float]) -> dict[str, float]:
     """Return the mean Spearman over STS tasks, and dev and test accuracy over transfer tasks.
 
     `sts_avg_spearman`, `transfer_avg_dev_accuracy` and `transfer_avg_test_accuracy` are means over all seven; over
-    fewer, from two on, the name says how many, as in `sts_avg_of_4_spearman`.
+    fewer, from two on, the name says how many, as in `sts_avg_of_4_spearman`. `sts_avg_without_stsb_dev_spearman` has
+    STS12 to STS16 without STS-B's development pairs.
     """
     means = {}
     for group, figure in _AVERAGED:
@@ -94,12 +109,32 @@ def averages(metrics: dict[str, float]) -> dict[str, float]:
         values = [metrics[name] for name in names if name in metrics]
         if len(values) > 1:
             means[mean_name(group, figure, len(values))] = sum(values) / len(values)
-    return means
+    return means | _average_without_selection_pairs(metrics)
+
+
+def _average_without_selection_pairs(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the mean Spearman over STS tasks, of STS12 to STS16 without STS-B's development pairs."""
+    figure = f"{WITHOUT_DEV}_spearman"
+    values = [metrics.get(f"{task}_{figure}", metrics.get(f"{task}_spearman")) for task in STS_TASKS]
+    values = [value for value in values if value is not None]
+    if len(values) < 2 or not any(f"{task}_{figure}" in metrics for task in STS_TASKS):
+        return {}
+    return {mean_name("sts", figure, len(values)): sum(values) / len(values)}
 
 
 def mean_name(group: str, figure: str, count: int) -> str:
     """Return what the mean of a figure over `count` tasks of a group is called."""
     return f"{group}_avg_{figure}" if count == len(TASK_GROUPS[group]) else f"{group}_avg_of_{count}_{figure}"
+
+
+def _selection_pairs(tasks: Sequence[Task], senteval_dir: str | Path | None, check_counts: bool):
+    """Return STS-B's development pairs, which were taken out of STS12 to STS16, None if they are not at hand."""
+    for task in tasks:
+        if task.name == "stsb":
+            return task.development
+    if senteval_dir is None or not sts_files("stsb", senteval_dir)[0].exists():
+        return None
+    return read_stsb(senteval_dir, "dev", check_counts)
 
 
 def _is_there(name: str, senteval_dir: str | Path | None) -> bool:

@@ -28,7 +28,8 @@ def test_precision_of_the_command_goes_before_that_of_the_launcher(tmp_path, mon
     monkeypatch.setenv(PRECISION, "fp16")
     args = training_arguments(tmp_path, bf16=True)
     assert (args.bf16, args.fp16, args.mixed_precision) == (True, False, "bf16")
-    assert training_arguments(tmp_path).fp16
+    with pytest.raises(ValueError, match="`fp16` needs a GPU"):  # the launcher's fp16 arrives as the command's does
+        training_arguments(tmp_path, use_cpu=True)
 
 
 def test_a_precision_that_is_not_supported_is_refused(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ from mocose_hf.scoring import (
     compare,
     evaluate_alone,
     evaluate_trained,
+    is_start,
     read_evaluation_tasks,
     read_pairs,
     report,
@@ -98,7 +99,7 @@ def run(options: Options, command: str) -> None:
         evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
         return
     with refusing(options.output_dir):
-        trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks, resuming=checkpoint is not None)
+        trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks)
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
@@ -109,7 +110,7 @@ def run(options: Options, command: str) -> None:
         save(trainer, options)
         results = evaluate_trained(trainer, options, tasks, scores, selections)
         write_cards(trainer, options, sentences, scores, results, command)
-    report(options, scores, results, selections)
+    report(options, scores, results, selections, keeps_start=is_start(trainer))
     push(trainer, options)
 
 
@@ -224,6 +225,7 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
         | {name: getattr(training, name) for name in shown}
         | {name: getattr(config, name) for name in config.option_names()},
         results="\n\n".join(markdown_table(table) for table in tables(results)),
+        is_start=is_start(trainer),
     )
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):

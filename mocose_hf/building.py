@@ -117,9 +117,8 @@ def _loading(name_or_path: str) -> Iterator[None]:
         ) from error
 
 
-def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks, resuming: bool) -> MoCoSETrainer:
+def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks) -> MoCoSETrainer:
     """Build the trainer, which makes the output directory."""
-    options.training.eval_on_start = pairs is not None and not resuming
     try:
         return MoCoSETrainer(
             model=model,

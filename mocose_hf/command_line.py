@@ -360,7 +360,7 @@ def _development_defaults(given: dict[str, str]) -> list[str]:
     if not {"validation_file", "senteval_dir"} & given.keys():
         return []
     strategy = given.get("eval_strategy", "steps")
-    defaults = ["--eval_strategy", strategy]
+    defaults = ["--eval_strategy", strategy, "--eval_on_start", "true"]
     if strategy != "no":
         defaults += ["--save_strategy", strategy]
         if given.get("save_strategy", strategy) in (strategy, "best"):

@@ -26,6 +26,12 @@ SENTENCE_ENCODER = "sentence_encoder"
 """Name of the folder inside the output directory that holds the plain encoder."""
 
 
+_UNTRAINED = (
+    "**No checkpoint of the training scored better on the development pairs than its start, so the weights are those "
+    "of the start.**\n"
+)
+
+
 @torch.no_grad()
 def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: str | Path) -> Path:
     """Write the online encoder as a plain one that loads without this package.
@@ -77,6 +83,7 @@ class RunRecord:
         results: Tables of scores on tasks, in Markdown.
         approach: What it was trained by, for the title.
         method: The algorithm with its source, in Markdown.
+        is_start: Whether the model is the start, because no checkpoint of the run scored better.
     """
 
     start: str
@@ -90,6 +97,7 @@ class RunRecord:
     results: str = ""
     approach: str = "momentum contrast"
     method: str = "[MoCoSE](https://arxiv.org/abs/2202.13093)"
+    is_start: bool = False
 
 
 def model_card(record: RunRecord, pooling_mode: str) -> str:
@@ -119,6 +127,7 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
         f"# Sentence encoder trained by {record.approach}\n",
         f"Trained without labels from {markdown.code(record.start)} by {record.method}; the sentence embedding is the "
         f"last hidden state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
+        *([_UNTRAINED] if record.is_start else []),
         "## Use\n",
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'

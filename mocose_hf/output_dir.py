@@ -114,7 +114,7 @@ def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_
     model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     checkpoint = model_bytes + moments + _SMALL_FILES
-    to_come = _checkpoints_to_come(args, max_steps)
+    to_come = _checkpoints_to_come(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
     if args.save_total_limit and args.save_total_limit > 0:
         to_come = min(to_come, args.save_total_limit + 1)  # the successor is complete before the oldest one goes
     complete = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from mocose_hf.checkpointing import STATE_FILE, read_state
+from mocose_hf.checkpointing import STATE_FILE, read_state, step_of
 from mocose_hf.command_line import Options
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.geometry import GeometryTask
@@ -26,13 +26,19 @@ from mocose_hf.evaluation.report import (
     write_results,
     write_spectrum,
 )
-from mocose_hf.evaluation.selection import average_name, compare_selections
+from mocose_hf.evaluation.selection import average_name, compare_selections, is_greater_better
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.output_dir import clear_results, saving
 from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
+
+START_IS_BEST = (
+    "No checkpoint has a better {metric} than the start, so both are the start, as if it had not been trained; try a "
+    "lower --learning_rate, another --max_steps, or more text."
+)
+"""The last line of a run that made nothing better."""
 
 
 @dataclass
@@ -110,20 +116,27 @@ def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, 
     evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
-    end = f"best, step {Path(best).name.rpartition('-')[2]}" if best else f"last, step {trainer.state.global_step}"
+    end = f"best, step {step_of(best)}" if best else f"last, step {trainer.state.global_step}"
+    end = f"{end}: the start" if is_start(trainer) else end
     start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)
     return [*start, (end, _scores(final))]
 
 
+def is_start(trainer: MoCoSETrainer) -> bool:
+    """Return whether the model that is kept is the start, because no checkpoint scored better."""
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return bool(best) and step_of(best) == 0
+
+
 def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
     """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
     if not tasks.during_training:
         return []
-    metric = trainer.args.best_metric
-    chosen_by = (metric, trainer.args.greater_is_better is not False) if metric in METRICS else (METRICS[0], True)
-    return compare_selections(trainer.state.log_history, average_name(tasks.during_training), *chosen_by)
+    metric = trainer.args.best_metric if trainer.args.best_metric in METRICS else METRICS[0]
+    average = average_name(tasks.during_training)
+    return compare_selections(trainer.state.log_history, average, metric, is_greater_better(metric))
 
 
 def evaluate_trained(
@@ -205,8 +218,14 @@ def _log_of(model_name_or_path: str, options: Options) -> list[dict]:
     return [entry for entry in state.log_history if isinstance(entry, dict)]
 
 
-def report(options: Options, scores: list[Row], results: Sequence[Row] = (), selections: Sequence[Row] = ()) -> None:
-    """Print the scores, and where the results are."""
+def report(
+    options: Options,
+    scores: list[Row],
+    results: Sequence[Row] = (),
+    selections: Sequence[Row] = (),
+    keeps_start: bool = False,
+) -> None:
+    """Print the scores, where the results are, and whether the model kept is the start."""
     if scores:
         width = max(len(when) for when, _ in scores)
         options.say(
@@ -231,6 +250,8 @@ def report(options: Options, scores: list[Row], results: Sequence[Row] = (), sel
         options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
     if options.trains:
         options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
+    if keeps_start:
+        options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
 
 
 def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:

@@ -14,11 +14,11 @@ from transformers.utils import logging
 
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
-from mocose_hf.checkpointing import load_weights, read_state, require_complete
+from mocose_hf.checkpointing import PREFIX, load_weights, read_state, require_complete, step_of
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.pairs import evaluate_pairs
-from mocose_hf.evaluation.selection import score_test_sets
+from mocose_hf.evaluation.selection import score_test_sets, scores_by_step
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.fingerprints import text_number
 from mocose_hf.finite_watch import FiniteWatch
@@ -34,7 +34,14 @@ from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
 from mocose_hf.text_augmentation import TextAugmentation
 from mocose_hf.training_args import MoCoSETrainingArguments
-from mocose_hf.training_checks import check_arguments, check_model, check_optimizer, make_augmentation, prepare_data
+from mocose_hf.training_checks import (
+    check_arguments,
+    check_metric,
+    check_model,
+    check_optimizer,
+    make_augmentation,
+    prepare_data,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -65,9 +72,15 @@ class MoCoSETrainer(Trainer):
             see `SentenceCollator`. A resumed run is to be given the same one.
         options: As `transformers.Trainer` takes them.
 
+    Attributes:
+        selects_start: Whether the start is a candidate for the best checkpoint. It takes part as `checkpoint-0` if
+            `load_best_model_at_end` and `eval_on_start` are true.
+
     Raises:
-        TypeError, ValueError: Where a combination cannot work, before training starts.
+        TypeError, ValueError: If a combination cannot work, before training starts.
     """
+
+    selects_start = True
 
     def __init__(
         self,
@@ -106,6 +119,9 @@ class MoCoSETrainer(Trainer):
         self._preemption = Preemption()
         self._finite_watch = FiniteWatch(late=self.args.device.type == "cuda")
         self._telemetry = QueueTelemetry()
+        self._is_training = False
+        self._trial = None
+        self.resumed_from: str | None = None
         self.begin_training()
         for callback in (_MomentumStep(self), CollapseAlarm(), self._preemption, self._keeper):
             self.add_callback(callback)
@@ -135,6 +151,7 @@ class MoCoSETrainer(Trainer):
             resume_from_checkpoint: A directory; or true for the newest complete checkpoint of the output directory, a
                 fresh start where there is none. The end is then the same to the bit as without the interruption. At
                 the end of a run no step is trained: its weights, the best ones where they are asked for, are loaded.
+                With `load_best_model_at_end` these are the weights of the start if no checkpoint scored better.
             options: As `transformers.Trainer.train` takes them.
 
         Raises:
@@ -154,11 +171,13 @@ class MoCoSETrainer(Trainer):
         check_space(self.args, self.model, max_steps)
         if checkpoint is None:
             self.model.queue.use_ids_of(text_number(run["training_data"]))
-        limit, strategy = self.args.save_total_limit, self.args.save_strategy
+        limit, strategy, eval_on_start = self.args.save_total_limit, self.args.save_strategy, self.args.eval_on_start
         self._keeper.begin(run, limit)
         self._step_log.load(checkpoint, self.args.device)
         self._telemetry.begin(self.args, checkpoint)
         self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
+        self.args.eval_on_start = eval_on_start and checkpoint is None  # a resumed run scored its start before
+        self._is_training, self.resumed_from = True, checkpoint
         try:
             with self._preemption.listening():
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
@@ -169,11 +188,18 @@ class MoCoSETrainer(Trainer):
             raise failure from error
         finally:
             self.args.save_total_limit, self.args.save_strategy = limit, strategy
+            self.args.eval_on_start = eval_on_start
+            self._is_training = False
             self._close_progress_bar()
         if self._preemption.agreed:
             raise TrainingInterrupted(self._preemption.report(self.state))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             require_complete(self.state.best_model_checkpoint)
+            if step_of(self.state.best_model_checkpoint) == 0:
+                self._warn(
+                    f"No checkpoint has a better {self.args.best_metric} than the start, so the weights of the start "
+                    "are loaded; try a lower `learning_rate`, other `max_steps`, or more text."
+                )
         return output
 
     def create_optimizer(self, model=None):
@@ -278,6 +304,24 @@ class MoCoSETrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)
 
+    def checkpoint_path(self, step: int) -> str:
+        """Return the directory of the checkpoint of an optimizer step."""
+        return str(Path(self._get_output_dir(self._trial)) / f"{PREFIX}{step}")
+
+    def compare_checkpoint(self, checkpoint: str | None) -> None:
+        """Make a checkpoint the best one if its step scored better than the best one so far.
+
+        `Trainer` remembers the best evaluation, but no checkpoint if that step was not saved.
+        """
+        if checkpoint is None or not self.args.load_best_model_at_end:
+            return
+        scores = scores_by_step(self.state.log_history, self.args.best_metric)
+        score, best = scores.get(step_of(checkpoint)), self.state.best_model_checkpoint
+        best_score = None if best is None else scores.get(step_of(best))
+        sign = 1 if self.args.greater_is_better else -1
+        if score is not None and (best_score is None or sign * score > sign * best_score):
+            self.state.best_model_checkpoint = checkpoint
+
     def keys_per_step(self) -> int:
         """Return how many keys enter the queue in a full optimizer step: counted, or before that one per row."""
         expected = self.args.global_batch_size * self.args.gradient_accumulation_steps
@@ -320,22 +364,37 @@ class MoCoSETrainer(Trainer):
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("`evaluate` needs scored pairs; give the trainer an `eval_dataset`.")
+        sets = {metric_key_prefix: eval_dataset}
         if isinstance(eval_dataset, dict):
-            metrics = {}
-            for name, pairs in eval_dataset.items():
-                metrics |= self.evaluate(pairs, ignore_keys, f"{metric_key_prefix}_{name}")
-            return metrics
-        start = time.time()
+            sets = {f"{metric_key_prefix}_{name}": pairs for name, pairs in eval_dataset.items()}
+        metrics = {}
         model = self.accelerator.unwrap_model(self.model)
         encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
-        scores = evaluate_pairs(model, self.processing_class, eval_dataset, **encoding)
-        if eval_dataset is self.eval_dataset and self._test_tasks:
-            scores |= score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))
-        self.log(metrics)
+        for prefix, pairs in sets.items():
+            start = time.time()
+            scores = evaluate_pairs(model, self.processing_class, pairs, **encoding)
+            figures = {f"{prefix}_{name}": value for name, value in scores.items()}
+            if eval_dataset is self.eval_dataset and self._test_tasks and prefix == list(sets)[-1]:
+                scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
+                figures |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+            figures |= speed_metrics(prefix, start, num_samples=len(pairs))
+            self.log(dict(figures))
+            metrics |= figures
+        selects = self._is_training and metric_key_prefix == "eval" and self.args.metric_for_best_model is not None
+        if selects:
+            check_metric(self.args.best_metric, metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if selects and self.args.load_best_model_at_end and self.selects_start and self.state.global_step == 0:
+            self._save_start(metrics)
         return metrics
+
+    def _save_start(self, metrics: dict[str, float]) -> None:
+        """Make the start a candidate for the best checkpoint: note its score and save it as `checkpoint-0`."""
+        self._determine_best_metric(metrics, self._trial)
+        # `Trainer` looks for the folder of the best step only if that is not 0.
+        self.state.best_model_checkpoint = self.checkpoint_path(0)
+        self._save_checkpoint(self.model_wrapped, self._trial)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _loss_scale(self) -> float:
         """Return the factor of the loss under fp16, 1 otherwise."""
@@ -369,12 +428,12 @@ class MoCoSETrainer(Trainer):
 
     def _load_finished(self, checkpoint: str) -> TrainOutput:
         """Load what a finished run ended with."""
-        state = read_state(checkpoint)
+        self.state = state = read_state(checkpoint)
+        self.compare_checkpoint(checkpoint)
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
         source = Path(checkpoint).parent / Path(best).name if best else Path(checkpoint)
         require_complete(source)
         load_weights(self.model, source)
-        self.state = state
         self._telemetry.draw(self.args)
         self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
         return TrainOutput(state.global_step, 0.0, {})
@@ -408,12 +467,16 @@ class _MomentumStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._trainer.begin_training()
+        self._trainer.compare_checkpoint(self._trainer.resumed_from)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self._trainer.note_gradient()
 
     def on_step_end(self, args, state, control, **kwargs):
         self._trainer.step_momentum(state.global_step)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._trainer.compare_checkpoint(self._trainer.checkpoint_path(state.global_step))
 
 
 @dataclass

@@ -13,13 +13,12 @@ from mocose_hf.argument_checks import (
     check_scheduler,
     check_values,
 )
+from mocose_hf.evaluation.selection import is_greater_better
 from mocose_hf.launcher import adopt_launcher_settings
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
 METRICS = ("stsb_spearman", "alignment", "uniformity")
 """What `MoCoSETrainer.evaluate` scores."""
-
-LESS_IS_BETTER = ("alignment", "uniformity")
 
 EMA_SCHEDULES = ("cosine", "constant_distance")
 
@@ -175,6 +174,13 @@ class MoCoSETrainingArguments(TrainingArguments):
     eval_steps: float | None = field(
         default=50, metadata={"help": "Optimizer steps between evaluations on the development pairs (paper: 100)."}
     )
+    eval_on_start: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether to score the start too, which makes it a candidate for the best checkpoint; true with "
+            "load_best_model_at_end or development pairs."
+        },
+    )
     save_steps: float | None = field(
         default=None,
         metadata={
@@ -235,8 +241,14 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
         self._check_schedule()
-        if self.greater_is_better is None and self.best_metric in LESS_IS_BETTER:
-            self.greater_is_better = False
+        by_score = ("reduce_lr_on_plateau", "greedy")
+        selects = self.load_best_model_at_end or self.save_strategy == "best" or self.lr_scheduler_type in by_score
+        if self.metric_for_best_model is None and selects:
+            self.metric_for_best_model = METRICS[0]
+        if self.greater_is_better is None:
+            self.greater_is_better = is_greater_better(self.best_metric)
+        if self.eval_on_start is None:
+            self.eval_on_start = self.load_best_model_at_end
         if self.hub_strategy != "end":
             raise ValueError("`hub_strategy` must stay `end`: checkpoints hold pickles, which are not to be shared.")
         for name, reason in _KEPT_FALSE.items():

@@ -1,5 +1,6 @@
 """What cannot be trained, refused before training starts."""
 
+import math
 import time
 
 import torch
@@ -10,6 +11,7 @@ from mocose_hf.augmentation import Augmentation
 from mocose_hf.branches import takes_embeddings
 from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.encoding import encoder_max_length
+from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
@@ -76,6 +78,32 @@ def check_optimizer(args, optimizers=(None, None), **options) -> None:
             "`head_learning_rate` is for the optimizer that the trainer builds; leave it out, or give your own "
             "optimizer groups of parameters."
         )
+
+
+def check_metric(metric: str, metrics: dict[str, float]) -> None:
+    """Check the score that selects the best checkpoint.
+
+    Args:
+        metric: `metric_for_best_model` without `eval_`.
+        metrics: What an evaluation gives.
+
+    Raises:
+        InputError: If it is not among them.
+        FloatingPointError: If it is not a finite number.
+    """
+    if f"eval_{metric}" in metrics:
+        value = metrics[f"eval_{metric}"]
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"`metric_for_best_model` {metric:.60} is {value}, so no checkpoint can be selected by it; choose "
+                "another, or use an earlier checkpoint."
+            )
+        return
+    names = [name.removeprefix("eval_") for name in metrics if not name.endswith(("runtime", "_per_second"))]
+    raise InputError(
+        f"`metric_for_best_model` {metric:.60}: is not scored with these development pairs; choose one of "
+        f"{', '.join(names)}."
+    )
 
 
 def bfloat16_slowdown(size: int = 256, repeats: int = 3) -> float:

@@ -47,6 +47,32 @@ def test_different_sentences_are_embedded_once_in_order_of_first_sight(tokenizer
     torch.testing.assert_close(embeddings([made[0], made[1], made[3]]), expected, atol=1e-6, rtol=0)
 
 
+class Constant:
+    """Gives every sentence the same embedding, but for the scale and rounding errors of float32."""
+
+    def encode(self, sentences, tokenizer, **options):
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.linspace(1, 2, len(sentences))[:, None] * torch.linspace(-1, 1, 384)
+        return rows * (1 + 1e-7 * torch.randn(rows.shape, generator=generator))
+
+
+def test_embeddings_of_one_direction_have_no_scores():
+    with pytest.raises(FloatingPointError, match=r"^All 20 sentences have the same embedding, .*`pooling_mode`\.$"):
+        embed(Constant(), None, sentences(20))
+    assert embed(Constant(), None, ["one"]).matrix.shape == (1, 384)
+
+
+def test_an_embedding_that_differs_is_found_among_many():
+    class AllButTheLast(Constant):
+        def encode(self, sentences, tokenizer, **options):
+            rows = super().encode(sentences, tokenizer)
+            rows[-1, 0] += 1e-3
+            return rows
+
+    made = [str(i) for i in range(5000)]
+    assert embed(AllButTheLast(), None, made).matrix.shape == (5000, 384)
+
+
 # Shares
 
 

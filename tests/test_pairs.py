@@ -128,6 +128,12 @@ def test_alignment_is_of_pairs_above_four():
     assert set(metrics) == {"stsb_spearman", "uniformity"}
 
 
+def test_a_correlation_that_is_not_a_number_is_an_error():
+    model = Known({"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0]})
+    with pytest.raises(FloatingPointError, match=r"^The Spearman correlation of the 3 development pairs is not a num"):
+        evaluate_pairs(model, None, scored([4.0, 4.0, 4.0], ["a", "b", "c"], ["b", "c", "a"]))
+
+
 def test_evaluate_pairs_of_a_model_is_deterministic_and_leaves_its_mode(tokenizer):
     model = tiny_model().train()
     made = sentences(24)

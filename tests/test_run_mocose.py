@@ -101,7 +101,7 @@ def test_development_pairs_score_before_and_after_and_the_best_is_exported(comma
     state = json.loads((out / "trainer_state.json").read_text())
     scored = {e["step"]: e["eval_stsb_spearman"] for e in state["log_history"] if "eval_stsb_spearman" in e}
     assert sorted(scored) == [0, 2, 4, 6]
-    best = max((2, 4, 6), key=scored.get)
+    best = max((0, 2, 4, 6), key=scored.get)
     assert state["best_global_step"] == best
     final = json.loads((out / "eval_results.json").read_text())
     assert final["eval_stsb_spearman"] == pytest.approx(scored[best])
@@ -113,7 +113,39 @@ def test_development_pairs_score_before_and_after_and_the_best_is_exported(comma
     printed = capsys.readouterr().out
     assert f"{pairs_file}: 12 development pairs.\n" in printed
     assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
-    assert re.search(rf"^best, step {best} +{scored[best]:.2f} ", printed, re.M)
+    assert re.search(rf"^best, step {best}(: the start)? +{scored[best]:.2f} ", printed, re.M)
+
+
+def test_a_run_that_makes_nothing_better_keeps_the_start_and_says_so(command, pairs_file, encoder_dir, capsys):
+    out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "0.1")
+    state = json.loads((out / "trainer_state.json").read_text())
+    scored = {}
+    for entry in state["log_history"]:
+        if "eval_stsb_spearman" in entry:
+            scored.setdefault(entry["step"], entry["eval_stsb_spearman"])
+    assert max(scored[step] for step in (2, 4, 6)) < scored[0]
+    printed = capsys.readouterr().out
+    assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
+    assert re.search(rf"^best, step 0: the start +{scored[0]:.2f} ", printed, re.M)
+    assert printed.rstrip().splitlines()[-1].startswith("No checkpoint has a better stsb_spearman than the start")
+    start, export = AutoModel.from_pretrained(encoder_dir), AutoModel.from_pretrained(out / "sentence_encoder")
+    given = {n: v for n, v in start.state_dict().items() if not n.startswith("pooler.")}
+    assert [name for name, value in given.items() if not torch.equal(export.state_dict()[name], value)] == []
+    kept = load_file(out / "model.safetensors")
+    assert int(kept["queue.fill"]) == 4
+    assert "the weights are those of the start" in (out / "sentence_encoder" / "README.md").read_text()
+
+
+def test_the_start_is_no_candidate_if_it_is_not_scored(command, pairs_file, capsys):
+    options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "0.1")
+    out = command(*options, "--eval_on_start", "false")
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert min(entry["step"] for entry in state["log_history"] if "eval_stsb_spearman" in entry) == 2
+    assert not (out / "checkpoint-0").exists()
+    printed = capsys.readouterr().out
+    assert re.search(r"^best, step [246] ", printed, re.M)
+    assert not re.search(r"^(best, step 0|start)", printed, re.M)
+    assert "No checkpoint has a better" not in printed
 
 
 def test_without_training_text_the_command_only_scores(
@@ -246,9 +278,9 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     of_step = {}
     for entry in history:
-        if entry.get("step") and "eval_sts12_spearman" in entry:
+        if "eval_sts12_spearman" in entry:
             of_step.setdefault(entry["step"], entry)
-    assert sorted(of_step) == [2, 4, 6]
+    assert sorted(of_step) == [0, 2, 4, 6]
     figures = json.loads((out / "eval_results.json").read_text())
     best = max(of_step, key=lambda step: of_step[step]["eval_stsb_spearman"])
     assert figures["eval_stsb_spearman"] == pytest.approx(of_step[best]["eval_stsb_test_spearman"], abs=1e-6)
@@ -276,13 +308,13 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
 
 
 def test_the_kept_model_has_the_step_of_its_checkpoint(command, pairs_file, capsys, monkeypatch):
-    """Of evaluations at 2, 4 and 6 the one at 4 is best, but checkpoints are of 3 and 6."""
+    """Of evaluations at 0, 2, 4 and 6 the one at 4 is best, but checkpoints are of 0 and 6."""
     development = iter([20.0, 30.0, 90.0, 40.0, 40.0])
     monkeypatch.setattr(
         "mocose_hf.trainer.evaluate_pairs", lambda *a, **k: {"stsb_spearman": next(development), "uniformity": -1.0}
     )
     command("--validation_file", str(pairs_file), "--eval_steps", "2", "--save_steps", "6")
-    assert re.search(r"^(best|last), step 6 +40.00 ", capsys.readouterr().out, re.M)
+    assert re.search(r"^best, step 6 +40.00 ", capsys.readouterr().out, re.M)
 
 
 def test_the_test_sets_that_are_there_may_select(command, tmp_path, capsys):
@@ -312,6 +344,29 @@ def test_embeddings_that_are_not_finite_end_the_command_in_one_line(scores, enco
     said = capsys.readouterr().err
     assert re.fullmatch(r"run_mocose.py: The embeddings of \d+ of \d+ sentences are not finite, .*\n", said)
     assert not out.exists()
+
+
+def test_embeddings_that_are_all_equal_end_the_command_with_the_reason(
+    command, pairs_file, encoder_dir, tmp_path, capsys
+):
+    model = AutoModel.from_pretrained(encoder_dir)
+    model.encoder.layer[-1].output.LayerNorm.weight.data.zero_()
+    model.encoder.layer[-1].output.LayerNorm.bias.data.normal_()
+    shutil.copytree(encoder_dir, tmp_path / "constant")
+    model.save_pretrained(tmp_path / "constant")
+    options = ("--validation_file", str(pairs_file), "--eval_steps", "2")
+    capsys.readouterr()
+    out = command(*options, encoder=tmp_path / "constant", code=1)
+    error = capsys.readouterr().err
+    error = error.rpartition("\r")[2]
+    error = error[error.index("run_mocose.py: ") :]
+    assert error.startswith("run_mocose.py: All 24 sentences have the same embedding, so there is nothing to score")
+    assert error.count("\n") == 1
+    assert not out.exists() or list(out.iterdir()) == []
+    argv = ["--model_name_or_path", str(tmp_path / "constant"), "--validation_file", str(pairs_file), "--use_cpu"]
+    assert run_mocose.main([*argv, "--output_dir", str(tmp_path / "scores")]) == 1
+    assert capsys.readouterr().err.endswith(error)
+    assert not (tmp_path / "scores").exists()
 
 
 @pytest.mark.parametrize("text", ["{", '{"log_history": 5}', '{"log_history": [1, "a"]}', "[" * 100_000])

@@ -8,7 +8,7 @@ import torch
 from conftest import sentences
 from datasets import Dataset
 
-from mocose_hf.evaluation.selection import average_name, compare_selections
+from mocose_hf.evaluation.selection import average_name, compare_selections, is_greater_better
 from mocose_hf.evaluation.selection import score_test_sets as figures_of_tests
 from mocose_hf.evaluation.sts import STS_TASKS, STSTask
 
@@ -39,7 +39,7 @@ def steps(selections) -> dict[str, int]:
 
 
 LOG = [
-    entry(0, 95.0, 95.0),
+    entry(0, 75.0, 65.0),
     training(10),
     entry(10, 80.0, 70.0),
     training(20),
@@ -63,9 +63,31 @@ def test_the_last_and_the_best_by_each_are_the_right_steps():
     ]
 
 
-def test_the_start_is_left_out_though_it_is_best():
+def test_the_start_is_selected_if_no_step_is_better():
+    log = [entry(0, 85.0, 71.0), *LOG[1:]]
+    chosen = {"last": 40, "selected on development pairs": 0, "selected on test sets": 30}
+    assert steps(compare_selections(log, AVERAGE)) == chosen
+
+
+def test_nothing_is_compared_if_only_the_start_was_scored():
     assert compare_selections(LOG[:1], AVERAGE) == []
-    assert set(steps(compare_selections(LOG[:3], AVERAGE)).values()) == {10}
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("stsb_spearman", True),
+        ("news_stsb_spearman", True),
+        ("alignment", False),
+        ("eval_a_alignment", False),
+        ("a_uniformity", False),
+        ("loss", False),
+        ("eval_ndcg_at_10", True),
+        ("alignment_stsb_spearman", True),
+    ],
+)
+def test_the_name_of_a_metric_tells_its_direction_with_any_prefix(metric, greater):
+    assert is_greater_better(metric) is greater
 
 
 def test_a_second_entry_of_a_step_is_of_another_model_and_ignored():

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -275,7 +276,7 @@ def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):
 
 
 def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkeypatch):
-    scores = iter([10.0, 30.0, 20.0])
+    scores = iter([5.0, 10.0, 30.0, 20.0])
     monkeypatch.setattr(
         "mocose_hf.trainer.evaluate_pairs", lambda *args, **kwargs: {"stsb_spearman": next(scores), "uniformity": -1.0}
     )
@@ -295,6 +296,122 @@ def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkey
     state = trainer.model.state_dict()
     assert [name for name in best if not torch.equal(best[name], state[name])] == []
     assert load_file(tmp_path / "checkpoint-6" / "model.safetensors")["queue.rows"].ne(state["queue.rows"]).any()
+
+
+SELECTION = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "load_best_model_at_end": True}
+
+
+def score_in_order(monkeypatch, scores, name="stsb_spearman"):
+    """Replace the scores of the development pairs by these, one each evaluation."""
+    scores = iter(scores)
+    monkeypatch.setattr(
+        "mocose_hf.trainer.evaluate_pairs",
+        lambda *a, **k: {"stsb_spearman": 0.0, "uniformity": 0.0, name: next(scores)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "best"),
+    [
+        ("stsb_spearman", [40.0, 39.0, 40.0, 38.0], 0),
+        ("stsb_spearman", [40.0, 39.0, 40.5, 38.0], 4),
+        ("uniformity", [-2.0, -1.9, -2.0, -1.5], 0),
+        ("uniformity", [-2.0, -1.9, -2.0, -2.5], 6),
+    ],
+)
+def test_the_start_is_kept_unless_a_checkpoint_is_better(tmp_path, tokenizer, monkeypatch, name, scores, best):
+    score_in_order(monkeypatch, scores, name)
+    model = tiny_model()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = make_trainer(tmp_path, tokenizer, model, pairs=scored_pairs(), metric_for_best_model=name, **SELECTION)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    expected = load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors")
+    state = model.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], state[name])] == []
+    assert (differing(start, state) == []) == (best == 0)
+
+
+def named_scores(monkeypatch, scores):
+    """Replace the scores of two development sets, a and b, in turn: alignment of each."""
+    scores = iter([value for pair in scores for value in pair])
+    figures = {"stsb_spearman": 1.0, "uniformity": -1.0}
+    monkeypatch.setattr("mocose_hf.trainer.evaluate_pairs", lambda *a, **k: figures | {"alignment": next(scores)})
+
+
+@pytest.mark.parametrize(("metric", "best"), [("eval_a_alignment", 2), ("b_alignment", 6)])
+def test_less_is_better_of_a_metric_of_one_of_several_development_sets(tmp_path, tokenizer, monkeypatch, metric, best):
+    named_scores(monkeypatch, [(0.5, 0.5), (0.1, 0.9), (0.2, 0.6), (0.3, 0.2)])
+    pairs = {"a": scored_pairs(), "b": scored_pairs()}
+    seen = []
+
+    class Seen(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            seen.append(set(metrics))
+
+    trainer = make_trainer(
+        tmp_path, tokenizer, pairs=pairs, metric_for_best_model=metric, callbacks=[Seen()], **SELECTION
+    )
+    trainer.train()
+    assert trainer.args.greater_is_better is False
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert len(seen) == 4
+    assert all({"eval_a_alignment", "eval_b_alignment"} <= names for names in seen)
+
+
+@pytest.mark.parametrize(
+    ("scores", "step"), [([math.nan], 0), ([40.0, 39.0, math.nan], 4)], ids=["at the start", "while training"]
+)
+def test_a_score_that_is_not_a_number_ends_the_run(tmp_path, tokenizer, monkeypatch, scores, step):
+    score_in_order(monkeypatch, scores)
+    trainer = make_trainer(tmp_path, tokenizer, pairs=scored_pairs(), **SELECTION)
+    with pytest.raises(FloatingPointError, match="`metric_for_best_model` stsb_spearman is nan"):
+        trainer.train()
+    assert trainer.state.global_step == step
+    assert not (tmp_path / f"checkpoint-{step}").exists()
+
+
+def test_a_metric_that_is_not_scored_is_named_before_the_first_step(tmp_path, tokenizer):
+    pairs = scored_pairs().map(lambda row: {"score": row["score"] / 2})
+    trainer = make_trainer(tmp_path, tokenizer, pairs=pairs, metric_for_best_model="alignment", **SELECTION)
+    with pytest.raises(ValueError, match=r"alignment: is not scored .* choose one of stsb_spearman, uniformity\.$"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("killed_after", [0, 2, 4])
+def test_a_resumed_run_can_end_with_its_start(tmp_path, tokenizer, monkeypatch, killed_after):
+    """The folder is moved between the two parts, and the second part is given another model."""
+    scores = [40.0, 39.0, 38.0, 37.0]
+    fields = {"pairs": scored_pairs(), "save_total_limit": None, **SELECTION}
+    whole = make_trainer(tmp_path / "whole", tokenizer, **fields)
+    score_in_order(monkeypatch, scores)
+    whole.train()
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for step in range(killed_after + 2, 7, 2):
+        shutil.rmtree(tmp_path / "killed" / f"checkpoint-{step}")
+    resumed = make_trainer(tmp_path / "killed", tokenizer, tiny_model(seed=9), **fields)
+    score_in_order(monkeypatch, scores[killed_after // 2 + 1 :])
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert differing(whole.model.state_dict(), resumed.model.state_dict()) == []
+    last = [load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "killed")]
+    assert differing(*last) == []
+    steps = [entry["step"] for entry in resumed.state.log_history if "eval_stsb_spearman" in entry]
+    assert steps == [0, 2, 4, 6]
+    again = make_trainer(tmp_path / "killed", tokenizer, tiny_model(seed=8), **fields)
+    again.train(resume_from_checkpoint=True)  # which is finished
+    assert differing(whole.model.state_dict(), again.model.state_dict()) == []
+
+
+def test_the_best_saved_step_is_kept_if_the_best_evaluation_was_not_saved(tmp_path, tokenizer, monkeypatch):
+    score_in_order(monkeypatch, [20.0, 90.0, 40.0, 80.0, 30.0, 70.0])
+    fields = {"pairs": scored_pairs(), "max_steps": 5, **SELECTION, "eval_steps": 1, "save_steps": 2}
+    trainer = make_trainer(tmp_path, tokenizer, **fields)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-5")  # of 0, 2, 4 and 5
+    assert trainer.state.best_global_step == 1
 
 
 class Spoil(TrainerCallback):
@@ -327,7 +444,7 @@ def test_a_worse_last_checkpoint_is_not_the_best_one(tmp_path, tokenizer):
     trainer.train()
     of_step = {e["step"]: e["eval_stsb_spearman"] for e in trainer.state.log_history if "eval_stsb_spearman" in e}
     assert of_step[6] < min(of_step[2], of_step[4]) - 5
-    best = max((2, 4), key=of_step.get)
+    best = max((0, 2, 4), key=of_step.get)
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
     assert trainer.evaluate()["eval_stsb_spearman"] == pytest.approx(of_step[best], abs=1e-9)
 
@@ -335,7 +452,7 @@ def test_a_worse_last_checkpoint_is_not_the_best_one(tmp_path, tokenizer):
 def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, tokenizer, monkeypatch):
     write_senteval(tmp_path / "senteval", years=["STS12"])
     tasks = [read_sts_task(name, tmp_path / "senteval", check_counts=False) for name in ("sts12", "stsb")]
-    development = iter([30.0, 20.0, 10.0])
+    development = iter([5.0, 30.0, 20.0, 10.0])
     monkeypatch.setattr(
         "mocose_hf.trainer.evaluate_pairs",
         lambda *args, **kwargs: {"stsb_spearman": next(development), "uniformity": -1.0},
@@ -352,8 +469,8 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
         metric_for_best_model="stsb_spearman",
     )
     trainer.train()
-    lines = [line for line in trainer.state.log_history if "eval_stsb_spearman" in line]
-    assert [line["eval_stsb_spearman"] for line in lines] == [30.0, 20.0, 10.0]
+    start, *lines = [line for line in trainer.state.log_history if "eval_stsb_spearman" in line]
+    assert [line["eval_stsb_spearman"] for line in (start, *lines)] == [5.0, 30.0, 20.0, 10.0]
     for line in lines:
         mean = (line["eval_sts12_spearman"] + line["eval_stsb_test_spearman"]) / 2
         assert line["eval_sts_avg_of_2_spearman"] == pytest.approx(mean)

@@ -4,8 +4,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mocose_hf.distributed import gather_rows, process_count, process_index
+
+_ROUNDING = 1e-6
+"""Distance on the unit sphere that rounding in float32 can make between equal embeddings of different batches."""
+
+_ROWS_AT_ONCE = 4096
 
 
 class SentenceEmbeddings:
@@ -37,7 +43,8 @@ def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> Sente
         encode_options: As `encode` takes them.
 
     Raises:
-        FloatingPointError: Where an embedding is not finite, on all processes.
+        FloatingPointError: If an embedding is not finite, or if different sentences have embeddings of one direction,
+            which leaves every score without meaning; on all processes.
     """
     different = list(dict.fromkeys(sentences))
     share, row_of = _share(different, process_index(), process_count())
@@ -50,7 +57,21 @@ def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> Sente
             f"The embeddings of {bad:,} of {len(different):,} sentences are not finite, so there is nothing to score; "
             "use another checkpoint, or float32."
         )
+    if len(different) > 1 and _have_one_direction(embeddings):
+        raise FloatingPointError(
+            f"All {len(different):,} sentences have the same embedding, so there is nothing to score: no correlation "
+            "with a constant is a number; use another checkpoint, or another `pooling_mode`."
+        )
     return SentenceEmbeddings(different, embeddings)
+
+
+def _have_one_direction(embeddings: Tensor) -> bool:
+    """Return whether the rows (N, H) differ in direction by no more than rounding errors."""
+    first = F.normalize(embeddings[:1], dim=-1)
+    return all(
+        bool(((F.normalize(rows, dim=-1) - first).norm(dim=-1) <= _ROUNDING).all())
+        for rows in embeddings.split(_ROWS_AT_ONCE)
+    )
 
 
 def _share(sentences: list[str], index: int, count: int) -> tuple[list[str], Tensor | None]:

@@ -155,6 +155,9 @@ def evaluate_pairs(model, tokenizer, pairs: Dataset, batch_size: int = 128, **en
     Returns:
         `stsb_spearman` (× 100), `uniformity` over all different sentences and, where there are positive pairs,
         `alignment` over those.
+
+    Raises:
+        FloatingPointError: If the Spearman correlation is not a number, or as `embed`.
     """
     sentences = [*pairs["sentence1"], *pairs["sentence2"]]
     return score_pairs(pairs, embed(model, tokenizer, sentences, batch_size=batch_size, **encode_options))
@@ -170,6 +173,11 @@ def score_pairs(pairs: Dataset, embeddings) -> dict[str, float]:
     first, second, scores = list(pairs["sentence1"]), list(pairs["sentence2"]), list(pairs["score"])
     left, right = embeddings(first), embeddings(second)
     metrics = {"stsb_spearman": spearman(pair_cosines(left, right), scores)}
+    if math.isnan(metrics["stsb_spearman"]):
+        raise FloatingPointError(
+            f"The Spearman correlation of the {len(scores):,} development pairs is not a number, as their cosines or "
+            "their scores are all equal; give pairs of different sentences and scores, or use another checkpoint."
+        )
     positive = torch.tensor(scores) > positive_score(scores)
     if positive.any():
         metrics["alignment"] = alignment(left[positive], right[positive])

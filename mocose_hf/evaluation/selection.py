@@ -9,8 +9,46 @@ from mocose_hf.evaluation.tasks import averages, embed_tasks, mean_name, score_t
 DEVELOPMENT = "stsb_spearman"
 """The figure of the development pairs, in the log of a run."""
 
+LESS_IS_BETTER = (
+    "alignment",
+    "alignment_all_pairs",
+    "loss",
+    "mean_cosine",
+    "mean_rank",
+    "median_rank",
+    "runtime",
+    "uniformity",
+    "uniformity_positive_pairs",
+)
+"""Metrics of which less is better; of all others more is."""
+
 _IN_LOG = {"stsb_spearman": "stsb_test_spearman"}
 """How a test figure is named in the log, where its name is that of the development pairs."""
+
+
+def is_greater_better(metric: str) -> bool:
+    """Return whether more of a metric is better, which its name tells.
+
+    Args:
+        metric: As in the log, with or without `eval_` and the name of a development set: `eval_news_alignment`.
+    """
+    return not any(metric == name or metric.endswith(f"_{name}") for name in LESS_IS_BETTER)
+
+
+def scores_by_step(log_history: Sequence[dict], metric: str) -> dict[int, float]:
+    """Return the score of each optimizer step that was evaluated, from the log of a run.
+
+    The first evaluation of a step counts: a later one is of another model, such as the best one at the end of a run.
+
+    Args:
+        log_history: `Trainer.state.log_history`.
+        metric: Its name without `eval_`.
+    """
+    scores: dict[int, float] = {}
+    for entry in log_history:
+        if f"eval_{metric}" in entry and "step" in entry:
+            scores.setdefault(entry["step"], entry[f"eval_{metric}"])
+    return scores
 
 
 def score_test_sets(model, tokenizer, tasks: Sequence[STSTask], **encode_options) -> dict[str, float]:
@@ -41,13 +79,14 @@ def compare_selections(
 
     Returns:
         Three rows of a name, with the step in it, and the figures by name, in which `stsb_spearman` is that of the
-        test set and `development_spearman` that of the development pairs; none where there was no such evaluation.
+        test set and `development_spearman` that of the development pairs. The start is step 0 and can be selected.
+        The list is empty if no step after the start was evaluated.
     """
     of_step: dict[int, dict[str, float]] = {}
     for entry in log_history:
-        if entry.get("step") and f"eval_{average}" in entry and f"eval_{DEVELOPMENT}" in entry:
+        if "step" in entry and f"eval_{average}" in entry and f"eval_{DEVELOPMENT}" in entry:
             of_step.setdefault(entry["step"], {n.removeprefix("eval_"): v for n, v in entry.items()})
-    if not of_step:
+    if not any(of_step):
         return []
 
     def best(name: str, sign: int = 1) -> int:

@@ -192,9 +192,8 @@ class TrialRunner:
         pairs, tasks = self._pairs(options), self._tasks(options)
         model, tokenizer = build_model(options)
         going_on = find_checkpoint(options.output_dir, "true").path
-        trainer = build_trainer(
-            options, model, tokenizer, self._sentences(options), pairs, tasks, resuming=going_on is not None
-        )
+        trainer = build_trainer(options, model, tokenizer, self._sentences(options), pairs, tasks)
+        trainer.selects_start = False  # a cell is scored by what its training makes
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Beat(beat))
         trainer.train(resume_from_checkpoint=going_on)

@@ -76,7 +76,7 @@ class Preemption(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
         self._epoch_ends = False
-        if self.agree(args):
+        if self.agree(args) and not control.should_evaluate:  # else after it, so that what it ends can be told apart
             control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):  # noqa: D102
@@ -85,6 +85,8 @@ class Preemption(TrainerCallback):
             return
         if not at_epoch_edge(state) and state.global_step < state.max_steps:
             control.should_log = control.should_evaluate = False
+        if control.should_evaluate:
+            control.should_training_stop = False  # until the evaluation is done
         control.should_save = self.saved_step != state.global_step
 
     def on_evaluate(self, args, state, control, **kwargs):  # noqa: D102

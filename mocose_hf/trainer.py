@@ -1,7 +1,8 @@
 """The trainer: the only place where training state moves."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
+from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_states
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, load_weights, read_state, require_complete, step_of
@@ -42,6 +44,7 @@ from mocose_hf.training_checks import (
     make_augmentation,
     prepare_data,
 )
+from mocose_hf.weight_sets import WeightSets
 
 logger = logging.get_logger(__name__)
 
@@ -119,11 +122,13 @@ class MoCoSETrainer(Trainer):
         self._preemption = Preemption()
         self._finite_watch = FiniteWatch(late=self.args.device.type == "cuda")
         self._telemetry = QueueTelemetry()
+        self._weight_sets = WeightSets()
         self._is_training = False
         self._trial = None
         self.resumed_from: str | None = None
         self.begin_training()
-        for callback in (_MomentumStep(self), CollapseAlarm(), self._preemption, self._keeper):
+        end_of_run = EndOfRun(self._preemption)
+        for callback in (_MomentumStep(self), CollapseAlarm(), end_of_run, self._preemption, self._keeper):
             self.add_callback(callback)
         if self.args.queue_telemetry_steps > 0:
             self.add_callback(self._telemetry)
@@ -150,7 +155,8 @@ class MoCoSETrainer(Trainer):
         Args:
             resume_from_checkpoint: A directory; or true for the newest complete checkpoint of the output directory, a
                 fresh start where there is none. The end is then the same to the bit as without the interruption. At
-                the end of a run no step is trained: its weights, the best ones where they are asked for, are loaded.
+                the end of a run, which a callback may have stopped, no step is trained: its weights, the best ones
+                where they are asked for, are loaded.
                 With `load_best_model_at_end` these are the weights of the start if no checkpoint scored better.
             options: As `transformers.Trainer.train` takes them.
 
@@ -166,20 +172,25 @@ class MoCoSETrainer(Trainer):
         checkpoint, said = checkpoint_to_go_on_from(resume_from_checkpoint, run, self.args, self.model)
         for message in said:
             self._warn(message)
-        if checkpoint is not None and read_state(checkpoint).global_step >= max_steps:
-            return self._load_finished(checkpoint)
+        if checkpoint is not None:
+            state = read_state(checkpoint)
+            if state.global_step >= max_steps or has_ended(state):
+                return self._load_finished(checkpoint)
         check_space(self.args, self.model, max_steps)
         if checkpoint is None:
             self.model.queue.use_ids_of(text_number(run["training_data"]))
-        limit, strategy, eval_on_start = self.args.save_total_limit, self.args.save_strategy, self.args.eval_on_start
-        self._keeper.begin(run, limit)
+        self._keeper.begin(run, self.args.save_total_limit)
         self._step_log.load(checkpoint, self.args.device)
         self._telemetry.begin(self.args, checkpoint)
-        self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
-        self.args.eval_on_start = eval_on_start and checkpoint is None  # a resumed run scored its start before
         self._is_training, self.resumed_from = True, checkpoint
+        settings = {
+            "save_total_limit": None,  # the keeper deletes, when the successor is complete
+            "save_strategy": self.args.save_strategy,  # which a signal may change
+            "eval_on_start": self.args.eval_on_start and checkpoint is None,  # a resumed run scored its start before
+            "restore_callback_states_from_checkpoint": False,  # done in place, see `resume_training`
+        }
         try:
-            with self._preemption.listening():
+            with _changed(self.args, settings), self._preemption.listening():
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
         except Exception as error:
             failure = self._keeper.failure(error)
@@ -187,8 +198,6 @@ class MoCoSETrainer(Trainer):
                 raise
             raise failure from error
         finally:
-            self.args.save_total_limit, self.args.save_strategy = limit, strategy
-            self.args.eval_on_start = eval_on_start
             self._is_training = False
             self._close_progress_bar()
         if self._preemption.agreed:
@@ -224,8 +233,11 @@ class MoCoSETrainer(Trainer):
         self._check_weights()
         if _internal_call and folder.name == f"checkpoint-{self.state.global_step}":
             self._keeper.start(folder, self.args.should_save)
-        super().save_model(str(folder), _internal_call=True)
+        with self._weight_sets.evaluating():
+            super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
+            if _internal_call:
+                self._weight_sets.save(folder)
             equalize_file_modes(folder)
             make_tokenizer_portable(folder)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -242,6 +254,14 @@ class MoCoSETrainer(Trainer):
         self._scale = self._loss_scale()
         for buffer in self.model.queue.buffers():
             broadcast(buffer)
+
+    def resume_training(self) -> None:
+        """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""
+        self._weight_sets.begin(self.accelerator.unwrap_model(self.model), self.optimizer)
+        if self.resumed_from is not None:
+            restore_callback_states(self.callback_handler.callbacks, self.state)
+            self._weight_sets.load(self.resumed_from)
+            self.compare_checkpoint(self.resumed_from)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss and put the batch's keys aside until the optimizer step is done."""
@@ -308,12 +328,12 @@ class MoCoSETrainer(Trainer):
         """Return the directory of the checkpoint of an optimizer step."""
         return str(Path(self._get_output_dir(self._trial)) / f"{PREFIX}{step}")
 
-    def compare_checkpoint(self, checkpoint: str | None) -> None:
+    def compare_checkpoint(self, checkpoint: str) -> None:
         """Make a checkpoint the best one if its step scored better than the best one so far.
 
         `Trainer` remembers the best evaluation, but no checkpoint if that step was not saved.
         """
-        if checkpoint is None or not self.args.load_best_model_at_end:
+        if not self.args.load_best_model_at_end:
             return
         scores = scores_by_step(self.state.log_history, self.args.best_metric)
         score, best = scores.get(step_of(checkpoint)), self.state.best_model_checkpoint
@@ -344,6 +364,7 @@ class MoCoSETrainer(Trainer):
                     logs.update(callback.pop_metrics())
         if "train_loss" in logs:
             logs["train_loss"] = self._step_log.mean_loss()
+            self._weight_sets.end()  # the last line comes before the best checkpoint is loaded
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -370,13 +391,15 @@ class MoCoSETrainer(Trainer):
         metrics = {}
         model = self.accelerator.unwrap_model(self.model)
         encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
+        scores_tests = eval_dataset is self.eval_dataset and self._test_tasks
         for prefix, pairs in sets.items():
             start = time.time()
-            scores = evaluate_pairs(model, self.processing_class, pairs, **encoding)
-            figures = {f"{prefix}_{name}": value for name, value in scores.items()}
-            if eval_dataset is self.eval_dataset and self._test_tasks and prefix == list(sets)[-1]:
-                scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
-                figures |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+            with self._weight_sets.evaluating():
+                scores = evaluate_pairs(model, self.processing_class, pairs, **encoding)
+                figures = {f"{prefix}_{name}": value for name, value in scores.items()}
+                if scores_tests and prefix == list(sets)[-1]:
+                    scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
+                    figures |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
             figures |= speed_metrics(prefix, start, num_samples=len(pairs))
             self.log(dict(figures))
             metrics |= figures
@@ -435,7 +458,10 @@ class MoCoSETrainer(Trainer):
         require_complete(source)
         load_weights(self.model, source)
         self._telemetry.draw(self.args)
-        self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
+        stopped = f" of {state.max_steps}, where a callback stopped it" if state.global_step < state.max_steps else ""
+        self._warn(
+            f"{checkpoint} is at the end of its run, step {state.global_step}{stopped}: no step is left to train."
+        )
         return TrainOutput(state.global_step, 0.0, {})
 
     def _warn(self, message: str) -> None:
@@ -459,6 +485,19 @@ class MoCoSETrainer(Trainer):
         return metrics
 
 
+@contextmanager
+def _changed(args: MoCoSETrainingArguments, values: dict[str, object]) -> Iterator[None]:
+    """Give arguments other values for the time of a `with` block."""
+    before = {name: getattr(args, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(args, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
+
+
 class _MomentumStep(TrainerCallback):
     """Call the trainer at the start and once per optimizer step, before that step's log, evaluation and save."""
 
@@ -467,7 +506,7 @@ class _MomentumStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._trainer.begin_training()
-        self._trainer.compare_checkpoint(self._trainer.resumed_from)
+        self._trainer.resume_training()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self._trainer.note_gradient()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_states
@@ -19,6 +19,7 @@ from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, load_weights, read_state, require_complete, step_of
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.embedding import embed
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets, scores_by_step
 from mocose_hf.evaluation.sts import STSTask
@@ -43,6 +44,7 @@ from mocose_hf.training_checks import (
     check_optimizer,
     make_augmentation,
     prepare_data,
+    texts_of,
 )
 from mocose_hf.weight_sets import WeightSets
 
@@ -410,6 +412,36 @@ class MoCoSETrainer(Trainer):
         if selects and self.args.load_best_model_at_end and self.selects_start and self.state.global_step == 0:
             self._save_start(metrics)
         return metrics
+
+    def predict(
+        self, test_dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Embed the `text` of every row, in the order given.
+
+        Args:
+            test_dataset: A `datasets.Dataset` or any iterable of rows with `text`, or a list of sentences.
+            ignore_keys: Not used; kept for `Trainer`.
+            metric_key_prefix: What each name of `metrics` starts with.
+
+        Returns:
+            `predictions`, (N, H) float32 sentence embeddings as `encode` gives them; `label_ids` None; `metrics`, the
+            time taken.
+
+        Raises:
+            ValueError: If a row has no text, or the trainer no tokenizer.
+        """
+        self._finite_watch.look()
+        if self.processing_class is None:
+            raise ValueError("`predict` needs the tokenizer; give it to the trainer as `processing_class`.")
+        texts = texts_of(test_dataset)
+        start = time.time()
+        model = self.accelerator.unwrap_model(self.model)
+        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
+        with self._weight_sets.evaluating():
+            embeddings = embed(model, self.processing_class, texts, needs_spread=False, **encoding)
+        metrics = speed_metrics(metric_key_prefix, start, num_samples=len(texts))
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=embeddings(texts).numpy(), label_ids=None, metrics=metrics)
 
     def _save_start(self, metrics: dict[str, float]) -> None:
         """Make the start a candidate for the best checkpoint: note its score and save it as `checkpoint-0`."""

@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Mapping
 
 import torch
+from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
@@ -78,6 +80,25 @@ def check_optimizer(args, optimizers=(None, None), **options) -> None:
             "`head_learning_rate` is for the optimizer that the trainer builds; leave it out, or give your own "
             "optimizer groups of parameters."
         )
+
+
+def texts_of(rows) -> list[str]:
+    """Return the sentences of rows with `text`, or of a list of sentences.
+
+    Raises:
+        ValueError: If one is no string.
+    """
+    columns = getattr(rows, "column_names", None)
+    if columns is not None and "text" not in columns:
+        raise ValueError(f"The rows to embed have no column `text`, only {', '.join(columns)}; rename one.")
+    if isinstance(rows, Dataset):
+        texts = list(rows["text"])
+    else:
+        texts = [row.get("text") if isinstance(row, Mapping) else row for row in rows]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"Row {number} of what is to be embedded has no text but {text!r:.60}; give a string.")
+    return texts
 
 
 def check_metric(metric: str, metrics: dict[str, float]) -> None:

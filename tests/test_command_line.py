@@ -91,6 +91,7 @@ TRAINING = {
     "weight_decay": ("0.125", 0.125),
     "per_device_eval_batch_size": ("9", 9),
     "dataloader_drop_last": ("no", False),
+    "eval_on_start": ("true", True),
     "eval_steps": ("25", 25),
     "save_steps": ("75", 75),
     "save_total_limit": ("4", 4),

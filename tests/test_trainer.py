@@ -481,6 +481,30 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
     assert len({line["eval_sts12_spearman"] for line in lines}) > 1
 
 
+@pytest.mark.parametrize("kind", ["dataset", "list", "rows"])
+@pytest.mark.parametrize("count", [3, 30])
+def test_prediction_gives_the_embedding_of_every_row(tmp_path, tokenizer, kind, count):
+    texts = [*sentences(count - 1, seed=5), sentences(1, seed=5)[0]]
+    rows = {"dataset": Dataset.from_dict({"text": texts}), "list": texts, "rows": [{"text": text} for text in texts]}
+    trainer = make_trainer(tmp_path, tokenizer, per_device_eval_batch_size=8)
+    trainer.train()
+    output = trainer.predict(rows[kind])
+    expected = trainer.model.encode(texts, tokenizer)
+    assert output.predictions.shape == (count, 32)
+    torch.testing.assert_close(torch.from_numpy(output.predictions), expected, atol=1e-6, rtol=0)
+    assert output.label_ids is None
+    assert output.metrics["test_samples_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(Dataset.from_dict({"s": ["a"]}), "have no column `text`, only s; rename one"), (["a", None], "Row 1 .* None;")],
+)
+def test_prediction_names_what_cannot_be_embedded(tmp_path, tokenizer, rows, said):
+    with pytest.raises(ValueError, match=said):
+        make_trainer(tmp_path, tokenizer).predict(rows)
+
+
 def test_evaluation_computes_in_bfloat16_where_asked(tmp_path, tokenizer):
     in_float32 = make_trainer(tmp_path / "a", tokenizer, pairs=scored_pairs())
     in_bfloat16 = make_trainer(tmp_path / "b", tokenizer, in_float32.model, pairs=scored_pairs(), bf16_full_eval=True)

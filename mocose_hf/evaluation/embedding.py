@@ -31,7 +31,9 @@ class SentenceEmbeddings:
         return self.matrix[[self._rows[sentence] for sentence in sentences]]
 
 
-def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> SentenceEmbeddings:
+def embed(
+    model, tokenizer, sentences: Iterable[str], *, needs_spread: bool = True, **encode_options
+) -> SentenceEmbeddings:
     """Embed the different ones among the sentences; with W processes each embeds a W-th of them.
 
     All processes must give the same sentences, and all are returned all embeddings.
@@ -40,11 +42,12 @@ def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> Sente
         model: Anything with `encode(sentences, tokenizer, …)`, such as `MoCoSEModel`.
         tokenizer: The model's tokenizer.
         sentences: In any order, repeated or not.
+        needs_spread: Whether the embeddings are to be scored, which they cannot be if all have one direction.
         encode_options: As `encode` takes them.
 
     Raises:
-        FloatingPointError: If an embedding is not finite, or if different sentences have embeddings of one direction,
-            which leaves every score without meaning; on all processes.
+        FloatingPointError: If an embedding is not finite, or if the embeddings of different sentences all have one
+            direction and `needs_spread`; on all processes.
     """
     different = list(dict.fromkeys(sentences))
     share, row_of = _share(different, process_index(), process_count())
@@ -57,7 +60,7 @@ def embed(model, tokenizer, sentences: Iterable[str], **encode_options) -> Sente
             f"The embeddings of {bad:,} of {len(different):,} sentences are not finite, so there is nothing to score; "
             "use another checkpoint, or float32."
         )
-    if len(different) > 1 and _have_one_direction(embeddings):
+    if needs_spread and len(different) > 1 and _have_one_direction(embeddings):
         raise FloatingPointError(
             f"All {len(different):,} sentences have the same embedding, so there is nothing to score: no correlation "
             "with a constant is a number; use another checkpoint, or another `pooling_mode`."

@@ -256,6 +256,7 @@ class MoCoSETrainer(Trainer):
         self._scale = self._loss_scale()
         for buffer in self.model.queue.buffers():
             broadcast(buffer)
+        self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
 
     def resume_training(self) -> None:
         """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""
@@ -314,14 +315,14 @@ class MoCoSETrainer(Trainer):
         self._step_log.keys_per_step = max(self._step_log.keys_per_step, entering)
         for forward in forwards:
             model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
+        self._queue_fill = min(self._queue_fill + entering, model.queue.size)
         model.update_target(self.ema_decay_at(step + 1))
 
     def ema_decay_at(self, step: int) -> float:
-        """Return η_s of this run, s counted from 1."""
+        """Return η_s of this run, s counted from 1; with constant_distance, η for the present fill of the queue."""
         if self.args.ema_schedule == "constant_distance":
-            config, keys = self.model.config, self.keys_per_step()
-            fill = min(config.queue_size, config.queue_init_size + (step - 1) * keys)
-            return constant_distance_ema_decay(self.args.ema_decay, config.queue_size, fill, keys)
+            size, keys = self.model.config.queue_size, self.keys_per_step()
+            return constant_distance_ema_decay(self.args.ema_decay, size, self._queue_fill, keys)
         horizon = self.args.ema_schedule_steps or self.state.max_steps
         model = self.accelerator.unwrap_model(self.model)
         return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)

@@ -231,6 +231,35 @@ def test_traceable_distance_stays_constant_while_the_queue_grows(tmp_path, token
     assert lines[-1]["ema_decay"] == pytest.approx(0.5)
 
 
+CONSTANT_DISTANCE = {"ema_schedule": "constant_distance", "ema_decay": 0.85, "logging_steps": 1}
+
+
+def decays_logged(trainer) -> list[float]:
+    return [line["ema_decay"] for line in trainer.state.log_history if "loss" in line]
+
+
+def test_constant_distance_follows_the_fill_of_a_second_training(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, tiny_model(queue_size=22, queue_init_size=4), **CONSTANT_DISTANCE)
+    trainer.train()
+    assert decays_logged(trainer)[0] > 0.87
+    trainer.train()
+    assert decays_logged(trainer) == pytest.approx([0.85] * 6)  # the queue is full from the start
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_constant_distance_counts_small_last_batches(tmp_path, tokenizer, resumed):
+    """6 sentences in batches of 4 and 2, three times over: 18 keys in 6 steps."""
+    fields = CONSTANT_DISTANCE | {"dataloader_drop_last": False, "num_train_epochs": 3, "save_strategy": "steps"}
+    trainer = make_trainer(tmp_path, tokenizer, tiny_model(queue_size=64), count=6, save_steps=3, **fields)
+    trainer.train()
+    if resumed:
+        trainer = make_trainer(tmp_path, tokenizer, tiny_model(3, queue_size=64), count=6, save_steps=3, **fields)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert [line["queue_fill"] for line in lines] == [8, 10, 14, 16, 20, 22]
+    assert [line["current_d_trace"] for line in lines] == pytest.approx([1 / 0.15 + 64 / BATCH] * 6)
+
+
 def test_dropout_is_on_in_the_target_while_training(tmp_path, tokenizer):
     model = tiny_model(encoder_dropout_prob=0.3)
     modes = []

@@ -54,6 +54,7 @@ DATA = {
     "dataset_config_name": ("small", "small"),
     "dataset_split": ("train[:9]", "train[:9]"),
     "dataset_revision": ("v2", "v2"),
+    "encoding": ("cp1252", "cp1252"),
     "streaming": ("true", True),
     "shuffle_buffer_size": ("9", 9),
     "text_column": ("sentence", "sentence"),

@@ -241,7 +241,8 @@ class TrialRunner:
 
     def _sentences(self, options: Options):
         data = options.data
-        key = ("sentences", data.train_file, data.dataset_name, data.dataset_split, data.text_column, data.key_column)
+        names = ("train_file", "encoding", "dataset_name", "dataset_split", "text_column", "key_column")
+        key = ("sentences", *(getattr(data, name) for name in names))
         return self._once(key, lambda: read_training_sentences(options))
 
     def _pairs(self, options: Options):

@@ -78,7 +78,7 @@ def with_sentence_ids(dataset):
 
 
 class SentenceCollator:
-    """Tokenise the texts of a batch, and pad them to its longest or pack them into one row.
+    """Tokenise the texts of a batch, and pad them on the right to the longest one or pack them into one row.
 
     Args:
         tokenizer: A tokenizer of transformers.
@@ -137,7 +137,7 @@ class SentenceCollator:
     def _tokenize(self, texts: list[str]) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}
         if self.first_position is None:
-            return dict(self.tokenizer(texts, padding=True, return_tensors="pt", **options))
+            return dict(self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options))
         columns = self.tokenizer(texts, return_attention_mask=False, **options)
         lengths = [len(ids) for ids in columns["input_ids"]]
         packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}

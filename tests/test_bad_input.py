@@ -321,7 +321,7 @@ def other_pooling(directory):
     modules = [{"path": "", "type": "models.Transformer"}, {"path": "1_Pooling", "type": "models.Pooling"}]
     (directory / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}', encoding="utf-8")
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode": "weightedmean"}', encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_checkpoint_that_is_none(refused, folder):
         ({"temperature": "-1"}, "`temperature` is a number above 0, but is -1.0", "above 0"),
         ({"temperature": "nan"}, "`temperature` is a number above 0, but is nan", "above 0"),
         ({"queue_init_size": "600"}, "`queue_init_size` is 600 but `queue_size` is 512", "lower the first or raise"),
-        ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max"),
+        ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max, lasttoken"),
         ({"queue_dtype": "float16"}, "`queue_dtype` is one of", "float32, bfloat16, not 'float16'"),
         ({"head_dropout_prob": "1"}, "`head_dropout_prob` lies in [0, 1), but is 1.0", "[0, 1)"),
         ({"num_predictor_layers": "-1"}, "`num_predictor_layers` is at least 0, but is -1", "at least 0"),

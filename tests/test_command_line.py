@@ -432,7 +432,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, text, line, said):
     ("text", "line", "said"),
     [
         ("seed: 1\ntemperature: -1\n", 2, "`temperature` is a number above 0"),
-        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max"),
+        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max, lasttoken"),
         ("queue_size: 9\nqueue_init_size: 600\n", 2, "`queue_init_size` is 600 but `queue_size` is 9"),
     ],
 )

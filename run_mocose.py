@@ -10,9 +10,11 @@ More than memory:   python run_mocose.py ... --train_file large.txt --streaming 
 Go on:              the command that was interrupted, with --resume_from_checkpoint true
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from transformers.trainer_utils import IntervalStrategy
@@ -42,9 +44,11 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
+from mocose_hf.launcher import end_with_launcher
+from mocose_hf.output_dir import check_output_dir, check_results_dir, check_still_empty, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import save_tokenizer
+from mocose_hf.run_lock import exclusive
 from mocose_hf.saved_files import equalize_file_modes
 from mocose_hf.scoring import (
     compare,
@@ -61,6 +65,8 @@ from mocose_hf.trainer import MoCoSETrainer
 from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
 
+_SECONDS_FOR_THE_FIRST = 3
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -70,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     outside training. All but the first are told in one line.
     """
     argv = sys.argv[1:] if argv is None else argv
+    end_with_launcher()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -90,15 +97,28 @@ def run(options: Options, command: str) -> None:
     for notice in options.notices:
         options.say(notice)
     check_options(options)
-    checkpoint = plan_start(options) if options.trains else None
+    with ExitStack() as held:
+        hold_output_dir(options, held)
+        if options.trains:
+            train(options, command, held)
+        else:
+            pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
+            model, tokenizer = build_model(options)
+            evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
+
+
+def train(options: Options, command: str, held: ExitStack) -> None:
+    """Train, score, save and report; `held` keeps the output directory to the end."""
+    is_new = not os.path.isdir(options.output_dir)
+    checkpoint = plan_start(options)
     pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
-    sentences = read_training_sentences(options) if options.trains else None
+    sentences = read_training_sentences(options)
     model, tokenizer = build_model(options)
-    if not options.trains:
-        evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
-        return
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks, resuming=checkpoint is not None)
+        hold_output_dir(options, held)
+        if is_new and options.training.process_index == 0:
+            check_still_empty(options.output_dir)
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
@@ -111,6 +131,13 @@ def run(options: Options, command: str) -> None:
         write_cards(trainer, options, sentences, scores, results, command)
     report(options, scores, results, selections)
     push(trainer, options)
+
+
+def hold_output_dir(options: Options, held: ExitStack) -> None:
+    """Keep other runs out of the output directory, if it exists, until `held` is closed."""
+    folder = options.output_dir
+    if options.training.process_index == 0 and folder is not None and os.path.isdir(folder):
+        held.enter_context(exclusive(folder))
 
 
 def check_options(options: Options) -> None:
@@ -239,6 +266,11 @@ def push(trainer: MoCoSETrainer, options: Options) -> None:
 
 
 def _end(line: str, code: int) -> int:
+    """Write the line, once for all processes: the first one writes at once, the others only if they are alone."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        if code == EXIT_INTERRUPTED:  # all processes agree to stop
+            return code
+        time.sleep(_SECONDS_FOR_THE_FIRST)  # a launcher ends this process once the first one has failed
     sys.stderr.write(f"run_mocose.py: {printable(line)}\n")
     return code
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mocose_hf.output_dir import check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
+from mocose_hf.run_lock import exclusive
 from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
@@ -138,11 +140,17 @@ class MoCoSETrainer(Trainer):
             options: As `transformers.Trainer.train` takes them.
 
         Raises:
-            InputError: Where the checkpoint is not complete or of another run, or the disk is too small.
+            InputError: Where the checkpoint is not complete or of another run, the disk is too small, or another
+                process trains in the output directory.
             FloatingPointError: Where a loss, gradient or key is not finite, as the class says.
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
+        with exclusive(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+            return self._train_alone(resume_from_checkpoint, **options)
+
+    def _train_alone(self, resume_from_checkpoint: str | bool | None, **options) -> TrainOutput:
+        """Train as `train` says, in an output directory that no other process uses."""
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         given = (self.processing_class, self.data_collator)
         run = describe_run(self.args, self.model, self.train_dataset, max_steps, *given)
@@ -160,7 +168,7 @@ class MoCoSETrainer(Trainer):
         self._telemetry.begin(self.args, checkpoint)
         self.args.save_total_limit = None  # the keeper deletes, when the successor is complete
         try:
-            with self._preemption.listening():
+            with self._preemption.listening(self.is_world_process_zero()):
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
         except Exception as error:
             failure = self._keeper.failure(error)

@@ -2,7 +2,7 @@
 """Train and score a MoCoSE sentence encoder from the command line.
 
 One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
-With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
+Several processes:  torchrun --nproc_per_node 8 run_mocose.py configs/paper-bert-base.yaml --train_file text.txt ...
 With DeepSpeed:     accelerate launch --config_file configs/accelerate/zero2.yaml run_mocose.py ...
 Score alone:        python run_mocose.py --do_eval --model_name_or_path out --senteval_dir data/senteval \
                         --eval_tasks sts transfer geometry --output_dir scores

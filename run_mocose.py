@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from mocose_hf.atomic_files import write_text
 from mocose_hf.building import build_model, build_trainer, read_training_sentences
 from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
@@ -61,7 +62,7 @@ from mocose_hf.scoring import (
 )
 from mocose_hf.streaming import check_stream_arguments
 from mocose_hf.study.algorithms import ALGORITHMS
-from mocose_hf.trainer import MoCoSETrainer
+from mocose_hf.trainer import ARGUMENTS_FILE, MoCoSETrainer
 from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
 
@@ -224,7 +225,7 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
     equalize_file_modes(output_dir)
     save_tokenizer(trainer.processing_class, output_dir)
     export_sentence_encoder(model, trainer.processing_class, output_dir / SENTENCE_ENCODER)
-    (output_dir / "training_args.json").write_text(options.training.to_json_string() + "\n", encoding="utf-8")
+    write_text(output_dir / ARGUMENTS_FILE, options.training.to_json_string() + "\n")
     trainer.save_state()
 
 

@@ -1,5 +1,6 @@
 """The trainer: the only place where training state moves."""
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,9 +14,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
+from mocose_hf.atomic_files import read_json_object, replacing, write_text
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
-from mocose_hf.checkpointing import load_weights, read_state, require_complete
+from mocose_hf.checkpointing import STATE_FILE, load_weights, read_state, require_complete
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.pairs import evaluate_pairs
@@ -26,7 +28,7 @@ from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
-from mocose_hf.output_dir import check_space
+from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
@@ -103,6 +105,7 @@ class MoCoSETrainer(Trainer):
                 "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
             )
         self._test_tasks = test_tasks
+        self._saved_metrics: dict[str, float] = {}
         self._step_log = StepLog()
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
@@ -136,7 +139,8 @@ class MoCoSETrainer(Trainer):
         Args:
             resume_from_checkpoint: A directory; or true for the newest complete checkpoint of the output directory, a
                 fresh start where there is none. The end is then the same to the bit as without the interruption. At
-                the end of a run no step is trained: its weights, the best ones where they are asked for, are loaded.
+                the end of a run no step is trained: its weights, the best ones where they are asked for, are loaded,
+                and the metrics that it saved are returned.
             options: As `transformers.Trainer.train` takes them.
 
         Raises:
@@ -214,6 +218,25 @@ class MoCoSETrainer(Trainer):
             (folder / ARGUMENTS_FILE).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write `{split}_results.json` and, if `combined`, `all_results.json` with what this trainer has saved so far.
+
+        Unlike in `Trainer`, figures that another run left in `all_results.json` do not count.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        write_text(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True) + "\n")
+        if combined:
+            self._saved_metrics |= metrics
+            write_text(folder / ALL_RESULTS_FILE, json.dumps(self._saved_metrics, indent=4, sort_keys=True) + "\n")
+
+    def save_state(self) -> None:
+        """Write the state of the run beside the model."""
+        if self.is_world_process_zero():
+            with replacing(Path(self.args.output_dir) / STATE_FILE) as unfinished:
+                self.state.save_to_json(str(unfinished))
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""
@@ -385,7 +408,8 @@ class MoCoSETrainer(Trainer):
         self.state = state
         self._telemetry.draw(self.args)
         self._warn(f"{checkpoint} is at the end of its run, step {state.global_step}: no step is left to train.")
-        return TrainOutput(state.global_step, 0.0, {})
+        metrics = read_json_object(Path(checkpoint).parent / TRAIN_RESULTS_FILE)
+        return TrainOutput(state.global_step, metrics.get("train_loss", 0.0), metrics)
 
     def _warn(self, message: str) -> None:
         if self.is_world_process_zero():

@@ -2,7 +2,7 @@
 """Train and score a MoCoSE sentence encoder from the command line.
 
 One process:        python run_mocose.py --model_name_or_path ENCODER --train_file sentences.txt --output_dir out
-With accelerate:    accelerate launch run_mocose.py configs/paper-bert-base.yaml --train_file text.txt --output_dir out
+Several processes:  torchrun --nproc_per_node 8 run_mocose.py configs/paper-bert-base.yaml --train_file text.txt ...
 With DeepSpeed:     accelerate launch --config_file configs/accelerate/zero2.yaml run_mocose.py ...
 Score alone:        python run_mocose.py --do_eval --model_name_or_path out --senteval_dir data/senteval \
                         --eval_tasks sts transfer geometry --output_dir scores
@@ -10,14 +10,17 @@ More than memory:   python run_mocose.py ... --train_file large.txt --streaming 
 Go on:              the command that was interrupted, with --resume_from_checkpoint true
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from mocose_hf.atomic_files import write_text
 from mocose_hf.building import build_model, build_trainer, read_training_sentences
 from mocose_hf.checkpointing import find_checkpoint
 from mocose_hf.command_line import Options, parse_command_line, printable_command
@@ -42,9 +45,11 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
+from mocose_hf.launcher import end_with_launcher
+from mocose_hf.output_dir import check_output_dir, check_results_dir, check_still_empty, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import save_tokenizer
+from mocose_hf.run_lock import exclusive
 from mocose_hf.saved_files import equalize_file_modes
 from mocose_hf.scoring import (
     compare,
@@ -58,9 +63,11 @@ from mocose_hf.scoring import (
 )
 from mocose_hf.streaming import check_stream_arguments
 from mocose_hf.study.algorithms import ALGORITHMS
-from mocose_hf.trainer import MoCoSETrainer
+from mocose_hf.trainer import ARGUMENTS_FILE, MoCoSETrainer
 from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
+
+_SECONDS_FOR_THE_FIRST = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     outside training. All but the first are told in one line.
     """
     argv = sys.argv[1:] if argv is None else argv
+    end_with_launcher()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -91,15 +99,28 @@ def run(options: Options, command: str) -> None:
     for notice in options.notices:
         options.say(notice)
     check_options(options)
-    checkpoint = plan_start(options) if options.trains else None
+    with ExitStack() as held:
+        hold_output_dir(options, held)
+        if options.trains:
+            train(options, command, held)
+        else:
+            pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
+            model, tokenizer = build_model(options)
+            evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
+
+
+def train(options: Options, command: str, held: ExitStack) -> None:
+    """Train, score, save and report; `held` keeps the output directory to the end."""
+    is_new = not os.path.isdir(options.output_dir)
+    checkpoint = plan_start(options)
     pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
-    sentences = read_training_sentences(options) if options.trains else None
+    sentences = read_training_sentences(options)
     model, tokenizer = build_model(options)
-    if not options.trains:
-        evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
-        return
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks)
+        hold_output_dir(options, held)
+        if is_new and options.training.process_index == 0:
+            check_still_empty(options.output_dir)
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
@@ -114,12 +135,21 @@ def run(options: Options, command: str) -> None:
     push(trainer, options)
 
 
+def hold_output_dir(options: Options, held: ExitStack) -> None:
+    """Keep other runs out of the output directory, if it exists, until `held` is closed."""
+    folder = options.output_dir
+    if options.training.process_index == 0 and folder is not None and os.path.isdir(folder):
+        held.enter_context(exclusive(folder))
+
+
 def check_options(options: Options) -> None:
     """Refuse combinations that cannot work."""
     if options.model.model_name_or_path is None:
         raise InputError("--model_name_or_path is needed: a hub id or directory of the encoder to start from.")
     if options.data.train_file and options.data.dataset_name:
         raise InputError("--train_file and --dataset_name are both given; drop one.")
+    if options.data.encoding is not None and options.data.dataset_name:
+        raise InputError("--encoding is for --train_file; leave it out with --dataset_name.")
     wanted = options.evaluation
     if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and wanted.eval_protocol == "dev":
         raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
@@ -196,7 +226,7 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
     equalize_file_modes(output_dir)
     save_tokenizer(trainer.processing_class, output_dir)
     export_sentence_encoder(model, trainer.processing_class, output_dir / SENTENCE_ENCODER)
-    (output_dir / "training_args.json").write_text(options.training.to_json_string() + "\n", encoding="utf-8")
+    write_text(output_dir / ARGUMENTS_FILE, options.training.to_json_string() + "\n")
     trainer.save_state()
 
 
@@ -239,6 +269,11 @@ def push(trainer: MoCoSETrainer, options: Options) -> None:
 
 
 def _end(line: str, code: int) -> int:
+    """Write the line, once for all processes: the first one writes at once, the others only if they are alone."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        if code == EXIT_INTERRUPTED:  # all processes agree to stop
+            return code
+        time.sleep(_SECONDS_FOR_THE_FIRST)  # a launcher ends this process once the first one has failed
     sys.stderr.write(f"run_mocose.py: {printable(line)}\n")
     return code
 

@@ -1,15 +1,16 @@
 """Run the encoder of one branch on its view of a batch, padded or packed, up to the sentence embedding."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mocose_hf.encoder_checks import dropout_off, padding_id, vocabulary_rows
 from mocose_hf.last_layer import FIRST_TOKENS
 from mocose_hf.padding_free import Packing, bounds_for_attention
-from mocose_hf.pooling import pool
+from mocose_hf.pooling import first_tokens, pool, rotate_rows
 
 
 @dataclass
@@ -33,6 +34,15 @@ class View:
     max_length_q: int | None = None
     inputs_embeds: Tensor | None = None
 
+    def padded_right(self) -> "View":
+        """Return the view with padding on the right, as encoders with absolute positions need it."""
+        if self.attention_mask is None:
+            return self
+        starts = first_tokens(self.attention_mask)  # (B,)
+        names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, **{name: rotate_rows(rows, starts) for name, rows in given.items()})
+
 
 def embed_tokens(encoder: PreTrainedModel, view: View) -> Tensor:
     """Return the word embeddings of a view's tokens, (B, L, E) or (1, T, E), as the encoder would look them up."""
@@ -46,12 +56,13 @@ def embed_view(
 
     Args:
         encoder: The encoder of the branch.
-        view: What it sees.
+        view: What it sees, padded on either side or packed.
         pooling_mode: As `pool` takes it.
         takes_token_types: Whether the encoder is given `token_type_ids`.
         first_tokens_alone: Whether its last layer, prepared by `prepare_last_layer`, computes no more than first
             tokens; for the pooling mode "cls".
     """
+    view = view.padded_right()
     options = {"attention_mask": view.attention_mask}
     if takes_token_types:
         options["token_type_ids"] = view.token_type_ids
@@ -82,23 +93,15 @@ def takes_embeddings(encoder: PreTrainedModel) -> bool:
     """
     if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
         return False
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    padding = encoder.config.pad_token_id or 0
+    padding = padding_id(encoder)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=encoder.device)
-    tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % _vocabulary(encoder)
+    tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % vocabulary_rows(encoder)
     tokens = tokens.masked_fill(mask == 0, padding)
     try:
-        wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
-        embeddings = embed_tokens(encoder, View(tokens))
-        found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
+        with dropout_off(encoder):
+            wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
+            embeddings = embed_tokens(encoder, View(tokens))
+            found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
         return False
-    finally:
-        for module, training in modes:
-            module.training = training
     return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
-
-
-def _vocabulary(encoder: PreTrainedModel) -> int:
-    return encoder.get_input_embeddings().num_embeddings

@@ -25,7 +25,7 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
     if data.streaming:
         return open_stream(options)
     if data.train_file:
-        sentences = read_sentences(data.train_file, data.text_column, data.key_column)
+        sentences = read_sentences(data.train_file, data.text_column, data.key_column, data.encoding)
     else:
         sentences = read_hub_sentences(
             data.dataset_name,
@@ -51,7 +51,11 @@ def open_stream(options: Options) -> SentenceStream:
     data = options.data
     hub = HubDataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.dataset_revision)
     stream = SentenceStream(
-        data.train_file or hub, data.text_column, data.key_column, shuffle_buffer_size=data.shuffle_buffer_size
+        data.train_file or hub,
+        data.text_column,
+        data.key_column,
+        shuffle_buffer_size=data.shuffle_buffer_size,
+        encoding=data.encoding,
     )
     stream.check(options.training.global_batch_size)
     options.say(f"{stream}: {stream.summary()}")

@@ -113,6 +113,10 @@ class DataArguments:
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of that dataset; the newest by default."}
     )
+    encoding: str | None = field(
+        default=None,
+        metadata={"help": "Encoding of train_file if it is not UTF-8, such as cp1252 or utf-16."},
+    )
     streaming: bool = field(
         default=False,
         metadata={
@@ -269,7 +273,10 @@ def parse_command_line(argv: list[str]) -> Options:
         raise InputError(locate(one_line(error), in_force)) from error
     for argument in rest:
         name = argument.lstrip("-").split("=")[0]
-        raise InputError(f"unknown option {argument[:99]}; {_hint(name.replace('-', '_'), known)}")
+        hint = _hint(name.replace("-", "_"), known)
+        if not argument.startswith("-") and Path(argument).exists():
+            hint = "an option takes one file; join several into one first."
+        raise InputError(f"unknown option {argument[:99]}; {hint}")
     options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force, notices)
     # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
     asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not evaluation.validation_file

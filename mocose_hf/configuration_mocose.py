@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from mocose_hf.pooling import POOLING_MODES
 from mocose_hf.queue_policies import check_clustering, parse_window
 
-POOLING_MODES = ("cls", "mean", "max")
 QUEUE_DTYPES = ("float32", "bfloat16")
 
 _DROPOUT_FIELDS = (
@@ -90,7 +90,8 @@ class MoCoSEConfig(PreTrainedConfig):
     encoder_config: PreTrainedConfig | dict | None = None
     pooling_mode: str = _option(
         "cls",
-        "How tokens become the sentence embedding: cls, mean or max; the model's own by default, else cls (paper).",
+        "How tokens become the sentence embedding: cls, mean, max or lasttoken; the model's own by default, else cls "
+        "(paper).",
     )
     projection_dim: int | None = _option(
         None, "Width D of queries and keys; the encoder's hidden size where not given (paper: 768, which is that)."
@@ -243,6 +244,11 @@ class MoCoSEConfig(PreTrainedConfig):
         for f in fields(type(self)):
             if "help" in f.metadata and f.default is not MISSING:
                 self._check_type(f.name, getattr(self, f.name), f.default)
+        if not isinstance(self.hidden_size, int):
+            raise ValueError(
+                f"`{self.encoder_config.model_type}` has no `hidden_size`, so it is not a single encoder of text; "
+                "start from its text encoder alone or from another model."
+            )
         if self.pooling_mode not in POOLING_MODES:
             raise ValueError(f"`pooling_mode` is one of {', '.join(POOLING_MODES)}, not {self.pooling_mode!r}.")
         if self.queue_dtype not in QUEUE_DTYPES:

@@ -38,7 +38,9 @@ class Sentences:
         return f"{self.rows_read:,} rows read, dropped: {reasons}; {len(self.dataset):,} sentences."
 
 
-def read_sentences(path: str | Path, text_column: str = "text", key_column: str | None = None) -> Sentences:
+def read_sentences(
+    path: str | Path, text_column: str = "text", key_column: str | None = None, encoding: str | None = None
+) -> Sentences:
     """Read the sentences of a file, drop blank rows and exact duplicates, and check all of it.
 
     Args:
@@ -46,11 +48,12 @@ def read_sentences(path: str | Path, text_column: str = "text", key_column: str 
             with named columns; each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
         text_column: The column of the sentences; a .txt file has none.
         key_column: A second column whose text the target sees instead, which makes each row a pair.
+        encoding: Python's name of the file's encoding if it is not UTF-8, such as cp1252; not for .parquet.
 
     Raises:
-        InputError: Where the file cannot be used, with its name, the line where there is one, and the remedy.
+        InputError: If the file cannot be used, with its name, the line if there is one, and the remedy.
     """
-    return _clean(read_rows(path, text_column, key_column), str(path), key_column is not None)
+    return _clean(read_rows(path, text_column, key_column, encoding), str(path), key_column is not None)
 
 
 def read_hub_sentences(
@@ -75,7 +78,7 @@ def with_sentence_ids(dataset):
 
 
 class SentenceCollator:
-    """Tokenise the texts of a batch, and pad them to its longest or pack them into one row.
+    """Tokenise the texts of a batch, and pad them on the right to the longest one or pack them into one row.
 
     Args:
         tokenizer: A tokenizer of transformers.
@@ -134,7 +137,7 @@ class SentenceCollator:
     def _tokenize(self, texts: list[str]) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}
         if self.first_position is None:
-            return dict(self.tokenizer(texts, padding=True, return_tensors="pt", **options))
+            return dict(self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options))
         columns = self.tokenizer(texts, return_attention_mask=False, **options)
         lengths = [len(ids) for ids in columns["input_ids"]]
         packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}

@@ -9,9 +9,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.encoder_checks import check_family
 from mocose_hf.encoding import encode
 from mocose_hf.negative_queue import NegativeQueue
-from mocose_hf.pooling import pool
+from mocose_hf.pooling import first_tokens, pool, rotate_rows
 from mocose_hf.zero import whole_weights
 
 
@@ -73,24 +74,39 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode a padded batch.
 
+        The embedding is the same whichever side the padding is on: the encoder itself sees it on the right.
+
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all tokens where None.
-            token_type_ids: (B, L) int64; left out for encoders that have none.
-            encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
+            token_type_ids: (B, L) int64; ignored if the encoder takes none.
+            encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`. With
+                `position_ids` the batch reaches the encoder as it is.
 
         Returns:
             `last_hidden_state` (B, L, H) and `pooler_output` (B, H), pooled by `config.pooling_mode`; a tuple of the
-            two where `return_dict` is false.
+            two if `return_dict` is false. `attentions` are those of the batch with padding on the right.
         """
         return_dict = encoder_options.pop("return_dict", None)
+        batch = {"input_ids": input_ids, "inputs_embeds": encoder_options.pop("inputs_embeds", None)}
         if self._takes_token_types:
-            encoder_options["token_type_ids"] = token_type_ids
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **encoder_options)
+            batch["token_type_ids"] = token_type_ids
+        batch = {name: rows for name, rows in batch.items() if rows is not None}
+        starts = None  # (B,), the place of each first token
+        if attention_mask is not None and attention_mask.ndim == 2 and "position_ids" not in encoder_options:
+            starts = first_tokens(attention_mask)
+            attention_mask = rotate_rows(attention_mask, starts)
+            batch = {name: rotate_rows(rows, starts) for name, rows in batch.items()}
+        output = self.encoder(**batch, attention_mask=attention_mask, return_dict=True, **encoder_options)
+        hidden, states = output.last_hidden_state, output.get("hidden_states")  # (B, L, H)
+        pooled = pool(hidden, attention_mask, self.config.pooling_mode)  # (B, H)
+        if starts is not None:
+            hidden = rotate_rows(hidden, -starts)
+            states = states and tuple(rotate_rows(state, -starts) for state in states)
         output = BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state,  # (B, L, H)
-            pooler_output=pool(output.last_hidden_state, attention_mask, self.config.pooling_mode),  # (B, H)
-            hidden_states=output.get("hidden_states"),
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=states,
             attentions=output.get("attentions"),
         )
         return output.to_tuple() if return_dict is False else output
@@ -102,10 +118,9 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
 
 def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     """Build the encoder without its own pooler, which MoCoSE replaces."""
-    if config.encoder_config.is_encoder_decoder:
-        raise ValueError(f"`{config.encoder_config.model_type}` is an encoder-decoder; MoCoSE needs an encoder.")
+    check_family(config.encoder_config)
     with whole_weights():
         encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = nn.Identity()  # not None, which some families would call
     return encoder

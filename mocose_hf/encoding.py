@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 
 @torch.no_grad()
@@ -51,7 +52,8 @@ def encode(
         with computing, tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                batch = tokenizer.pad([tokens[i] for i in rows], return_tensors="pt").to(model.device)
+                batch = tokenizer.pad([tokens[i] for i in rows], padding_side="right", return_tensors="pt")
+                batch = batch.to(model.device)
                 embeddings[rows] = model(**batch).pooler_output.float().cpu()
                 bar.update(len(rows))
     finally:
@@ -59,23 +61,43 @@ def encode(
     return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
 
-def _tokenize(tokenizer, sentences: list[str], max_seq_length: int) -> list[dict[str, list[int]]]:
+def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> list[dict[str, list[int]]]:
     """Return the tokens of each sentence, unpadded, all in one call: lengths are known before batches are made."""
     if not sentences:
         return []
-    columns = tokenizer(list(sentences), truncation=True, max_length=max_seq_length)
+    columns = tokenizer(list(sentences), truncation=max_seq_length is not None, max_length=max_seq_length)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def encoder_max_length(tokenizer, encoder_config) -> int:
-    """Return the longest input in tokens that tokenizer and encoder both allow."""
+def encoder_max_length(tokenizer, encoder_config) -> int | None:
+    """Return the longest input in tokens that tokenizer and encoder both allow, None if neither has a limit."""
     limits = [tokenizer.model_max_length]
     positions = getattr(encoder_config, "max_position_embeddings", None)
     if positions and positions > 0:
-        # RoBERTa and its kin count positions from the padding index on, so that many are never used.
-        offset = (encoder_config.pad_token_id or 0) + 1 if encoder_config.model_type in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
-    return min(limits)
+        if encoder_config.model_type in OFFSET_POSITIONS:
+            padding = getattr(encoder_config, "pad_token_id", None) or 0
+            positions -= OFFSET_POSITIONS[encoder_config.model_type] or padding + 1
+        limits.append(positions)
+    longest = min(limits)
+    return longest if longest < NO_LIMIT else None
 
 
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
+NO_LIMIT = LARGE_INTEGER
+"""A `model_max_length` from here on stands for no limit in transformers."""
+
+OFFSET_POSITIONS: dict[str, int | None] = {
+    "camembert": None,
+    "data2vec-text": None,
+    "esm": None,
+    "ibert": None,
+    "lilt": None,
+    "longformer": None,
+    "luke": None,
+    "mpnet": 2,
+    "roberta": None,
+    "roberta-prelayernorm": None,
+    "xlm-roberta": None,
+    "xlm-roberta-xl": None,
+    "xmod": None,
+}
+"""How many positions a family never uses, as it counts from behind that of padding; None for `pad_token_id` + 1."""

@@ -12,6 +12,7 @@ from mocose_hf.augmentation import Augmentation, contrast_under_attack
 from mocose_hf.branches import View, embed_view
 from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, gather_rows_with_gradient, process_index
+from mocose_hf.encoder_checks import check_encoder
 from mocose_hf.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel, build_encoder
 from mocose_hf.heads import build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
@@ -170,7 +171,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             config["pooling_mode"] = source.pooling_mode
         attention = source.encoder.config._attn_implementation
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
-        model.mocose.encoder.load_state_dict(_without_pooler(source.encoder.state_dict()))
+        _load_encoder(model.mocose.encoder, source.encoder)
+        check_encoder(model.mocose.encoder, model.config.pooling_mode)
         if source.pooler is not None:
             model.pooler.load_state_dict(source.pooler.state_dict())
         model.update_target(0.0)
@@ -211,6 +213,19 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:  # noqa: D102
         self.mocose.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **options) -> nn.Embedding:
+        """Resize the vocabulary as any `PreTrainedModel` does, in both branches; new rows start equal in both."""
+        online = super().resize_token_embeddings(*args, **options)
+        encoders = self.encoders()
+        target = encoders[-1].get_input_embeddings()
+        if target is not online and target.num_embeddings != online.num_embeddings:
+            kept = min(target.num_embeddings, online.num_embeddings)
+            resized = encoders[-1].resize_token_embeddings(online.num_embeddings, mean_resizing=False)
+            with torch.no_grad():
+                resized.weight[kept:] = online.weight[kept:]
+            self.freeze_target()
+        return online
 
     def forward(
         self,
@@ -343,14 +358,23 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         return cosine_ema_decay(step, total_steps, start, end)
 
     def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Return each parameter that the target owns with the online one it follows."""
+        """Return each parameter that the target owns with the online one it follows.
+
+        Raises:
+            ValueError: If the parameters of both branches do not correspond.
+        """
         online = {"encoder": self.mocose.encoder, "pooler": self.pooler, "projection_head": self.projection_head}
-        return [
-            (t, o)
-            for name, target_module in self.target.items()
-            for t, o in zip(target_module.parameters(), online[name].parameters(), strict=True)
-            if t is not o
-        ]
+        pairs = []
+        for name, target_module in self.target.items():
+            targets, onlines = list(target_module.parameters()), list(online[name].parameters())
+            if [t.shape for t in targets] != [o.shape for o in onlines]:
+                raise ValueError(
+                    f"The online {name} was changed after the model was built: its {len(onlines)} parameters do not "
+                    f"correspond to the {len(targets)} of the target. Merge adapters into the encoder before you "
+                    "build the model, and resize embeddings by `model.resize_token_embeddings`."
+                )
+            pairs += [(t, o) for t, o in zip(targets, onlines, strict=True) if t is not o]
+        return pairs
 
     def frozen_parameters(self) -> list[Tensor]:
         """Return the parameters that no optimizer may move: all that the target owns."""
@@ -390,5 +414,18 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             )
 
 
-def _without_pooler(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state_dict.items() if not name.startswith("pooler.")}
+def _load_encoder(encoder: PreTrainedModel, source: PreTrainedModel) -> None:
+    """Copy the weights of an encoder with a pooler of its own to one without.
+
+    Raises:
+        ValueError: If the source has other parameters than its configuration asks for.
+    """
+    state = {name: value for name, value in source.state_dict().items() if not name.startswith("pooler.")}
+    names = encoder.state_dict().keys()
+    if names != state.keys():
+        first = min(names ^ state.keys())
+        raise ValueError(
+            f"The encoder has parameters that do not follow from its configuration, such as `{first}`; merge adapters "
+            "into the encoder first, for example by `merge_and_unload()`."
+        )
+    encoder.load_state_dict(state)

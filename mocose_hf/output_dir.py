@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mocose_hf.checkpointing import MANIFEST, checkpoints, start_checkpoint
+from mocose_hf.checkpointing import MANIFEST, STATE_FILE, checkpoints, start_checkpoint
 from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.queue_plots import TELEMETRY_FILES
 from mocose_hf.evaluation.report import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.training_args import MoCoSETrainingArguments
+
+ALL_RESULTS_FILE = "all_results.json"
+TRAIN_RESULTS_FILE = "train_results.json"
 
 _LOGS = "runs"
 _SMALL_FILES = 32 << 20
@@ -48,6 +51,16 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
         f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
         "the earlier run with --overwrite_output_dir."
     )
+
+
+def check_still_empty(output_dir: str | Path) -> None:
+    """Raise an `InputError` if another run has filled a directory that did not exist when this one began."""
+    entry = next(Path(output_dir).iterdir(), None)
+    if entry is not None:
+        raise InputError(
+            f"--output_dir {output_dir}: another run has written {entry.name} there since this command began; name "
+            "another, or repeat the command."
+        )
 
 
 def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
@@ -93,7 +106,7 @@ def clear_output_dir(output_dir: str | Path) -> None:
     """Remove checkpoints, export, scores and telemetry of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
     clear_results(path)
-    for name in TELEMETRY_FILES:
+    for name in (*TELEMETRY_FILES, ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, STATE_FILE):
         (path / name).unlink(missing_ok=True)
     for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
         start_checkpoint(folder)

@@ -8,6 +8,7 @@ nothing else.
 
 import inspect
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
+
+from mocose_hf.encoder_checks import dropout_off, padding_id, vocabulary_rows
 
 ATTENTION = "padding_free_sdpa"
 """The name of the attention that is registered here."""
@@ -166,18 +169,15 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
     if not (takes_positions and encoder._can_set_attn_implementation()):
         return None
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
     first = None
     try:
-        encoder.set_attn_implementation(ATTENTION)
-        starts = (0, (encoder.config.pad_token_id or 0) + 1)
-        first = next((start for start in starts if _packs_alike(encoder, start)), None)
-    except (IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
+        with dropout_off(encoder):
+            encoder.set_attn_implementation(ATTENTION)
+            starts = (0, padding_id(encoder) + 1)
+            first = next((start for start in starts if _packs_alike(encoder, start)), None)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
         pass
     finally:
-        for module, training in modes:
-            module.training = training
         if first is None or is_flash_attention_requested(requested_attention_implementation=before):
             encoder.config._attn_implementation = before
     return first
@@ -185,14 +185,22 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
 
 def _packs_alike(encoder: PreTrainedModel, first_position: int) -> bool:
     """Return whether an encoder without dropout gives packed sentences the embeddings that it gives padded ones."""
-    device, padding = encoder.device, encoder.config.pad_token_id or 0
-    cu_seq_lens = torch.tensor([0, 3, 5], device=device)
-    packing = Packing.of(cu_seq_lens, longest=3, num_tokens=5)
-    tokens = (torch.arange(5, device=device) + padding + 1) % encoder.get_input_embeddings().num_embeddings
+    device, padding = encoder.device, padding_id(encoder)
+    limit = getattr(encoder.config, "max_position_embeddings", None) or 0
+    # A packed row is longer than any sentence, and some families raise an error for that.
+    pairs = limit // 5 + 1 if limit <= _MOST_POSITIONS_TRIED else 1
+    lengths = [3, 2] * pairs
+    bounds = torch.tensor([0, *accumulate(lengths)], device=device)
+    packing = Packing.of(bounds, longest=3, num_tokens=5 * pairs)
+    tokens = (torch.arange(5, device=device) + padding + 1) % vocabulary_rows(encoder)
     positions = torch.tensor([0, 1, 2, 0, 1], device=device) + first_position
-    padded = torch.full((2, 3), padding, device=device)
+    tokens, positions = tokens.repeat(pairs), positions.repeat(pairs)  # (T,)
+    padded = torch.full(packing.mask.shape, padding, device=device)
     padded[packing.mask] = tokens
     wanted = encoder(input_ids=padded, attention_mask=packing.mask.long()).last_hidden_state[packing.mask]
-    bounds = bounds_for_attention(encoder, cu_seq_lens, packing)
-    found = encoder(input_ids=tokens[None], position_ids=positions[None], **bounds).last_hidden_state[0]
+    options = bounds_for_attention(encoder, bounds, packing)
+    found = encoder(input_ids=tokens[None], position_ids=positions[None], **options).last_hidden_state[0]
     return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+_MOST_POSITIONS_TRIED = 1024

@@ -3,20 +3,29 @@
 import torch
 from torch import Tensor
 
+POOLING_MODES = ("cls", "mean", "max", "lasttoken")
+
 
 def pool(token_embeddings: Tensor, attention_mask: Tensor | None, mode: str) -> Tensor:
     """Pool token embeddings (B, L, H) to sentence embeddings (B, H).
 
     Args:
-        token_embeddings: (B, L, H), the encoder's last hidden state, padded on the right.
-        attention_mask: (B, L), 1 for tokens and 0 for padding; all tokens where None.
-        mode: "cls" for the first token, "mean" or "max" over the tokens that are no padding. All agree to the last
-            bit with the module `Pooling` of sentence-transformers (https://sbert.net/docs/package_reference).
+        token_embeddings: (B, L, H), the encoder's last hidden state.
+        attention_mask: (B, L), 1 for tokens and 0 for padding on either side; None if there is no padding.
+        mode: "cls" for the first token, "lasttoken" for the last one, "mean" or "max" over all tokens. Padding never
+            counts. All modes equal those of the module `Pooling` of sentence-transformers to the last bit
+            (https://sbert.net/docs/package_reference).
+
+    Raises:
+        ValueError: If there is no such mode.
     """
-    if mode == "cls":
-        return token_embeddings[:, 0]
+    if mode not in POOLING_MODES:
+        raise ValueError(f"`pooling_mode` is one of {', '.join(POOLING_MODES)}, not {mode!r}.")
     if attention_mask is None:
         attention_mask = token_embeddings.new_ones(token_embeddings.shape[:2])
+    if mode in ("cls", "lasttoken"):
+        places = first_tokens(attention_mask) if mode == "cls" else last_tokens(attention_mask)  # (B,)
+        return token_embeddings.take_along_dim(places[:, None, None], dim=1).squeeze(1)
     mask = attention_mask.unsqueeze(-1).expand(token_embeddings.shape)
     if mode == "mean":
         # Sums of half-precision numbers are taken in float32, or the count of a long sentence would be rounded.
@@ -24,6 +33,25 @@ def pool(token_embeddings: Tensor, attention_mask: Tensor | None, mode: str) -> 
         mask = mask.to(token_embeddings.dtype)
         total = (token_embeddings * mask).sum(1, dtype=dtype)  # (B, H)
         return (total / mask.sum(1, dtype=dtype).clamp(min=1e-9)).to(token_embeddings.dtype)
-    if mode == "max":
-        return token_embeddings.masked_fill(mask == 0, float("-inf")).max(1).values
-    raise ValueError(f"`pooling_mode` is cls, mean or max, not {mode!r}.")
+    return token_embeddings.masked_fill(mask == 0, float("-inf")).max(1).values
+
+
+def first_tokens(attention_mask: Tensor) -> Tensor:
+    """Return the place of each row's first token, (B,) int64, for a mask (B, L); 0 if the row has none."""
+    return attention_mask.int().argmax(1)
+
+
+def last_tokens(attention_mask: Tensor) -> Tensor:
+    """Return the place of each row's last token, (B,) int64, for a mask (B, L); L − 1 if the row has none."""
+    return attention_mask.shape[1] - 1 - attention_mask.int().flip(1).argmax(1)
+
+
+def rotate_rows(rows: Tensor, starts: Tensor) -> Tensor:
+    """Rotate each row of (B, L, …) so that what stood at `starts` (B,) comes first; negative starts undo it.
+
+    With the places of the first tokens this turns padding on the left into padding on the right, and leaves rows that
+    are padded on the right as they are.
+    """
+    length = rows.shape[1]
+    places = (torch.arange(length, device=rows.device) + starts[:, None]) % length  # (B, L)
+    return rows.take_along_dim(places.view(*places.shape, *[1] * (rows.ndim - 2)), dim=1)

@@ -1,6 +1,8 @@
 """Being told to stop: finish the step, save, end; on all processes at one step."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ class Preemption(TrainerCallback):
     """Save and stop at the end of the optimizer step in which SIGTERM or SIGINT reaches any process.
 
     A second signal of the same kind acts as if this class were not there, so that a second Ctrl-C ends at once.
-    Evaluation in progress comes to its end first.
+    Evaluation in progress comes to its end first. The first signal is acknowledged at once on stderr.
     """
 
     def __init__(self):
@@ -43,11 +45,17 @@ class Preemption(TrainerCallback):
         self._listening = False
         self.saved_step = -1
         self._epoch_ends = False
+        self._is_first_process = True
         self.agreed = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals for the time of a training; outside the main thread Python does not allow it."""
+    def listening(self, is_first_process: bool = True) -> Iterator[None]:
+        """Take the signals for the time of a training; outside the main thread Python does not allow it.
+
+        Args:
+            is_first_process: Whether this process acknowledges a signal.
+        """
+        self._is_first_process = is_first_process
         self._received, self.saved_step, self._listening, self.agreed = None, -1, True, False
         if threading.current_thread() is threading.main_thread():
             self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
@@ -103,11 +111,26 @@ class Preemption(TrainerCallback):
     def _note(self, number: int, frame) -> None:
         self._received = signal.Signals(number)
         self._give_back(self._received)
+        if self._is_first_process:
+            _acknowledge(self._received)
 
     def _give_back(self, number: signal.Signals) -> None:
         before = self._handlers_before.pop(number, None)
         if before is not None:
             signal.signal(number, before)
+
+
+def _acknowledge(number: signal.Signals) -> None:
+    """Say at once that a signal arrived, from within its handler."""
+    again = "press Ctrl-C again" if number == signal.SIGINT else f"send {number.name} again"
+    line = f"\n{number.name}: finishing this step and saving; {again} to end now.\n"
+    try:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+    except RuntimeError:  # the signal came while something was being written there
+        os.write(2, line.encode())
+    except (AttributeError, OSError, ValueError):  # stderr is gone, but the training is to be saved all the same
+        pass
 
 
 def at_epoch_edge(state: TrainerState) -> bool:

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.encoder_checks import check_family
 from mocose_hf.saved_files import make_tokenizer_portable
 from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
@@ -81,8 +82,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     with _code_refused():
-        if config.is_encoder_decoder:
-            raise ValueError(f"`{config.model_type}` is an encoder-decoder, but an encoder is needed; start from one")
+        check_family(config)
         _check_encoder_files(name_or_path, config, hub_options)
         if layout is None and isinstance(config, MoCoSEConfig):
             model, info = AutoModelForPreTraining.from_pretrained(
@@ -148,7 +148,14 @@ def load_tokenizer(name_or_path: str, **hub_options):
         raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
     if tokenizer.pad_token is None:
         raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
+    pad_on_the_right(tokenizer)
     return tokenizer
+
+
+def pad_on_the_right(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer pad on the right, in saved copies too: encoders count absolute positions from the left."""
+    tokenizer.padding_side = "right"
+    tokenizer.init_kwargs["padding_side"] = "right"  # without it, the class's own side is back after loading
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
@@ -289,8 +296,9 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def save_tokenizer(tokenizer, directory) -> None:
-    """Save a tokenizer without the padding and truncation of its last call, for transformers 4 and 5."""
+    """Save a tokenizer for transformers 4 and 5: it pads on the right, and its last call leaves no trace."""
     tokenizer = copy.deepcopy(tokenizer)
+    pad_on_the_right(tokenizer)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()

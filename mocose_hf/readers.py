@@ -5,14 +5,16 @@ import csv
 import errno
 import gzip
 import hashlib
+import io
+import itertools
 import json
 import os
+import re
 import shlex
-import shutil
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +23,30 @@ import pyarrow.parquet as pq
 from datasets import load_dataset
 
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.file_contents import (
+    GZIP,
+    HEAD_BYTES,
+    PARQUET,
+    guess_encoding,
+    guess_wide_encoding,
+    recognize,
+    recognize_table,
+)
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 
 FINGERPRINT_BYTES = 2**20
 """How much of a file's start and of its end goes into its fingerprint."""
 
+MAX_LINE_BYTES = 2**25
+"""The longest line that is read, so that a damaged or hostile file cannot fill the memory."""
+
+MAX_FIELD_CHARACTERS = 2**24
+"""The longest field of a table that is read, over all its lines."""
+
 _ROWS_AT_ONCE = 1024
+_SAMPLE_LINES = 30
+_SAMPLE_BYTES = 2**24
 
 _MARKS = {  # that of UTF-32 goes first, as it starts with that of UTF-16
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
@@ -40,7 +59,9 @@ Row = tuple[str | None, str | None]
 """The text of a sentence and, in pairs, the text of its key view."""
 
 
-def read_rows(path: str | Path, text_column: str = "text", key_column: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: str | Path, text_column: str = "text", key_column: str | None = None, encoding: str | None = None
+) -> Iterator[Row]:
     """Read the rows of a file, blank ones too, and keep no more than a few of them in memory.
 
     Args:
@@ -48,10 +69,11 @@ def read_rows(path: str | Path, text_column: str = "text", key_column: str | Non
             with named columns; each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
         text_column: The column of the sentences; a .txt file has none.
         key_column: A second column whose text the target sees instead, which makes each row a pair.
+        encoding: Python's name of the file's encoding if it is not UTF-8, such as cp1252; not for .parquet.
 
     Raises:
-        InputError: Where the file cannot be used, with its name, the line where there is one, and the remedy; what
-            stands inside the file is told when it is reached.
+        InputError: If the file cannot be used, with its name, the line if there is one, and the remedy. Faults inside
+            the file are raised when they are reached.
     """
     columns = [column for column in (text_column, key_column) if column is not None]
     if _kind(Path(path)) == ".txt":
@@ -59,8 +81,8 @@ def read_rows(path: str | Path, text_column: str = "text", key_column: str | Non
             raise InputError(
                 f"{path}: a text file has no columns, so no --key_column; use .csv, .tsv, .jsonl or .parquet."
             )
-        return ((text, None) for text in iterate_lines(path))
-    records = read_records(path, columns, remedy=_NAME_ANOTHER)
+        return ((text, None) for text in _sentence_lines(Path(path), iterate_lines(path, encoding, has_option=True)))
+    records = read_records(path, columns, remedy=_NAME_ANOTHER, encoding=encoding, has_option=True)
     return ((None, None) if record is None else _row(record, text_column, key_column) for _, record in records)
 
 
@@ -69,6 +91,8 @@ def read_records(
     columns: Sequence[str],
     any_type: Collection[str] = (),
     remedy: str = "rename a column, or add the missing header line",
+    encoding: str | None = None,
+    has_option: bool = False,
 ) -> Iterator[tuple[str, dict[str, object] | None]]:
     """Read some columns of a file, row by row; otherwise as `read_rows`.
 
@@ -77,6 +101,8 @@ def read_records(
         columns: Names of the columns.
         any_type: Those of them that need not hold text, such as a score.
         remedy: What to do if a column is missing.
+        encoding: As of `read_rows`.
+        has_option: Whether errors may advise `--encoding`.
 
     Yields:
         The place of the row (file and line or row), and its values by column; None if the row is blank.
@@ -89,8 +115,10 @@ def read_records(
             ".parquet."
         )
     if kind == ".parquet":
+        if encoding is not None:
+            raise InputError(f"{path}: a parquet file states its own encoding; leave out --encoding.")
         return _parquet_records(path, columns, any_type, remedy)
-    lines = iterate_lines(path)
+    lines = iterate_lines(path, encoding, has_option)
     if kind == ".jsonl":
         return _jsonl_records(path, lines, columns, any_type, remedy)
     return _table_records(path, lines, kind, columns, remedy)
@@ -103,8 +131,45 @@ def _kind(path: Path) -> str:
     zipped = _is_zipped(path)
     kind = suffixes[-2] if zipped and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind not in SUFFIXES:
-        raise InputError(f"{path}: the name should end in {', '.join(SUFFIXES)} (or one of these and .gz); rename it.")
+        raise _wrong_suffix(path)
     return kind
+
+
+def _wrong_suffix(path: Path) -> InputError:
+    """Return the error about a file of another suffix; its content tells whether renaming it would help."""
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(HEAD_BYTES)
+            found = recognize(head, path)
+            if found is not None and found[0] == GZIP:
+                raw.seek(0)
+                found = recognize(gzip.GzipFile(fileobj=raw).read(HEAD_BYTES)) if _is_zipped(path) else found
+    except (OSError, EOFError, zlib.error):
+        head, found = b"", None
+    if found is not None:
+        return InputError(f"{path}: {found[0]}, which cannot be read; {found[1]}.")
+    if path.suffix.lower() == ".json" and head.lstrip()[:1] == b"[":
+        old, new = _shell_path(path), shlex.quote(f"{path.stem}.jsonl")
+        return InputError(f"{path}: a JSON array; write one object a line, for example: jq -c '.[]' {old} > {new}")
+    return InputError(f"{path}: the name should end in {', '.join(SUFFIXES)} (or one of these and .gz); rename it.")
+
+
+def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Give the lines of a .txt file, and refuse a table by the first of them."""
+    first = list(itertools.islice(lines, _SAMPLE_LINES))
+    table = recognize_table(first)
+    if table is not None:
+        what, suffix, names = table
+        columns = f" with the columns {', '.join(name[:40] for name in names[:8])}" if names else " without a header"
+        header = "" if names else ", add a first line that names its columns"
+        new = f"{path.name.removesuffix('.gz').removesuffix('.GZ').rpartition('.')[0]}{suffix}"
+        new += path.suffix if _is_zipped(path) else ""
+        raise InputError(
+            f"{path}: {what}{columns}, not one sentence a line; rename it to {new}{header}, and name the column of "
+            "sentences with --text_column."
+        )
+    yield from first
+    yield from lines
 
 
 def load_hub_dataset(name: str, config_name: str | None, split: str, option: str = "--dataset_name", **options):
@@ -144,26 +209,145 @@ def read_lines(path: str | Path) -> list[str]:
     return list(iterate_lines(path))
 
 
-def iterate_lines(path: str | Path) -> Iterator[str]:
-    """Decode line by line, so that an error names its line; split at line feeds alone; otherwise as `read_lines`."""
+def iterate_lines(path: str | Path, encoding: str | None = None, has_option: bool = False) -> Iterator[str]:
+    """Decode line by line, so that an error names its line; split at line feeds alone; otherwise as `read_lines`.
+
+    Args:
+        path: The file.
+        encoding: As of `read_rows`.
+        has_option: Whether errors may advise `--encoding`.
+    """
     path = Path(path)
     _refuse_directory(path)
+    encoding = _codec_name(encoding)
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        if encoding is not None and not _extends_ascii(encoding):
+            yield from _decoded(path, file, encoding)
+            return
+        valid_lines = 0
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            _check_length(path, number, len(line))
+            if number == 1 and encoding is None:
+                _refuse_marks(path, line, has_option)
             if number == 1:
-                for encoding, marks in _MARKS.items():
-                    if line.startswith(marks):
-                        raise InputError(f"{path}, line 1: {encoding} text; convert it: {_conversion(path, encoding)}")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
-                raise InputError(f"{path}, line {number}: binary data, a zero byte; the file should be UTF-8 text.")
-            try:
-                yield line.rstrip(b"\r\n").decode("utf-8")
-            except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{path}, line {number}: not UTF-8 at byte {error.start + 1} of the line; if the file is Latin-1, "
-                    f"convert it: {_conversion(path, 'LATIN1')}"
-                ) from None
+                    f"{path}, line {number}: binary data, a zero byte; the file should be UTF-8 text"
+                    f"{_wide_advice(path, line, has_option) if number == 1 else ''}."
+                )
+            try:
+                text = line.rstrip(b"\r\n").decode(encoding or "utf-8")
+            except UnicodeDecodeError as error:
+                place = f"{path}, line {number}"
+                if encoding is not None:
+                    raise InputError(
+                        f"{place}: not {encoding} at byte {error.start + 1} of the line; name another --encoding."
+                    ) from None
+                more = itertools.chain([line], _lines_beyond_ascii(file))
+                advice = _encoding_advice(path, guess_encoding(more, valid_lines), has_option)
+                raise InputError(f"{place}: not UTF-8 at byte {error.start + 1} of the line; {advice}") from None
+            if encoding is None:
+                valid_lines += not text.isascii()
+            else:
+                _refuse_controls(path, number, text, encoding)
+            yield text
+
+
+def _codec_name(encoding: str | None) -> str | None:
+    """Return Python's own name of an encoding, None for UTF-8."""
+    if encoding is None:
+        return None
+    try:
+        "".encode(encoding)
+        name = codecs.lookup(encoding).name
+    except (LookupError, ValueError) as error:  # unknown, no encoding of text, or a zero byte in the name
+        raise InputError(
+            f"--encoding {encoding[:40]}: is unknown; name one that Python has, such as cp1252."
+        ) from error
+    return None if name in ("utf-8", "utf-8-sig") else name
+
+
+def _extends_ascii(encoding: str) -> bool:
+    """Return whether a file of an encoding can be split at line feeds before it is decoded."""
+    try:
+        return bytes(range(128)).decode(encoding) == "".join(map(chr, range(128)))
+    except UnicodeDecodeError:
+        return False
+
+
+def _decoded(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
+    """Decode a file whose line feeds are no single bytes, such as UTF-16."""
+    text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
+    number = 0
+    try:
+        for number in itertools.count(1):
+            line = text.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            _check_length(path, number, len(line))
+            yield (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+    except UnicodeError as error:
+        raise InputError(
+            f"{path}, from line {number} on: not {encoding} ({one_line(error)}); name another --encoding."
+        ) from None
+    finally:
+        text.detach()  # the caller closes the file
+
+
+def _check_length(path: Path, number: int, length: int) -> None:
+    if length > MAX_LINE_BYTES:
+        raise InputError(
+            f"{path}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB; write one sentence or row a line."
+        )
+
+
+def _refuse_marks(path: Path, line: bytes, has_option: bool) -> None:
+    """Refuse a file that begins with the byte order mark of another encoding than UTF-8."""
+    for encoding, marks in _MARKS.items():
+        if line.startswith(marks):
+            option = f"give --encoding {encoding.lower()}, or " if has_option else ""
+            raise InputError(f"{path}, line 1: {encoding} text; {option}convert it: {_conversion(path, encoding)}")
+
+
+def _refuse_controls(path: Path, number: int, text: str, encoding: str) -> None:
+    """Refuse the control characters that text of Windows turns into if it is read as ISO 8859."""
+    if encoding.startswith("iso8859") and any("\x80" <= character < "\xa0" for character in text):
+        raise InputError(
+            f"{path}, line {number}: control characters, if it is {encoding}; it is probably Windows-1252: give "
+            "--encoding cp1252."
+        )
+
+
+def _lines_beyond_ascii(file: BinaryIO) -> Iterator[bytes]:
+    """Give the lines of the next MiB of a file that hold bytes above 127; a fault further on is of no interest."""
+    left = _SAMPLE_BYTES
+    with suppress(OSError, EOFError, zlib.error):
+        while left > 0 and (line := file.readline(left)):
+            left -= len(line)
+            if not line.isascii():
+                yield line
+
+
+def _encoding_advice(path: Path, guess: str | None, has_option: bool) -> str:
+    """Return what to do with a file that is not UTF-8."""
+    if guess == "UTF-8":
+        return "other lines are UTF-8, so this one is damaged: mend it, or drop it."
+    names = {"CP1252": "it looks like Windows-1252 (CP1252)", "LATIN1": "if the file is Latin-1"}
+    condition = names.get(guess, "find out its encoding")
+    option = f"give --encoding {'cp1252' if guess else 'NAME'}, or " if has_option else ""
+    return f"{condition}{':' if guess == 'CP1252' else ','} {option}convert it: {_conversion(path, guess or 'NAME')}"
+
+
+def _wide_advice(path: Path, line: bytes, has_option: bool) -> str:
+    guess = guess_wide_encoding(line)
+    if guess is None:
+        return ""
+    option = f"give --encoding {guess.lower()}, or " if has_option else ""
+    return f" but looks like {guess}: {option}convert it: {_conversion(path, guess)}"
 
 
 def file_fingerprint(path: str | Path) -> str:
@@ -184,13 +368,25 @@ def file_fingerprint(path: str | Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, unzipped where its name ends in .gz, and refuse an empty one."""
+def _opened(path: Path, expected: str = "UTF-8 text") -> Iterator[BinaryIO]:
+    """Open a file, unzipped if its name ends in .gz, and refuse an empty one and one of other content."""
     with _readable(path), path.open("rb") as raw:
-        file = gzip.GzipFile(fileobj=raw) if _is_zipped(path) else raw
-        if not file.peek(1):
+        zipped = _is_zipped(path)
+        _refuse_content(path, raw.peek(HEAD_BYTES), GZIP if zipped else expected)
+        file = gzip.GzipFile(fileobj=raw) if zipped else raw
+        head = file.peek(HEAD_BYTES)
+        if not head:
             raise InputError(f"{path}: the file is empty; it needs one sentence a line or row.")
+        if zipped:
+            _refuse_content(path, head, expected)
         yield file
+
+
+def _refuse_content(path: Path, head: bytes, expected: str) -> None:
+    found = recognize(head, path)
+    if found is not None and found[0] != expected:
+        line = ", line 1" if expected == "UTF-8 text" else ""
+        raise InputError(f"{path}{line}: {found[0]}, but the file should be {expected}; {found[1]}.")
 
 
 @contextmanager
@@ -201,7 +397,7 @@ def _readable(path: Path) -> Iterator[None]:
     except GeneratorExit:  # the reader stops before the end, maybe because Python does and modules are gone
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path.") from None
+        raise InputError(f"{path}: no such file; {_advice_if_missing(path)}.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a complete gzip file ({one_line(error)}); make it again.") from error
     except OSError as error:
@@ -210,14 +406,36 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
 
 
+def _advice_if_missing(path: Path) -> str:
+    """Return what to do if there is no such file: patterns, lists and addresses are not paths."""
+    name = str(path)
+    if any(character in name for character in "*?["):
+        return "patterns are not expanded; join the files into one and give that"
+    if "," in name and any(Path(part).exists() for part in name.split(",")):
+        return "only one file is read; join the files into one and give that"
+    return "download it and give its path" if re.match(r"\w+:/", name) else "check the path"
+
+
+def _shell_path(path: Path) -> str:
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def _conversion(path: Path, encoding: str) -> str:
     """Return the command that writes a file anew, in UTF-8 and under another name."""
+    return _rewriting(path, f"iconv -f {encoding} -t UTF-8")
+
+
+def _rewriting(path: Path, command: str, suffix: str | None = None) -> str:
+    """Return the shell line that sends a file through a command, which may end in `<`, into a new one."""
     zipped = _is_zipped(path)
+    old, suffixes = _shell_path(path), path.suffixes[-2:] if zipped else path.suffixes[-1:]
+    if suffix is not None:
+        suffixes = [suffix, *suffixes[1:]]
     new = "newer" if path.name.startswith("new.") else "new"  # a shell would empty the file before it is read
-    new = shlex.quote(f"{new}{''.join(path.suffixes[-2:] if zipped else path.suffixes[-1:])}")
-    old = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
-    command = f"iconv -f {encoding} -t UTF-8"
-    return f"gzip -dc {old} | {command} | gzip > {new}" if zipped else f"{command} {old} > {new}"
+    new = shlex.quote(f"{new}{''.join(suffixes)}")
+    if zipped:
+        return f"gzip -dc {old} | {command.removesuffix(' <')} | gzip > {new}"
+    return f"{command} {old} > {new}"
 
 
 def _is_zipped(path: Path) -> bool:
@@ -240,10 +458,12 @@ def _refuse_directory(path: Path) -> None:
 
 def _table_records(path, lines, kind, columns, remedy) -> Iterator[tuple[str, dict | None]]:
     dialect = {"strict": True} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
     reader = csv.reader((f"{line}\n" for line in lines), **dialect)
     start = 1
     try:
         header = next(reader)
+        _refuse_other_separator(path, header, kind, columns)
         for column in columns:
             _require_column(f"{path}, line 1", column, header, remedy)
         start = reader.line_num + 1
@@ -259,7 +479,31 @@ def _table_records(path, lines, kind, columns, remedy) -> Iterator[tuple[str, di
                 )
             start = reader.line_num + 1
     except csv.Error as error:
+        if "field larger than field limit" in str(error):
+            raise InputError(
+                f"{path}, line {start}: a field of more than {csv.field_size_limit():,} characters; a quote in this "
+                "row is probably never closed."
+            ) from error
         raise InputError(f"{path}, line {start}: {one_line(error)}; mend the quotes or the row.") from error
+
+
+def _refuse_other_separator(path: Path, header: list[str], kind: str, columns: Sequence[str]) -> None:
+    """Refuse a header of one field that another separator would split into the wanted columns, or into others."""
+    if len(header) != 1 or header[0] in columns:
+        return
+    separator = next((mark for mark in (";", "\t", "|", ",") if mark in header[0]), None)
+    if separator is None:
+        return
+    names = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
+    if separator in "\t,":
+        remedy = f"give its name the ending {'.csv' if separator == ',' else '.tsv'}."
+    else:
+        script = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='{separator}'))"
+        remedy = f"write commas: {_rewriting(path, f'python -c {shlex.quote(script)} <', '.csv')}"
+    raise InputError(
+        f"{path}, line 1: no column `{columns[0][:40]}`, the columns are: {header[0][:99]}; its fields are separated "
+        f"by {names[separator]}; {remedy}"
+    )
 
 
 def _jsonl_records(path, lines, columns, any_type, remedy) -> Iterator[tuple[str, dict | None]]:
@@ -293,7 +537,7 @@ def _jsonl_records(path, lines, columns, any_type, remedy) -> Iterator[tuple[str
 
 def _parquet_records(path, columns, any_type, remedy) -> Iterator[tuple[str, dict | None]]:
     number = 0
-    with _opened(path) as file, _seekable(path, file) as seekable:
+    with _opened(path, PARQUET) as file, _seekable(path, file) as seekable:
         try:
             table = pq.ParquetFile(seekable, buffer_size=2**20)
             for column in columns:
@@ -317,10 +561,26 @@ def _seekable(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
     if not _is_zipped(path):
         yield file
         return
-    with tempfile.TemporaryFile() as unzipped:
-        shutil.copyfileobj(file, unzipped)
+    try:
+        unzipped = tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError as error:
+        raise _no_room(path, error) from error
+    with unzipped:
+        while chunk := file.read(2**20):
+            try:
+                unzipped.write(chunk)
+                unzipped.flush()
+            except OSError as error:
+                raise _no_room(path, error) from error
         unzipped.seek(0)
         yield unzipped
+
+
+def _no_room(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path}: cannot be unpacked into the folder for temporary files ({error.strerror or error}); set TMPDIR to a "
+        "folder with more room, or unpack the file with gzip -d."
+    )
 
 
 def _row(record: dict, text_column: str, key_column: str | None) -> Row:

@@ -130,6 +130,7 @@ class SentenceStream(EndlessStream):
         key_column: A second column whose text the target sees instead, which makes each row a pair.
         shuffle_buffer_size: As in `EndlessStream`.
         seed: As in `EndlessStream`.
+        encoding: Of a file, as `read_sentences` takes it.
 
     Attributes:
         fingerprint: What tells the data from other data without reading all of it.
@@ -145,9 +146,10 @@ class SentenceStream(EndlessStream):
         key_column: str | None = None,
         shuffle_buffer_size: int = 10_000,
         seed: int | None = None,
+        encoding: str | None = None,
     ):
         super().__init__(shuffle_buffer_size, seed)
-        self._source = source if isinstance(source, HubDataset) else _TextFile(Path(source))
+        self._source = source if isinstance(source, HubDataset) else _TextFile(Path(source), encoding)
         self._columns = (text_column, key_column)
         self.fingerprint: str = self._source.fingerprint()
 
@@ -203,12 +205,14 @@ class HubDataset:
 @dataclass
 class _TextFile:
     path: Path
+    encoding: str | None = None
 
     def rows(self, text_column: str, key_column: str | None) -> Iterator[Row]:
-        return read_rows(self.path, text_column, key_column)
+        return read_rows(self.path, text_column, key_column, self.encoding)
 
     def fingerprint(self) -> str:
-        return f"{file_fingerprint(self.path)} (sha256 of the file's size, first and last MiB)"
+        read_as = "" if self.encoding is None else f", read as {self.encoding}"
+        return f"{file_fingerprint(self.path)} (sha256 of the file's size, first and last MiB{read_as})"
 
     def __str__(self) -> str:
         return str(self.path)

@@ -1,8 +1,9 @@
 """The trainer: the only place where training state moves."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
+from mocose_hf.atomic_files import read_json_object, replacing, write_text
 from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_states
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
-from mocose_hf.checkpointing import PREFIX, load_weights, read_state, require_complete, step_of
+from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.embedding import embed
@@ -28,10 +30,11 @@ from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
-from mocose_hf.output_dir import check_space
+from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
+from mocose_hf.run_lock import exclusive
 from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
@@ -119,6 +122,7 @@ class MoCoSETrainer(Trainer):
                 "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
             )
         self._test_tasks = test_tasks
+        self._saved_metrics: dict[str, float] = {}
         self._step_log = StepLog()
         self._keeper = CheckpointKeeper(self._step_log)
         self._preemption = Preemption()
@@ -158,16 +162,22 @@ class MoCoSETrainer(Trainer):
             resume_from_checkpoint: A directory; or true for the newest complete checkpoint of the output directory, a
                 fresh start where there is none. The end is then the same to the bit as without the interruption. At
                 the end of a run, which a callback may have stopped, no step is trained: its weights, the best ones
-                where they are asked for, are loaded.
+                where they are asked for, are loaded, and the metrics that it saved are returned.
                 With `load_best_model_at_end` these are the weights of the start if no checkpoint scored better.
             options: As `transformers.Trainer.train` takes them.
 
         Raises:
-            InputError: Where the checkpoint is not complete or of another run, or the disk is too small.
+            InputError: Where the checkpoint is not complete or of another run, the disk is too small, or another
+                process trains in the output directory.
             FloatingPointError: Where a loss, gradient or key is not finite, as the class says.
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
+        with exclusive(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+            return self._train_alone(resume_from_checkpoint, **options)
+
+    def _train_alone(self, resume_from_checkpoint: str | bool | None, **options) -> TrainOutput:
+        """Train as `train` says, in an output directory that no other process uses."""
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         given = (self.processing_class, self.data_collator)
         run = describe_run(self.args, self.model, self.train_dataset, max_steps, *given)
@@ -192,7 +202,7 @@ class MoCoSETrainer(Trainer):
             "restore_callback_states_from_checkpoint": False,  # done in place, see `resume_training`
         }
         try:
-            with _changed(self.args, settings), self._preemption.listening():
+            with _changed(self.args, settings), self._preemption.listening(self.is_world_process_zero()):
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
         except Exception as error:
             failure = self._keeper.failure(error)
@@ -246,6 +256,25 @@ class MoCoSETrainer(Trainer):
             (folder / ARGUMENTS_FILE).write_text(self.args.to_json_string() + "\n", encoding="utf-8")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write `{split}_results.json` and, if `combined`, `all_results.json` with what this trainer has saved so far.
+
+        Unlike in `Trainer`, figures that another run left in `all_results.json` do not count.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        write_text(folder / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True) + "\n")
+        if combined:
+            self._saved_metrics |= metrics
+            write_text(folder / ALL_RESULTS_FILE, json.dumps(self._saved_metrics, indent=4, sort_keys=True) + "\n")
+
+    def save_state(self) -> None:
+        """Write the state of the run beside the model."""
+        if self.is_world_process_zero():
+            with replacing(Path(self.args.output_dir) / STATE_FILE) as unfinished:
+                self.state.save_to_json(str(unfinished))
 
     def begin_training(self) -> None:
         """Check the model, forget what an interrupted training left, and give all processes one queue."""
@@ -495,7 +524,8 @@ class MoCoSETrainer(Trainer):
         self._warn(
             f"{checkpoint} is at the end of its run, step {state.global_step}{stopped}: no step is left to train."
         )
-        return TrainOutput(state.global_step, 0.0, {})
+        metrics = read_json_object(Path(checkpoint).parent / TRAIN_RESULTS_FILE)
+        return TrainOutput(state.global_step, metrics.get("train_loss", 0.0), metrics)
 
     def _warn(self, message: str) -> None:
         if self.is_world_process_zero():

@@ -203,7 +203,8 @@ class MoCoSETrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Kept false: all processes fill their queues alike."}
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Kept false: every trainable parameter takes part in every step."}
+        default=False,
+        metadata={"help": "Kept false, but true if some parameters of the encoder get no gradient."},
     )
     hub_strategy: str = field(
         default="end", metadata={"help": "Kept at end: the finished model is pushed once, without checkpoints."}

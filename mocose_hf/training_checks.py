@@ -12,6 +12,7 @@ from transformers.utils import logging
 from mocose_hf.augmentation import Augmentation
 from mocose_hf.branches import takes_embeddings
 from mocose_hf.data import SentenceCollator, with_sentence_ids
+from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -64,12 +65,15 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
             )
     model.check_arguments(args)
     check_model(model)
+    check_encoder(encoder, model.config.pooling_mode)
+    if args.world_size > 1 and has_idle_parameters(encoder):
+        args.ddp_find_unused_parameters = True  # DDP otherwise waits for a gradient of every parameter
 
 
 def check_length(args, tokenizer, encoder_config) -> None:
     """Raise a `ValueError` where sentences would be longer than tokenizer and encoder allow."""
     longest = encoder_max_length(tokenizer, encoder_config)
-    if args.max_seq_length > longest:
+    if longest is not None and args.max_seq_length > longest:
         raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
 
 

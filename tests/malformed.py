@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +47,16 @@ def damaged(content: bytes, start: int, count: int = 40) -> bytes:
     return content[:start] + b"\xff" * count + content[start + count :]
 
 
+def zipped(*names: str) -> bytes:
+    """Return a zip archive of empty files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    return buffer.getvalue()
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
 WHOLE_PARQUET = parquet(GOOD)
 TXT, TXT_GZ, CSV, TSV, JSONL, PARQUET = (
     f"bad.{suffix}" for suffix in ("txt", "txt.gz", "csv", "tsv", "jsonl", "parquet")
@@ -64,7 +75,21 @@ MORE = {"whole": "needs one sentence a line", "streaming": "give more"}
 TEXTS = {
     # name of the case: file name, content, what follows the file name in the message, a word of the remedy
     "Latin-1 in line 40": (TXT, txt("Käfer".encode("latin-1")), f"{NOT_UTF8}2", "iconv"),
-    "Windows-1252 quotes": (TXT, txt(b"\x93a cat\x94"), f"{NOT_UTF8}1", "iconv"),
+    "Windows-1252 quotes": (TXT, txt(b"\x93a cat\x94"), f"{NOT_UTF8}1", "(CP1252): give --encoding cp1252, or "),
+    "Windows-1252, first only letters": (
+        TXT,
+        txt(b"K\xe4fer") + b"the cat\x92s\n",
+        f"{NOT_UTF8}2",
+        "iconv -f CP1252 ",
+    ),
+    "KOI8-R": (TXT, txt("кот и пёс".encode("koi8-r")), f"{NOT_UTF8}1", "find out its encoding"),
+    "Polish in ISO 8859-2": (TXT, txt("mówiłem żołądka książka".encode("iso8859-2")), NOT_UTF8, "find out its"),
+    "UTF-8 with a damaged line": (
+        TXT,
+        "Käfer\n".encode() * 39 + b"a K\xc3\n" + TEXT,
+        f"{NOT_UTF8}4",
+        "mend it, or drop it",
+    ),
     "Shift JIS": (TXT, txt("日本語".encode("shift-jis")), f"{NOT_UTF8}1", "iconv"),
     "UTF-8 whose last character is cut": (TXT, txt("a Kä".encode()[:-1]), f"{NOT_UTF8}4", "iconv"),
     "overlong encoding of a slash": (TXT, txt(b"a\xc0\xaf"), f"{NOT_UTF8}2", "iconv"),
@@ -74,23 +99,81 @@ TEXTS = {
     "zero byte in line 40": (TXT, txt(b"a\0cat"), f", line 40: {ZERO}", SHOULD),
     "UTF-16 LE, marked": (TXT, b"\xff\xfe" + WORDS.encode("utf-16-le"), ", line 1: UTF-16", ICONV_16),
     "UTF-16 BE, marked": (TXT, b"\xfe\xff" + WORDS.encode("utf-16-be"), ", line 1: UTF-16", ICONV_16),
-    "UTF-16 LE": (TXT, WORDS.encode("utf-16-le"), f", line 1: {ZERO}", SHOULD),
-    "UTF-16 BE": (TXT, WORDS.encode("utf-16-be"), f", line 1: {ZERO}", SHOULD),
+    "UTF-16 LE": (
+        TXT,
+        WORDS.encode("utf-16-le"),
+        f", line 1: {ZERO}; the file should be UTF-8",
+        "looks like UTF-16LE: give",
+    ),
+    "UTF-16 BE": (
+        TXT,
+        WORDS.encode("utf-16-be"),
+        f", line 1: {ZERO}; the file should be UTF-8",
+        "looks like UTF-16BE: give",
+    ),
     "UTF-32, marked": (TXT, b"\xff\xfe\0\0" + WORDS.encode("utf-32-le"), ", line 1: UTF-32", "iconv -f UTF-32"),
-    "UTF-32 BE": (TXT, WORDS.encode("utf-32-be"), f", line 1: {ZERO}", SHOULD),
+    "UTF-32 BE": (TXT, WORDS.encode("utf-32-be"), f", line 1: {ZERO}", "looks like UTF-32BE: give"),
     "UTF-16 csv": (CSV, "text\na cat\n".encode("utf-16"), ", line 1: UTF-16", ICONV_16),
     "PNG": (TXT, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ", line 1: ", "UTF-8"),
-    "zip": (TXT, b"PK\x03\x04\x14\0\0\0\x08\0", f", line 1: {ZERO}", SHOULD),
-    "ELF": (TXT, b"\x7fELF\x02\x01\x01\0", f", line 1: {ZERO}", SHOULD),
-    "gzip named txt": (TXT, gzip.compress(TEXT, mtime=0), f", line 1: {ZERO}", SHOULD),
-    "parquet named jsonl": (JSONL, WHOLE_PARQUET, ", line 1: ", "UTF-8"),
+    "zip": (TXT, b"PK\x03\x04\x14\0\0\0\x08\0", ", line 1: a zip archive", SHOULD),
+    "ELF": (TXT, b"\x7fELF\x02\x01\x01\0", ", line 1: a program", SHOULD),
+    "gzip named txt": (TXT, gzip.compress(TEXT, mtime=0), ", line 1: a gzip file", "the ending .gz"),
+    "parquet named jsonl": (JSONL, WHOLE_PARQUET, ", line 1: a parquet file", "the ending .parquet"),
+    "parquet named txt": (TXT, WHOLE_PARQUET, ", line 1: a parquet file", "the ending .parquet"),
+    "HTML": (TXT, b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>\n", ", line 1: an HTML page", "download"),
+    "HTML named csv.gz": ("bad.csv.gz", b"<html lang=en>\n", ": an HTML page", "download"),
+    "HTML named parquet": (PARQUET, b"<!doctype html><p>", ": an HTML page", "download"),
+    "git-lfs pointer": (TXT, LFS_POINTER, ", line 1: a git-lfs pointer", "git lfs pull"),
+    "git-lfs pointer named txt.gz": (TXT_GZ, LFS_POINTER, ": a git-lfs pointer", "git lfs pull"),
+    "git-lfs pointer named parquet": (PARQUET, LFS_POINTER, ": a git-lfs pointer", "git lfs pull"),
+    "XML": (TXT, b'<?xml version="1.0"?>\n<doc/>\n', ", line 1: an XML document", "one sentence a line"),
+    "PDF": (TXT, b"%PDF-1.7\n", ", line 1: a PDF file", "extract its text"),
+    "csv named txt": (
+        TXT,
+        table(b"b,1"),
+        ": a comma-separated table with the columns text, id",
+        "rename it to bad.csv",
+    ),
+    "csv with quotes named txt": (
+        TXT,
+        b'"id","text"\n1,"a, b"\n2,"c"\n3,"d"\n',
+        ": a comma-separated table",
+        "bad.csv",
+    ),
+    "csv of semicolons named txt": (TXT, b"id;text\n1;a\n2;b\n3;c\n", ": a semicolon-separated table", "bad.csv"),
+    "csv without header named txt": (
+        TXT,
+        b"1,a\n2,b\n3,c\n4,d\n" * 3,
+        ": a comma-separated table without a header",
+        "a first line",
+    ),
+    "tsv named txt": (TXT, b"1\ta cat\n2\ta dog\n3\ta bird\n4\ta cow\n", ": a tab-separated table", "bad.tsv"),
+    "csv named txt.gz": (TXT_GZ, gzip.compress(table(b"b,1")), ": a comma-separated table", "rename it to bad.csv.gz"),
+    "jsonl named txt": (TXT, jsonl(b'{"text": "b"}'), ": JSON, one object a line", "rename it to bad.jsonl"),
+    "xlsx": (
+        "bad.xlsx",
+        zipped("[Content_Types].xml", "xl/workbook.xml"),
+        ": an Excel workbook",
+        "save the sheet as CSV",
+    ),
+    "docx": ("bad.docx", zipped("word/document.xml"), ": a Word document", "save its text"),
+    "ods named csv": (CSV, zipped("mimetype", "content.xml"), ", line 1: an OpenDocument file", "save it as CSV"),
+    "tar.gz": ("bad.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(300)), ": a tar archive", "unpack it"),
+    "xz": ("bad.txt.xz", b"\xfd7zXZ\0\0\0", ": an xz file", "unxz"),
+    "JSON array": ("bad.json", b'[{"text": "a"}]', ": a JSON array", "jq -c '.[]' "),
+    "a line of 40 MB": (TXT_GZ, gzip.compress(b"a" * 40_000_000, 1), ", line 1: longer than 32 MiB", "one sentence"),
     "gzip with rubbish behind": (TXT_GZ, gzip.compress(b"a cat\n") + b"rubbish", NOT_GZIP, AGAIN),
     "gzip of another sum": (TXT_GZ, gzip.compress(b"a cat\n")[:-8] + bytes(8), NOT_GZIP, AGAIN),
     "gzip cut in its header": (TXT_GZ, gzip.compress(TEXT)[:6], NOT_GZIP, AGAIN),
-    "zip named gz": (TXT_GZ, b"PK\x03\x04\x14\0\0\0\x08\0", NOT_GZIP, AGAIN),
+    "zip named gz": (
+        TXT_GZ,
+        b"PK\x03\x04\x14\0\0\0\x08\0",
+        ": a zip archive, but the file should be a gzip",
+        "unpack it",
+    ),
     "gzip of nothing": (TXT_GZ, gzip.compress(b""), ": the file is empty", "needs one sentence a line"),
     "empty file named gz": ("bad.jsonl.gz", b"", ": the file is empty", "needs one sentence a line"),
-    "gzip of a gzip": (TXT_GZ, gzip.compress(gzip.compress(TEXT, mtime=0)), f", line 1: {ZERO}", SHOULD),
+    "gzip of a gzip": (TXT_GZ, gzip.compress(gzip.compress(TEXT, mtime=0)), ", line 1: a gzip file", SHOULD),
     "a byte order mark alone": (TXT, b"\xef\xbb\xbf", BLANK, MORE),
     "a byte order mark alone, csv": (CSV, b"\xef\xbb\xbf", f", line 1: {NO_TEXT}", NAME_ONE),
     "blanks of Unicode alone": (TXT, "\u3000\n\u2003\x0c\n".encode() * 40, BLANK, MORE),
@@ -98,8 +181,18 @@ TEXTS = {
     "10 MB of Latin-1": (TXT, b"a c\xe4t " * 1_500_000, ", line 1: not UTF-8 at byte 4", "iconv"),
     "a list of 4 MB": (JSONL, b'{"text": [' + b"1," * 2_000_000 + b"1]}", ", line 1: `text` holds '[1, 1", NAME_TEXT),
     "csv without header": (CSV, table(b"x,1").partition(b"\n")[2], f", line 1: {NO_TEXT}", "header line"),
-    "csv of semicolons": (CSV, b"id;text\n1;a\n", f", line 1: {NO_TEXT}id;text; ", NAME_ONE),
-    "csv of tabs": (CSV, b"id\ttext\n1\ta\n", f", line 1: {NO_TEXT}", NAME_ONE),
+    "csv of semicolons": (
+        CSV,
+        b"id;text\n1;a\n",
+        f", line 1: {NO_TEXT}id;text; ",
+        "separated by semicolons; write commas",
+    ),
+    "csv of tabs": (
+        CSV,
+        b"id\ttext\n1\ta\n",
+        f", line 1: {NO_TEXT}",
+        "separated by tabs; give its name the ending .tsv",
+    ),
     "csv with a blank header": (CSV, b"\ntext\na\n", f", line 1: {NO_TEXT}", NAME_ONE),
     "csv with the column twice": (CSV, table(b"a,1", header=b"text,text"), ", line 1: ", "`text`"),
     "csv header with a line feed": (CSV, b'"te\nxt",id\na,1\n', f", line 1: {NO_TEXT}", NAME_ONE),
@@ -110,12 +203,22 @@ TEXTS = {
     "csv bytes behind a line feed": (CSV, b'text,id\n"a\nb\xe4",1\n', ", line 3: not UTF-8 at byte 2", "iconv"),
     "csv with an open quote in line 40": (CSV, table(b'"a,1'), ", line 40: ", MEND),
     "csv with text behind a quote": (CSV, table(b'"a" "b",1'), ", line 40: ", MEND),
-    "csv field above the limit": (CSV, table(b"x" * 140_000 + b",1"), ", line 40: field larger than", MEND),
+    "csv field above the limit": (
+        CSV,
+        table(b"x" * 2**24 + b"x,1"),
+        ", line 40: a field of more than",
+        "never closed",
+    ),
     "csv of carriage returns": (CSV, b"text\ra\rb\r", ", line 1: new-line character", MEND),
     "csv with a zero byte": (CSV, table(b"a\0,1"), f", line 40: {ZERO}", SHOULD),
     "tsv row with a field less": (TSV, table(b"a", header=b"text\tid"), ", line 40: 1 fields", "separator"),
     "tsv row with a field more": (TSV, table(b"a\tb\t1", header=b"text\tid"), ", line 40: 3 fields", "separator"),
-    "tsv of commas": (TSV, b"text,id\na,1\n", f", line 1: {NO_TEXT}text,id; ", NAME_ONE),
+    "tsv of commas": (
+        TSV,
+        b"text,id\na,1\n",
+        f", line 1: {NO_TEXT}text,id; ",
+        "separated by commas; give its name the ending .csv",
+    ),
     "tsv with a lone carriage return": (TSV, table(b"a\rb\t1", header=b"text\tid"), ", line 40: ", MEND),
     "jsonl array": (JSONL, json.dumps([{"text": t} for t in GOOD]).encode(), ", line 1: not a JSON object", "write {"),
     "jsonl over several lines": (JSONL, b'{\n "text": "a"\n}\n', f", line 1: {NO_JSON}", WHOLE),
@@ -164,8 +267,13 @@ TEXTS = {
         "again",
     ),
     "parquet in a cut gzip": ("bad.parquet.gz", gzip.compress(WHOLE_PARQUET)[:-9], NOT_GZIP, AGAIN),
-    "parquet named gz": ("bad.parquet.gz", WHOLE_PARQUET, NOT_GZIP, AGAIN),
-    "arrow named parquet": (PARQUET, b"ARROW1\0\0" + bytes(100), NOT_PARQUET, AGAIN),
+    "parquet named gz": (
+        "bad.parquet.gz",
+        WHOLE_PARQUET,
+        ": a parquet file, but the file should be a gzip",
+        "ending .parquet",
+    ),
+    "arrow named parquet": (PARQUET, b"ARROW1\0\0" + bytes(100), ": an Arrow file", "save it as parquet"),
 }
 
 PAIRS = {

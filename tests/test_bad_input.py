@@ -196,7 +196,18 @@ BAD_PAIRS = {
     "two columns": ("1.0\ta\tb\n2.0\ta\n", ", line 2: 2 tab-separated fields, but 3 are needed", "write score, sent"),
     "four columns": ("1.0\ta\tb\n2.0\ta\tb\tc\n", ", line 2: 4 tab-separated fields, but 3", "write score, sentence"),
     "score that is no number": ("1.0\ta\tb\n\nhigh\ta\tb\n", ", line 3: the score 'high' is no number", "mend"),
-    "header": ("score\tsentence1\tsentence2\n1.0\ta\tb\n", ", line 1: the score 'score' is no number", "mend"),
+    "header": (
+        "like\tfirst\tsecond\n1.0\ta\tb\n",
+        ", line 1: the score 'like' is no number",
+        "drop it if it is a header",
+    ),
+    "score in the last column": ("a\tb\tlike\nc\td\t1.0\n", ", line 1: the score 'a' is no number", "column 3 seems"),
+    "score in the last column, no header": (
+        "c\td\t1.0\n",
+        ", line 1: the score 'c' is no number",
+        "reorder the columns",
+    ),
+    "ten columns": ("\t".join("abcdefghij") + "\n", ", line 1: 10 tab-separated fields", "add a header line"),
     "commas": ("1.0,a,b\n", ", line 1: 1 tab-separated fields, but 3 are needed", "write score, sentence"),
     "one score": ("1.0\ta\tb\n1.0\tc\td\n", ": 2 scored pairs of one score", "give pairs of different scores"),
     "empty": ("", ": the file is empty", "needs"),
@@ -321,7 +332,7 @@ def other_pooling(directory):
     modules = [{"path": "", "type": "models.Transformer"}, {"path": "1_Pooling", "type": "models.Pooling"}]
     (directory / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}', encoding="utf-8")
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode": "weightedmean"}', encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +428,7 @@ def test_checkpoint_that_is_none(refused, folder):
         ({"temperature": "-1"}, "`temperature` is a number above 0, but is -1.0", "above 0"),
         ({"temperature": "nan"}, "`temperature` is a number above 0, but is nan", "above 0"),
         ({"queue_init_size": "600"}, "`queue_init_size` is 600 but `queue_size` is 512", "lower the first or raise"),
-        ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max"),
+        ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max, lasttoken"),
         ({"queue_dtype": "float16"}, "`queue_dtype` is one of", "float32, bfloat16, not 'float16'"),
         ({"head_dropout_prob": "1"}, "`head_dropout_prob` lies in [0, 1), but is 1.0", "[0, 1)"),
         ({"num_predictor_layers": "-1"}, "`num_predictor_layers` is at least 0, but is -1", "at least 0"),

@@ -54,6 +54,7 @@ DATA = {
     "dataset_config_name": ("small", "small"),
     "dataset_split": ("train[:9]", "train[:9]"),
     "dataset_revision": ("v2", "v2"),
+    "encoding": ("cp1252", "cp1252"),
     "streaming": ("true", True),
     "shuffle_buffer_size": ("9", 9),
     "text_column": ("sentence", "sentence"),
@@ -432,7 +433,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, text, line, said):
     ("text", "line", "said"),
     [
         ("seed: 1\ntemperature: -1\n", 2, "`temperature` is a number above 0"),
-        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max"),
+        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max, lasttoken"),
         ("queue_size: 9\nqueue_init_size: 600\n", 2, "`queue_init_size` is 600 but `queue_size` is 9"),
     ],
 )

@@ -188,11 +188,19 @@ def test_development_pairs_of_one_sentence_are_refused(refused, folder, train_fi
     assert refused(train_file=train_file, validation_file="bad.tsv", max_steps="1").startswith("bad.tsv: ")
 
 
+GLUE = b"index genre filename year old_index source1 source2 sentence1 sentence2 score".split()
 SENTEVAL = {
     "Latin-1": (b"g\tf\ty\t1\t5.0\ta\tb\ng\tf\ty\t1\t4.0\tK\xe4\tb\n", ", line 2: not UTF-8"),
     "UTF-16": ("g\tf\ty\t1\t5.0\ta\tb\n".encode("utf-16"), ", line 1: UTF-16"),
     "commas": (b"g,f,y,1,5.0,a,b\n", ", line 1: 1 tab-separated fields, but 7"),
     "nan": (b"g\tf\ty\t1\tnan\ta\tb\n", ", line 1: the score 'nan' is no number"),
+    "header": (
+        b"genre\tfile\tyear\tid\tscore\ta\tb\n",
+        ", line 1: the score 'score' is no number; fetch the file again",
+    ),
+    "GLUE's columns": (b"\t".join(GLUE) + b"\n", ", line 1: 10 tab-separated fields, as in GLUE's files"),
+    "GLUE's columns without header": (b"0\tg\tf\ty\t0\tu\tv\ta\tb\t5.0\n", ", line 1: 10 tab-separated fields"),
+    "a score above 5": (b"g\tf\ty\t1\t5.5\ta\tb\n", ", line 1: the score 5.5 is not in [0, 5]"),
     "one score": (b"g\tf\ty\t1\t5.0\ta\tb\n", ": 1 scored pairs of one score"),
     "one sentence": (b"g\tf\ty\t1\t5.0\ta\ta\ng\tf\ty\t1\t4.0\ta\ta\n", ": "),
     "a directory": (None, ": is a directory"),

@@ -144,3 +144,29 @@ def test_evaluate_pairs_of_a_model_is_deterministic_and_leaves_its_mode(tokenize
     embeddings = model.encode(made, tokenizer).double()
     cosines = torch.nn.functional.cosine_similarity(embeddings[:12], embeddings[12:])
     assert metrics["stsb_spearman"] == pytest.approx(100 * spearmanr(cosines, pairs["score"]).statistic, abs=1e-6)
+
+
+def test_the_columns_of_glue_are_read_by_their_names(tmp_path):
+    names = [
+        "index",
+        "genre",
+        "filename",
+        "year",
+        "old_index",
+        "source1",
+        "source2",
+        "sentence1",
+        "sentence2",
+        "score",
+    ]
+    rows = [
+        names,
+        *([str(i), "news", "f", "y", str(i), "none", "none", f"a {i}", f"b {i}", f"{i}.0"] for i in range(3)),
+    ]
+    (tmp_path / "dev.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    pairs = read_scored_pairs(tmp_path / "dev.tsv")
+    assert pairs.to_dict() == {
+        "score": [0.0, 1.0, 2.0],
+        "sentence1": ["a 0", "a 1", "a 2"],
+        "sentence2": ["b 0", "b 1", "b 2"],
+    }

@@ -235,6 +235,40 @@ def test_the_first_ctrl_c_saves_and_the_second_ends_at_once(tmp_path, tokenizer)
     assert [step_of(path) for path in checkpoints(tmp_path)] == [3]
 
 
+@pytest.mark.parametrize(
+    ("number", "again"), [(signal.SIGINT, "press Ctrl-C again"), (signal.SIGTERM, "send SIGTERM again")]
+)
+def test_a_signal_is_acknowledged_at_once(tmp_path, tokenizer, capsys, number, again):
+    said = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            said.append(capsys.readouterr().err)
+
+    trainer = trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, number))
+    trainer.add_callback(Look())
+    with pytest.raises(TrainingInterrupted):
+        trainer.train()
+    line = f"{number.name}: finishing this step and saving; {again} to end now."
+    assert [line in part for part in said] == [False, False, True]
+
+
+def test_a_signal_is_acknowledged_by_the_first_process_alone_and_whatever_stderr_is(monkeypatch, capfd):
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+    class Gone:
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    for stderr, is_first, expected in ((Busy(), True, 1), (Busy(), False, 0), (Gone(), True, 0), (None, True, 0)):
+        monkeypatch.setattr("sys.stderr", stderr)
+        with pytest.raises(NobodyListened), Preemption().listening(is_first):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err.count("SIGTERM: finishing this step and saving") == expected
+
+
 def test_signals_of_two_kinds_are_not_a_second_one(tmp_path, tokenizer):
     both = Send("on_step_begin", 2, signal.SIGINT, signal.SIGTERM)
     with pytest.raises(TrainingInterrupted):

@@ -1,6 +1,9 @@
 """Rows are read one by one, in constant memory, and a file is told apart without reading it."""
 
+import errno
 import gzip
+import io
+import subprocess
 import tracemalloc
 from itertools import islice
 
@@ -8,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mocose_hf import readers
+from mocose_hf.data import read_sentences
 from mocose_hf.errors import InputError
 from mocose_hf.readers import FINGERPRINT_BYTES, file_fingerprint, read_lines, read_records, read_rows
 
@@ -129,3 +134,161 @@ def test_records_hold_the_columns_asked_for_and_their_place(tmp_path, name):
 def test_a_text_file_has_no_records(tmp_path):
     with pytest.raises(InputError, match=r"a\.txt: a text file has no columns, but query, text are needed"):
         read_records(tmp_path / "a.txt", ["query", "text"])
+
+
+WINDOWS = "He said “the cat’s here” – in a café…"
+ENCODED = {
+    "cp1252": WINDOWS,
+    "latin-1": "Käfer, señor",
+    "koi8-r": "кот видит пса",
+    "shift_jis": "猫は犬を見る",
+    "gb18030": "猫看见狗",
+    "utf-16": "ein Käfer – 猫",
+    "utf-16-le": "ein Käfer\u2028– 猫",
+    "utf-32": "a cat\x85 and 猫",
+    "utf-8": "Käfer",
+}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_a_file_of_a_named_encoding_gives_the_same_text(tmp_path, encoding, suffix):
+    text, path = ENCODED[encoding], tmp_path / f"a{suffix}"
+    lines = {".jsonl": [f'{{"text": "{text}"}}', '{"text": "a"}'], ".csv": ["text", f'"{text}"', "a"]}
+    lines[".tsv"] = ["text", text, "a"]
+    content = "".join(f"{line}\r\n" for line in lines.get(suffix, [text, "a"])).encode(encoding)
+    path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    assert list(read_rows(path, encoding=encoding)) == [(text, None), ("a", None)]
+    assert list(read_sentences(path, encoding=encoding).dataset["text"]) == [text, "a"]
+
+
+def test_text_of_windows_is_not_read_as_latin_1(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(f"a\n{WINDOWS}\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"line 2: control characters, if it is iso8859-1; .*--encoding cp1252"):
+        list(read_rows(path, encoding="latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "message"),
+    [
+        ("cp1252", b"a\nb\x81\n", r"a\.txt, line 2: not cp1252 at byte 2 of the line; name another --encoding"),
+        (
+            "utf-16",
+            "a cat\n".encode("utf-16")[:-1],
+            r"a\.txt, from line 1 on: not utf-16 \(.*; name another --encoding",
+        ),
+        ("no-such", b"a\n", r"--encoding no-such: is unknown; name one that Python has, such as cp1252\."),
+        ("base64", b"a\n", r"--encoding base64: is unknown"),
+        ("a\0b", b"a\n", r"--encoding a\0b: is unknown"),
+    ],
+    ids=["byte", "half", "unknown", "no text", "zero"],
+)
+def test_an_encoding_that_does_not_fit_is_an_error(tmp_path, encoding, content, message):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(read_rows(path, encoding=encoding))
+
+
+def test_a_parquet_file_takes_no_encoding(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="leave out --encoding"):
+        list(read_rows(tmp_path / "a.parquet", encoding="cp1252"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_long_document_is_a_field(tmp_path, suffix):
+    document = "a cat sees the dog " * 10_000
+    path = tmp_path / f"a{suffix}"
+    path.write_text(f"text\n{document}\nb\n")
+    assert list(read_rows(path)) == [(document, None), ("b", None)]
+
+
+def test_a_bomb_of_one_line_takes_no_more_memory_than_the_longest_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 2**20)
+    path = tmp_path / "a.txt.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(b"a" * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            InputError, match=r"a\.txt\.gz, line 1: longer than 1 MiB; write one sentence or row a line"
+        ):
+            list(read_rows(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+def test_a_full_folder_for_temporary_files_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet.gz"
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a"]}), buffer)
+    path.write_bytes(gzip.compress(buffer.getvalue()))
+
+    class Full(io.BytesIO):
+        def write(self, chunk):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(readers.tempfile, "TemporaryFile", Full)
+    with pytest.raises(InputError, match=r"temporary files \(No space left on device\); set TMPDIR .* gzip -d"):
+        list(read_rows(path))
+
+    def no_folder():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(readers.tempfile, "TemporaryFile", no_folder)
+    with pytest.raises(InputError, match=r"temporary files \(No usable temporary directory found\); set TMPDIR"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("*.txt", "patterns are not expanded; join the files into one and give that"),
+        ("part-[0-9].jsonl", "patterns are not expanded"),
+        ("a.txt,b.txt", "only one file is read"),
+        ("https://example.org/a.txt", "download it and give its path"),
+        ("none.txt", "check the path"),
+    ],
+)
+def test_what_is_no_path_of_one_file_is_named(tmp_path, monkeypatch, name, advice):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a\n")
+    with pytest.raises(InputError, match=f": no such file; {advice}"):
+        list(read_rows(name))
+
+
+SENTENCES_THAT_LOOK_ODD = {
+    "places": "Paris, France\nBerlin, Germany\nRome, Italy\nOslo, Norway\nBern, Switzerland\n",
+    "one comma": "Yes, a cat\nNo, a dog\nWell, a bird\nSo, a cow\n",
+    "numbers": "2020\n2021\n2022\n2023\n2024\n2025\n",
+    "decimal commas": "It costs 1,5\nIt costs 2,5\nIt costs 3,5\nIt costs 4,5\nIt costs 5,5\nIt costs 6,5\n",
+    "one word": "text\na cat\na dog\n",
+    "braces": "{a cat}\n{a dog}\n{a bird}\n",
+    "a tab": "a\tcat\na dog\na bird\n",
+    "code": "<b>a</b>\n<i>b</i>\n",
+    "version": "version https://example.org\nPKZIP\nBZh\n",
+}
+
+
+@pytest.mark.parametrize("text", SENTENCES_THAT_LOOK_ODD.values(), ids=SENTENCES_THAT_LOOK_ODD)
+def test_sentences_are_not_taken_for_a_table(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert [row for row, _ in read_rows(tmp_path / "a.txt")] == text.splitlines()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "two words.csv", "a.csv.gz", "a.tsv"])
+def test_the_command_against_semicolons_makes_the_file_usable(tmp_path, name):
+    content = b'id;text\n1;"a; b"\n2;"c ""d"""\n'
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(InputError) as raised:
+        list(read_rows(path))
+    command = str(raised.value).partition("write commas: ")[2]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    new = tmp_path / ("new.csv.gz" if name.endswith("gz") else "new.csv")
+    assert list(read_rows(new)) == [("a; b", None), ('c "d"', None)]

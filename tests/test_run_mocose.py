@@ -424,6 +424,33 @@ def test_overwriting_replaces_the_earlier_run_and_spares_other_files(command):
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_figures_of_an_earlier_run_are_not_those_of_the_one_that_replaces_it(command, pairs_file):
+    out = command("--validation_file", str(pairs_file), "--eval_steps", "3", "--save_steps", "3")
+    assert "eval_stsb_spearman" in json.loads((out / "all_results.json").read_text())
+    command("--overwrite_output_dir", "true")
+    figures = json.loads((out / "all_results.json").read_text())
+    assert figures == json.loads((out / "train_results.json").read_text())
+    assert not (out / "eval_results.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["", '{"train_loss": 1', "[1, 2]", '"text"', "\x00\xff"])
+def test_damaged_figures_are_written_anew_when_the_command_is_repeated(command, pairs_file, damage):
+    repeated = ("--validation_file", str(pairs_file), "--eval_steps", "3", "--save_steps", "3")
+    repeated += ("--resume_from_checkpoint", "true")
+    out = command(*repeated)
+    before = json.loads((out / "all_results.json").read_text())
+    assert {"train_loss", "eval_stsb_spearman"} <= before.keys()
+    (out / "all_results.json").write_text(damage, encoding="latin-1")
+    command(*repeated)
+    after = json.loads((out / "all_results.json").read_text())
+    times = {name for name in before if "runtime" in name or "per_second" in name}
+    assert {name: after[name] for name in before.keys() - times} == {n: before[n] for n in before.keys() - times}
+    for name in ("all_results.json", "train_results.json", "eval_results.json", "trainer_state.json"):
+        (out / name).write_text(damage, encoding="latin-1")
+    command(*repeated)
+    assert json.loads((out / "all_results.json").read_text())["eval_stsb_spearman"] == before["eval_stsb_spearman"]
+
+
 def test_refused_run_leaves_the_one_it_was_to_replace(command, capsys):
     out = command("--save_steps", "3")
     before = sorted(p.relative_to(out) for p in out.rglob("*"))

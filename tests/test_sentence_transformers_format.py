@@ -125,7 +125,7 @@ def test_a_file_that_is_no_json_is_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("pooling", "mode"),
     [
-        (old_pooling("lasttoken"), "lasttoken"),
+        (old_pooling("weightedmean"), "weightedmean"),
         (old_pooling("cls", "mean"), r"cls\+mean"),
         ({"pooling_mode": ["mean", "max"]}, r"mean\+max"),
     ],
@@ -133,13 +133,13 @@ def test_a_file_that_is_no_json_is_named(tmp_path, name):
 def test_a_pooling_that_is_none_of_ours_is_refused(make_model, pooling, mode):
     directory = make_model(pooling)
     with pytest.raises(
-        ValueError, match=rf"model pools by `{mode}`, which is none of cls, mean, max; set `pooling_mode`"
+        ValueError, match=rf"model pools by `{mode}`, which is none of cls, mean, max, lasttoken; set `pooling_mode`"
     ):
         MoCoSEForPreTraining.from_encoder_pretrained(directory)
 
 
 def test_a_given_pooling_is_the_remedy_for_one_that_is_none_of_ours(make_model):
-    directory = make_model(old_pooling("lasttoken"))
+    directory = make_model(old_pooling("weightedmean"))
     model = MoCoSEForPreTraining.from_encoder_pretrained(directory, pooling_mode="mean")
     assert model.config.pooling_mode == "mean"
 

@@ -1,8 +1,11 @@
+import json
+import time
+
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mocose_hf.errors import InputError
-from mocose_hf.study import Cell, Study
+from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.study_file import read_study_file
 
 
@@ -115,3 +118,75 @@ def test_a_stored_study_of_an_unknown_plot_can_still_be_read():
     stored = Study("mine", "mine", "", "", [Cell("a")]).as_dict() | {"plot": "lines", "left_out": ["b"]}
 
     assert Study.from_dict(stored).plot == ""
+
+
+# Hostile files
+
+
+def layers(first: str, deepest: int, entry) -> str:
+    """Nested aliases: each layer names ten times the one before."""
+    return first + "".join(entry(i, ", ".join([f"*a{i - 1}"] * 10)) for i in range(1, deepest))
+
+
+BOMBS = {
+    "lists": layers("grid:\n  x0: &a0 [1, 2]\n", 12, lambda i, below: f"  x{i}: &a{i} [{below}]\n"),
+    "merged mappings": layers(
+        "cells:\n  c0: &a0 {temperature: 1}\n", 12, lambda i, below: f"  c{i}: &a{i} {{<<: [{below}], x{i}: 1}}\n"
+    ),
+    "options": layers("grid: {x: [1]}\noptions:\n  x0: &a0 [1]\n", 12, lambda i, below: f"  x{i}: &a{i} [{below}]\n"),
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+def test_aliases_that_grow_without_end_are_refused_at_once(tmp_path, text):
+    start = time.process_time()
+    with pytest.raises(InputError, match="over 100,000 values with aliases resolved"):
+        read(tmp_path, text)
+    assert time.process_time() - start < 5
+
+
+def test_an_alias_of_modest_size_is_resolved(tmp_path):
+    study = read(tmp_path, "cells:\n  a: &a {temperature: 0.1}\n  b: {<<: *a, queue_size: 64}\n  c: *a\n")
+    assert [dict(cell.options) for cell in study.cells] == [
+        {"temperature": 0.1},
+        {"temperature": 0.1, "queue_size": 64},
+        {"temperature": 0.1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("grid:\n" + "".join(f"  x{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n" for i in range(9)), "1,000,000,000 cells"),
+        ("grid: {x: [" + ", ".join(map(str, range(10_001))) + "]}", "10,001 cells, 10,000 at most"),
+        ("grid: &a {x: *a}\n", "line 1: an alias stands inside of what it names"),
+        ("grid: &a\n  x: [1, *a]\n", "an alias stands inside of what it names"),
+        ("cells: {a: {x: 1}, b: {x: 2}, a: {x: 3}}\n", "line 1: `a` stands twice"),
+        ("cells: {a: {x: !!set {1, 2}}}\n", "line 1: the tag !!set"),
+        ("cells: {a: {x: !!binary aGk=}}\n", "line 1: the tag !!binary"),
+        ("cells: {a: {x: " + "[" * 30 + "]" * 30 + "}}\n", "line 1: nested over 20 deep"),
+        ("cells: {a: {x: " + "[" * 30_000, "cannot be read"),
+        ("# " + "x" * 1_000_000 + "\ngrid: {x: [1]}\n", "over 1,000,000 characters"),
+    ],
+)
+def test_a_file_that_asks_for_too_much_is_refused_in_one_line(tmp_path, text, told):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_dates_are_text(tmp_path):
+    study = read(tmp_path, "cells: {a: {run_name: 2026-11-26}}")
+    assert study.cells[0].options == {"run_name": "2026-11-26"}
+    json.dumps(study.as_dict())
+
+
+def test_labels_and_titles_cannot_steer_a_terminal(tmp_path):
+    study = read(tmp_path, 'title: "\\e]0;x\\a \\u202eabc"\nquestion: |\n  One\n  line?\ncells: {"\\e[31mred": {}}')
+    assert study.title == r"\x1b]0;x\x07 \u202eabc"
+    assert study.question == "One line?"
+    assert study.cells[0].label == r"\x1b[31mred"
+    assert TrialResult("s", "\x1b[31mred", 0, "failed", reason="\x1b[2J").cell == study.cells[0].label
+    persian, family = "می\u200cخواهم", "👩\u200d👧\u00a0x"
+    assert [Cell(persian).row, Cell(family).row] == [persian, family]

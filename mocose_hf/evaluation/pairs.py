@@ -39,15 +39,53 @@ def read_scored_pairs(path: str | Path) -> Dataset:
     path, rows = Path(path), []
     if _has_columns(path):
         return pairs_dataset(path, list(_column_pairs(read_records(path, PAIR_COLUMNS, ("score",)))))
-    for number, line in numbered_lines(path):
+    lines = list(numbered_lines(path))
+    for number, line in lines:
         fields = line.split("\t")
         if len(fields) != 3:
             raise InputError(
                 f"{path}, line {number}: {len(fields)} tab-separated fields, but 3 are needed; write score, sentence, "
-                "sentence."
+                f"sentence{_advice_on_columns(fields)}."
             )
+        if not _is_number(fields[0]):
+            following = lines[1][1].split("\t") if not rows and len(lines) > 1 else []
+            remedy = _remedy_for_score(fields, following)
+            raise InputError(f"{path}, line {number}: the score {fields[0][:40]!r} is no number; {remedy}.")
         rows.append(scored_pair(f"{path}, line {number}", *fields))
     return pairs_dataset(path, rows)
+
+
+def _remedy_for_score(fields: list[str], following: list[str]) -> str:
+    """Return what to do about a line without a score in front.
+
+    Args:
+        fields: The three fields of the line.
+        following: Those of the next line if the line is the first, which a header may be.
+    """
+    if following and _is_number(following[0]):
+        return "mend the line, or drop it if it is a header"
+    example = following or fields
+    scores = [place for place, field in enumerate(example, start=1) if place > 1 and _is_number(field)]
+    if scores:
+        return (
+            f"column {scores[0]} seems to hold the scores, but the score comes first, then both sentences: reorder "
+            "the columns, or add a header line that names them sentence1, sentence2 and score"
+        )
+    return "mend the line: the score comes first, then both sentences"
+
+
+def _advice_on_columns(fields: list[str]) -> str:
+    """Return an addition for a line of another number of fields that may be a header."""
+    if len(fields) > 3 and not any(_is_number(field) for field in fields):
+        return ", or add a header line that names columns sentence1, sentence2 and score"
+    return ""
+
+
+def _is_number(field: str) -> bool:
+    try:
+        return math.isfinite(float(field))
+    except ValueError:
+        return False
 
 
 def load_scored_pairs(name: str, split: str) -> Dataset:
@@ -98,24 +136,20 @@ def scored_pair(
     first: str,
     second: str,
     sentences_place: str | None = None,
-    remedy: str = "mend the line, where the score comes first, then both sentences, or drop it where it is a header",
+    remedy: str = "fetch the file again",
 ) -> ScoredPair:
     """Check one pair as it stands at a place in a file, or at two.
 
     Raises:
         InputError: Where the score is no finite number or a sentence is blank.
     """
-    try:
-        value = float(score)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    if not _is_number(score):
         raise InputError(f"{place}: the score {score[:40]!r} is no number; {remedy}.")
     first, second = first.strip(), second.strip()
     if not first or not second:
         remedy = "fetch both files again" if sentences_place else "write it, or drop the line"
         raise InputError(f"{sentences_place or place}: a blank sentence; {remedy}.")
-    return value, first, second
+    return float(score), first, second
 
 
 def pairs_dataset(path: Path, rows: list[ScoredPair]) -> Dataset:

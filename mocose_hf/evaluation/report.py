@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mocose_hf.atomic_files import replacing, write_text
 from mocose_hf.evaluation.sts import WITHOUT_DEV
 from mocose_hf.evaluation.tasks import TASK_GROUPS, mean_name
 
@@ -93,20 +94,21 @@ def write_results(
     folder = Path(folder)
     result = {f"eval_{name}": value for name, value in rows[-1][1].items()} if result is None else result
     text = json.dumps(_without_nan(result), indent=2)
-    (folder / "eval_results.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "eval_results.json", text + "\n")
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
-    with (folder / "eval_results.csv").open("w", encoding="utf-8", newline="") as file:
+    csv_file = folder / "eval_results.csv"
+    with replacing(csv_file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["scored", *(f"eval_{name}" for name in names)])
         writer.writerows([scored, *(metrics.get(name, "") for name in names)] for scored, metrics in rows)
     text = "\n\n".join(map(markdown_table, made))
-    (folder / "eval_results.md").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "eval_results.md", text + "\n")
 
 
 def write_spectrum(path: str | Path, singular_values: Tensor) -> None:
     """Write singular values (K,) as a CSV of their number, from 1, and value."""
     lines = [f"{number},{value!r}" for number, value in enumerate(singular_values.double().tolist(), start=1)]
-    Path(path).write_text("\n".join(["number,singular_value", *lines]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(["number,singular_value", *lines]) + "\n")
 
 
 def _task_table(title: str, rows: Sequence[Row], group: str, figures: dict[str, str]) -> Table | None:

@@ -202,8 +202,16 @@ def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool =
     path, rows, number = _stsb_file(Path(senteval_dir), split), [], 0
     for number, line in numbered_lines(path):
         # Tabs alone part the fields: they are not quoted, and a csv reader would lose rows at stray quotes.
-        *_, score, first, second = _fields(path, number, line, 7)[:7]
+        fields = _fields(path, number, line, 7)
+        if len(fields) > 9:
+            raise InputError(
+                f"{path}, line {number}: {len(fields)} tab-separated fields, as in GLUE's files of STS-B, whose score "
+                "comes last; fetch SentEval's file, or give this one, with its header, as --validation_file."
+            )
+        *_, score, first, second = fields[:7]
         rows.append(scored_pair(f"{path}, line {number}", score, first, second))
+        if not 0.0 <= rows[-1][0] <= 5.0:
+            raise InputError(f"{path}, line {number}: the score {score} is not in [0, 5]; fetch the file again.")
     _check_count(path, number, rows, _STSB_COUNTS[split] if check_counts else None, f"STS-B {split}")
     return pairs_dataset(path, rows)
 

@@ -28,6 +28,7 @@ from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.declarations import Study
 from mocose_hf.study.distances import solve
 from mocose_hf.study.named import NAMED_STUDIES
+from mocose_hf.study.plain_text import visible
 from mocose_hf.study.redaction import redact_options, redact_text, secret_values
 from mocose_hf.study.report import write_report
 from mocose_hf.study.results import TrialResult
@@ -341,7 +342,7 @@ def _refuse(rest: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print("\n".join(map(visible, redact_text(line).split("\n"))), flush=True)
 
 
 def _end(line: str, code: int) -> int:

@@ -1,4 +1,7 @@
-"""The trials, the cells and the curves of a study as CSV, for a program."""
+"""The trials, the cells and the curves of a study as CSV, for a program.
+
+A text that a spreadsheet would take for a formula has a ' in front.
+"""
 
 import csv
 import io
@@ -6,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from mocose_hf.study.analysis import Analysis, CellOutcome
+from mocose_hf.study.plain_text import spreadsheet_cell
 from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, STATES, TrialResult
 from mocose_hf.study.settings import OF_ONE_RUN, as_text, constant_options
@@ -91,6 +95,5 @@ def _options(
 def _written(head: Sequence[str], lines: Iterable[Sequence]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(lines)
+    writer.writerows(map(spreadsheet_cell, line) for line in [head, *lines])
     return file.getvalue()

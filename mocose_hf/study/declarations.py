@@ -1,10 +1,12 @@
 """What a study is: cells of options that are run with the same seeds and set beside each other."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from mocose_hf.study.field_checks import check_fields, is_flag, is_mapping, is_number, is_text, list_of, optional
+from mocose_hf.study.plain_text import visible
 from mocose_hf.study.redaction import redact_options
 
 BASELINE = "baseline"
@@ -40,6 +42,10 @@ class Cell:
     paper: float | None = None
     x: float | None = None
     optional: bool = False
+
+    def __post_init__(self):
+        for name in ("row", "column"):
+            object.__setattr__(self, name, visible(str(getattr(self, name))))
 
     @property
     def label(self) -> str:
@@ -80,8 +86,10 @@ class Study:
     x_label: str = ""
 
     def __post_init__(self):
+        for name in ("title", "question", "source", "default", "x_label"):
+            object.__setattr__(self, name, visible(getattr(self, name)))
         labels = [cell.label for cell in self.cells]
-        twice = {label for label in labels if labels.count(label) > 1}
+        twice = {label for label, count in Counter(labels).items() if count > 1}
         if not labels:
             raise ValueError(f"The study `{self.name}` has no cells; give it one or more.")
         if twice:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mocose_hf.study.analysis import Analysis
 from mocose_hf.study.notes import notes
+from mocose_hf.study.plain_text import visible
 from mocose_hf.study.settings import settings_sentence
 from mocose_hf.study.tables import Entry, Table, cell_table, study_table
 
@@ -162,7 +163,11 @@ def _latex_character(character: str) -> str:
     if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
         return character
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(_LATEX.get(mark, mark) for mark in plain) if plain.strip() else f"[U+{ord(character):04X}]"
+    return (
+        "".join(_LATEX.get(mark, mark) for mark in plain)
+        if plain.strip() and plain.isprintable()
+        else f"[U+{ord(character):04X}]"
+    )
 
 
 def _name_column(table: Table) -> str:
@@ -192,4 +197,4 @@ def _markdown_entry(entry: Entry) -> str:
 
 def _markdown(text: str) -> str:
     """Return a text on one line, with what Markdown takes for marks escaped."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", visible(" ".join(text.split())))

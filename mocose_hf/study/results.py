@@ -12,6 +12,7 @@ from mocose_hf.study.field_checks import (
     mapping_of,
     optional,
 )
+from mocose_hf.study.plain_text import visible
 from mocose_hf.study.redaction import redact_options
 
 STATES = ("complete", "failed", "running", "interrupted", "waiting")
@@ -51,6 +52,8 @@ class TrialResult:
     options: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
+        for name in ("cell", "reason"):
+            object.__setattr__(self, name, visible(getattr(self, name)))
         object.__setattr__(self, "options", redact_options(self.options))
 
     def as_dict(self) -> dict:

@@ -1,9 +1,12 @@
 """A study of one's own, from a YAML or JSON file: a grid over options, or a search through a space of them."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,6 +19,11 @@ _ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label"
 _OF_CELLS = {"default", "plot", "source", "x_label"}
 _WAYS = {"grid", "cells", "search"}
 _RANGE = {"low", "high", "log", "step"}
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
+_MOST_CHARACTERS = 1_000_000
+_MOST_VALUES = 100_000
+_MOST_CELLS = 10_000
+_DEEPEST = 20
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def read_study_file(path: str | Path) -> Study | Search:
             "'.', '_' and '-'."
         )
     try:
-        made = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        made = _parse(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `python -m mocose_hf.study list` names the studies.") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -70,6 +78,73 @@ def read_study_file(path: str | Path) -> Study | Search:
         return _build(path.stem, made)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {one_line(error)}; mend it, see docs/study.md.") from error
+
+
+def _parse(path: Path) -> object:
+    """Return what the file holds: mappings, lists, strings, numbers, booleans and None.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError, RecursionError: If it cannot be read, or is too large once its aliases are
+            resolved.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        text = file.read(_MOST_CHARACTERS + 1)
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"it has over {_MOST_CHARACTERS:,} characters")
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _check_node(node, {})
+    return loader.construct_document(node)
+
+
+class _Loader(yaml.SafeLoader):
+    """Take dates for text, as options have none."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check_node(node: yaml.Node, sizes: dict[int, int], depth: int = 1) -> int:
+    """Return the number of values in a node with its aliases resolved.
+
+    Args:
+        node: The node.
+        sizes: The numbers of the nodes that were seen before, 0 of those that are not counted to the end.
+        depth: How deep the node is nested.
+
+    Raises:
+        ValueError: If these are too many, an alias stands inside of what it names, a key stands twice, or a value has
+            a tag of its own.
+    """
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:
+            raise ValueError(f"line {node.start_mark.line + 1}: an alias stands inside of what it names")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    where = f"line {node.start_mark.line + 1}"
+    if node.tag not in _TAGS:
+        raise ValueError(f"{where}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')[:40]}")
+    if depth > _DEEPEST:
+        raise ValueError(f"{where}: nested over {_DEEPEST} deep")
+    parts = []
+    if isinstance(node, yaml.MappingNode):
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [value for (_, value), count in Counter(keys).items() if count > 1]:
+            raise ValueError(f"{where}: `{twice[0][:40]}` stands twice; drop one")
+        parts = itertools.chain(*node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    size = 1
+    for part in parts:
+        size += _check_node(part, sizes, depth + 1)
+        if size > _MOST_VALUES:
+            raise ValueError(f"{where}: over {_MOST_VALUES:,} values with aliases resolved")
+    sizes[id(node)] = size
+    return size
 
 
 def _build(name: str, made: dict) -> Study | Search:
@@ -103,6 +178,9 @@ def _cells_of_grid(made: object) -> list[Cell]:
         raise ValueError(
             f"`{empty[0]}` has no values; list some" if empty else "`grid` names no option; list values of one"
         )
+    number = math.prod(len(values) if isinstance(values, list) else 1 for values in grid.values())
+    if number > _MOST_CELLS:
+        raise ValueError(f"the grid has {number:,} cells, {_MOST_CELLS:,} at most; list fewer values, or use `search`")
     if secret := next(filter(is_secret, grid), None):
         raise ValueError(f"`{secret}` is a secret, which labels would show; give it on the command line")
     cells = []

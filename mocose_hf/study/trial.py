@@ -1,6 +1,7 @@
 """One trial of a study: a training, or a baseline without one, scored on development pairs and on test sets."""
 
 import gc
+import hashlib
 import json
 import shutil
 import time
@@ -37,6 +38,9 @@ from mocose_hf.study.tfidf import TfidfModel
 from mocose_hf.text_augmentation import build_key_augmentation
 
 RESULT_FILE = "result.json"
+
+_LONGEST_NAME = 200
+"""Characters of the longest name of a folder; file systems take 255."""
 
 _QUIET = {"report_to": "none", "disable_tqdm": True}
 _DEVELOPMENT = "stsb_spearman"
@@ -236,7 +240,8 @@ class TrialRunner:
 
     def _sentences(self, options: Options):
         data = options.data
-        key = ("sentences", data.train_file, data.dataset_name, data.dataset_split, data.text_column, data.key_column)
+        names = ("train_file", "encoding", "dataset_name", "dataset_split", "text_column", "key_column")
+        key = ("sentences", *(getattr(data, name) for name in names))
         return self._once(key, lambda: read_training_sentences(options))
 
     def _pairs(self, options: Options):
@@ -336,7 +341,10 @@ def _summarise(state) -> dict:
 def _as_file_name(label: str) -> str:
     """Return a label with what no file system minds; different labels of a study stay different."""
     plain = (c if c.isascii() and (c.isalnum() or c in "-.=,") else "_" if c == " " else f"_{ord(c):x}" for c in label)
-    return "".join(plain)
+    name = "".join(plain)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:

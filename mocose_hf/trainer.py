@@ -19,7 +19,7 @@ from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import STATE_FILE, load_weights, read_state, require_complete
 from mocose_hf.distributed import any_process, broadcast, gather_rows
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets
 from mocose_hf.evaluation.sts import STSTask
@@ -413,7 +413,7 @@ class MoCoSETrainer(Trainer):
 
     def _warn(self, message: str) -> None:
         if self.is_world_process_zero():
-            logger.warning(message)
+            logger.warning(printable(message))
 
     def _momentum_metrics(self) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)

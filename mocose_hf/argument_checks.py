@@ -146,7 +146,7 @@ def check_scheduler(args) -> None:
 
 
 def check_loading(args) -> None:
-    """Refuse ways of sharing batches among processes that would give other batches than one process sees.
+    """Refuse ways of loading batches that would give others than one uninterrupted process sees.
 
     Raises:
         ValueError: In one line.
@@ -156,6 +156,16 @@ def check_loading(args) -> None:
             "`parallelism_config` is not supported: each process trains on rows of its own; leave it out."
         )
     loading = args.accelerator_config
+    if not loading.use_seedable_sampler:
+        raise ValueError(
+            "`accelerator_config` sets use_seedable_sampler to false, but then a resumed run sees other batches; "
+            "leave it out."
+        )
+    if args.dataloader_num_workers > 1 and not args.dataloader_in_order:
+        raise ValueError(
+            "`dataloader_in_order` is false, but then batches come in an order of chance; leave it out, or set "
+            "`dataloader_num_workers` to 1 or less."
+        )
     if not (loading.dispatch_batches or loading.split_batches) or args.world_size == 1:
         return
     if loading.dispatch_batches:

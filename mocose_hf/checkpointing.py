@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 
 logger = logging.get_logger(__name__)
@@ -174,7 +174,9 @@ def rotate_checkpoints(
         try:
             start_checkpoint(path)
         except OSError as error:
-            logger.warning(f"{path}: an old checkpoint that cannot be deleted ({one_line(error)}); delete it.")
+            logger.warning(
+                printable(f"{path}: an old checkpoint that cannot be deleted ({one_line(error)}); delete it.")
+            )
 
 
 def read_state(checkpoint: str | Path, remedy: str = "go on from another checkpoint") -> TrainerState:

@@ -12,7 +12,7 @@ from transformers.hf_argparser import string_to_bool
 
 from mocose_hf.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.idle_options import find_idle
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -231,9 +231,9 @@ class Options:
         return bool(self.evaluation.validation_file or self.evaluation.senteval_dir)
 
     def say(self, line: str) -> None:
-        """Print on the first process alone."""
+        """Print on the first process alone, with control characters escaped apart from line feeds."""
         if self.training.process_index == 0:
-            print(line.encode(errors="backslashreplace").decode())  # a file's name may not be UTF-8
+            print(escape_controls(line))
 
     def locate(self, message: str) -> str:
         """Put file and line in front of a complaint about a value that the configuration file gave."""

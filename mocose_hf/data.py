@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, printable
 from mocose_hf.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
 from mocose_hf.text_augmentation import TextAugmentation
 
@@ -152,7 +152,7 @@ def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:
     digest = hashlib.sha256()
     read = blank = duplicate = 0
     for row in tqdm(
-        rows, desc=f"Reading {Path(source).name}", unit=" rows", unit_scale=True, leave=False, disable=None
+        rows, desc=f"Reading {printable(Path(source).name)}", unit=" rows", unit_scale=True, leave=False, disable=None
     ):
         read += 1
         stripped = strip_row(row, pairs)

@@ -1,5 +1,7 @@
 """What a person at the terminal can put right, each told in one line."""
 
+import unicodedata
+
 EXIT_STOPPED = 1
 """Exit code where numbers, embeddings or the disk went bad: what was saved before is good to go on from."""
 
@@ -12,12 +14,31 @@ EXIT_INTERRUPTED = 75
 EXIT_CTRL_C = 130
 """Exit code after SIGINT outside training, or after a second one: nothing more was saved."""
 
+_JOINERS = "\u200c\u200d"
+"""Format characters that scripts and emoji need."""
+
 _LONGEST_REASON = 300
 _LONGEST_LINE = 900
 
 
+def escape_controls(text: str) -> str:
+    """Return a text whose characters cannot steer a terminal or reorder others; line feeds stay."""
+    return "".join(map(_escaped, text)) if not text.isprintable() else text
+
+
+def _escaped(character: str) -> str:
+    harmless = character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs"
+    return character if harmless or character in _JOINERS else character.encode("unicode_escape").decode()
+
+
 class InputError(ValueError):
-    """Say in one line what was given, what is needed and what to do; the command ends with exit code 2."""
+    """Say in one line what was given, what is needed and what to do; the command ends with exit code 2.
+
+    The message may quote files, names and models of others, so its control characters are escaped.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(escape_controls(str(message)))
 
 
 class CollapseError(RuntimeError):
@@ -38,11 +59,11 @@ def input_error_line(error: InputError) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, without its full stop, for use inside a sentence."""
-    message = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+    message = escape_controls(" ".join(str(error).split()).rstrip(". ")) or type(error).__name__
     return message if len(message) <= _LONGEST_REASON else f"{message[: _LONGEST_REASON - 1]}…"
 
 
 def printable(line: str) -> str:
     """Return a line with control characters escaped and cut to a length that can be read, for a terminal."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    shown = escape_controls(line).replace("\n", "\\n")
     return shown if len(shown) <= _LONGEST_LINE else f"{shown[: _LONGEST_LINE - 1]}…"

@@ -28,6 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.encoder_checks import check_family
+from mocose_hf.errors import printable
 from mocose_hf.saved_files import make_tokenizer_portable
 from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
@@ -75,8 +76,10 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         pooling_mode = layout.pooling_mode
         if layout.other_modules:
             logger.warning(
-                f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
-                f"{', '.join(layout.other_modules)}."
+                printable(
+                    f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
+                    f"{', '.join(layout.other_modules)}."
+                )
             )
     options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
     if attn_implementation is not None:

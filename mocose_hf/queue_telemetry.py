@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from mocose_hf.checkpointing import read_state
-from mocose_hf.errors import InputError, SaveError, one_line
+from mocose_hf.errors import InputError, SaveError, one_line, printable
 from mocose_hf.evaluation.queue_plots import TELEMETRY_FILES, plot_queue_telemetry
 from mocose_hf.modeling_mocose import MoCoSEOutput
 from mocose_hf.queue_record import Look, TrainingSentences, find_sentences, is_finite, shortened
@@ -145,7 +145,7 @@ class QueueTelemetry(TrainerCallback, ExportableState):
             with _writing(plot):
                 plot_queue_telemetry(lines, plot)
         except InputError as error:
-            logger.warning(f"{plot} is not drawn: {error}")
+            logger.warning(printable(f"{plot} is not drawn: {error}"))
 
     def _measure(self, args, step: int, model, outputs: MoCoSEOutput, momentum: dict[str, float]) -> dict:
         """Return the record of a step."""

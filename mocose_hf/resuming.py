@@ -66,6 +66,9 @@ _ARGUMENTS = (
 )
 """The training arguments that steer where a run ends; all others may change between two parts of it."""
 
+_ENVIRONMENT = ("device", "cpu_threads", "torch_version")
+"""What a run may change between two parts with a notice."""
+
 _OF_A_FILE = {"_name_or_path", "architectures", "dtype", "name_or_path", "torch_dtype", "transformers_version"}
 """Entries of an encoder's configuration that say where it was loaded from, not what it computes."""
 
@@ -93,6 +96,8 @@ def describe_run(
     if isinstance(train_dataset, EndlessStream):
         described["shuffle_buffer_size"] = train_dataset.shuffle_buffer_size
     described["device"] = args.device.type
+    described["cpu_threads"] = torch.get_num_threads() if args.device.type == "cpu" else None
+    described["torch_version"] = str(torch.__version__)
     described["world_size"] = args.world_size
     return described
 
@@ -174,7 +179,7 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             f"{checkpoint}: was trained on other text than is given now; repeat that run's text, or start a new run "
             f"from its weights with --model_name_or_path {checkpoint}."
         )
-    names = sorted((before.keys() | run.keys()) - {"device", "world_size", "training_data"})
+    names = sorted((before.keys() | run.keys()) - {*_ENVIRONMENT, "world_size", "training_data"})
     changed = [
         f"`{name[:_LONGEST_VALUE]}` was {str(before.get(name))[:_LONGEST_VALUE]} and is {run.get(name)} now"
         for name in names
@@ -191,11 +196,12 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             "The stream is not the one it was: its rows are counted as if it were, and the end is equal to the bit "
             "only where nothing but rows still to come has changed."
         )
-    if before.get("device", run["device"]) != run["device"]:
-        said.append(
-            f"{checkpoint} was made on {before['device']} and resumes on {run['device']}: random numbers and rounding "
-            "differ from here on, so the end is no longer equal bit for bit."
-        )
+    for name in _ENVIRONMENT:
+        if before.get(name, run[name]) != run[name]:
+            said.append(
+                f"{checkpoint}: `{name}` was {before[name]} and is {run[name]} now: random numbers or rounding may "
+                "differ from here on, so the end may no longer be equal bit for bit."
+            )
     if before.get("world_size") != run["world_size"]:
         said.append(
             f"{checkpoint} was made by {before.get('world_size')} processes and goes on with {run['world_size']}: "

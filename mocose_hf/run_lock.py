@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, one_line, printable
 
 try:
     import fcntl
@@ -66,7 +66,7 @@ def _lock(path: str, output_dir: str | Path) -> None:
 
 
 def _warn(output_dir: str | Path, error: OSError) -> None:
-    logger.warning(f"{output_dir}: cannot be locked ({one_line(error)}); start no second run in it.")
+    logger.warning(printable(f"{output_dir}: cannot be locked ({one_line(error)}); start no second run in it."))
 
 
 def _holder(path: str) -> int | None:

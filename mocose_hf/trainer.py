@@ -20,7 +20,7 @@ from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
 from mocose_hf.distributed import any_process, broadcast, gather_rows
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.embedding import embed
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets, scores_by_step
@@ -529,7 +529,7 @@ class MoCoSETrainer(Trainer):
 
     def _warn(self, message: str) -> None:
         if self.is_world_process_zero():
-            logger.warning(message)
+            logger.warning(printable(message))
 
     def _momentum_metrics(self) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)

@@ -576,6 +576,51 @@ def test_logging_whose_package_is_missing(refused):
     assert "comet" in refused(report_to="comet_ml").lower()
 
 
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_file": f"{ESCAPES}.txt"},
+        {"train_file": "column.csv"},
+        {"train_file": "column.csv", "text_column": ESCAPES},
+        {"train_file": "value.jsonl"},
+        {"train_file": "table.txt"},
+        {"validation_file": "pairs.tsv"},
+        {"model_name_or_path": ESCAPES},
+        {"output_dir": f"good.txt/{ESCAPES}"},
+        {"resume_from_checkpoint": ESCAPES},
+        {"queue_window": ESCAPES},
+        {"key_augmentation": ESCAPES},
+        {"encoding": ESCAPES},
+        {ESCAPES: "1"},
+        {"config": "escapes.yaml"},
+        {"eval_tasks": ESCAPES, "senteval_dir": "senteval"},
+    ],
+    ids=lambda options: ascii(next(iter(options)))[:20],
+)
+def test_text_of_others_cannot_steer_the_terminal(refused, folder, options):
+    (folder / "column.csv").write_text(f"{ESCAPES},id\na,1\n", encoding="utf-8")
+    (folder / "value.jsonl").write_text(json.dumps({"text": [ESCAPES]}) + "\n", encoding="utf-8")
+    (folder / "table.txt").write_text(f"text\t{ESCAPES}\n" + "a\tb\n" * 5, encoding="utf-8")
+    (folder / "pairs.tsv").write_text(f"{ESCAPES}\ta\tb\n", encoding="utf-8")
+    (folder / "escapes.yaml").write_text(json.dumps({ESCAPES: 1}), encoding="utf-8")
+    assert refused(**options).isprintable()
+
+
+def test_file_names_cannot_steer_the_terminal_in_a_run_that_works(folder, encoder_dir, capfd):
+    text, pairs = folder / f"{ESCAPES}.txt", folder / f"{ESCAPES}.tsv"
+    shutil.copy(folder / "good.txt", text)
+    shutil.copy(folder / "good.tsv", pairs)
+    argv = ["--model_name_or_path", str(encoder_dir), "--train_file", text.name, "--validation_file", pairs.name]
+    argv += ["--output_dir", f"out{ESCAPES}", "--max_steps", "1", "--use_cpu", "--per_device_train_batch_size", "8"]
+    assert run_mocose.main(argv) == 0
+    out, err = capfd.readouterr()
+    assert "\\x1b]0;title" in out
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & {*out, *err}
+
+
 def test_unknown_option(refused):
     assert refused("--queue_s", "9") == "unknown option --queue_s; did you mean `queue_size`?"
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from conftest import REPOSITORY, sentences, tiny_model
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -99,6 +100,19 @@ def test_rows_of_a_batch_are_counted_once(tmp_path, two_processes):
     ],
 )
 def test_batches_that_processes_cannot_share_are_refused(tmp_path, two_processes, fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        training_arguments(tmp_path, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "a resumed run sees other batches"),
+        ({"dataloader_in_order": False, "dataloader_num_workers": 2}, "batches come in an order of chance"),
+        ({"parallelism_config": ParallelismConfig()}, "`parallelism_config` is not supported"),
+    ],
+)
+def test_an_order_of_batches_that_no_resumed_run_has_is_refused(tmp_path, fields, reason):
     with pytest.raises(ValueError, match=reason):
         training_arguments(tmp_path, **fields)
 

@@ -27,8 +27,8 @@ def test_a_cell_without_training_is_run_once_and_compared_with_each_seed():
     assert start.test.count == 3
     assert start.test.p == pytest.approx(expected.pvalue)
     assert start.test.difference == pytest.approx(40.0 - 153.5 / 3)
-    assert start.pooled is None
-    assert start.pooled_p is None
+    assert start.block is None
+    assert start.block_p is None
     assert len(made.trials) == 7
 
 

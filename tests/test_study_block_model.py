@@ -1,14 +1,23 @@
-"""The model of shared seeds, against a two-way ANOVA worked by hand, the paired t-test, and simulated studies."""
+"""The statistics of shared seeds, against numbers by hand, statsmodels and scipy, and simulated studies."""
 
 import math
 import random
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from mocose_hf.study.block_model import contrast, fit_blocks, noise_floor, outlying_cell, range_of_cells
+from mocose_hf.study.block_model import (
+    contrast,
+    fit_blocks,
+    noise_floor,
+    outlying_cell,
+    range_of_cells,
+    seed_shifts,
+    welch_error,
+)
 from mocose_hf.study.seed_statistics import holm, paired_test, spread_over_seeds
 
 BY_HAND = {"a": {1: 70.0, 2: 72.0, 3: 74.0}, "b": {1: 71.0, 2: 74.0, 3: 74.0}, "c": {1: 75.0, 2: 76.0, 3: 80.0}}
@@ -36,7 +45,7 @@ def correlated(draw, studies: int, correlation: float) -> np.ndarray:
     return 70 + math.sqrt(correlation) * seeds + math.sqrt(1 - correlation) * own
 
 
-# The fit
+# The noise floor
 
 
 def test_the_two_way_analysis_of_variance_by_hand():
@@ -47,42 +56,111 @@ def test_the_two_way_analysis_of_variance_by_hand():
     assert floor.count == 3
     assert floor.smallest_difference == pytest.approx(2.7764451051977934 * math.sqrt(2 / 3))
     assert (floor.low, floor.high) == pytest.approx((math.sqrt(4 / 11.143286781877796), math.sqrt(4 / 0.484418557)))
-    made = contrast(model, "c", "a")
+
+
+def test_the_noise_with_missing_trials_is_that_of_statsmodels():
+    from statsmodels.formula.api import ols
+
+    draw = random.Random(2)
+    scores = {cell: {seed: draw.gauss(70, 1) for seed in range(4) if draw.random() < 0.8} for cell in "abcde"}
+    rows = [(cell, seed, score) for cell, of_seeds in scores.items() for seed, score in of_seeds.items()]
+    cells, seeds, figures = zip(*rows, strict=True)
+    fitted = ols("score ~ C(cell) + C(seed)", pd.DataFrame({"cell": cells, "seed": seeds, "score": figures})).fit()
+    model = fit_blocks(scores)
+    assert len(rows) < 20
+    assert model.degrees_of_freedom == fitted.df_resid
+    assert model.sd == pytest.approx(math.sqrt(fitted.mse_resid))
+
+
+def test_the_noise_floor_is_the_smallest_significant_difference_of_two_cells_of_this_noise():
+    """Welch's t-test of two samples of one variance and three seeds has four degrees of freedom."""
+    floor = noise_floor(fit_blocks(BY_HAND))
+    result = stats.ttest_ind_from_stats(floor.smallest_difference, 1.0, 3, 0.0, 1.0, 3, equal_var=False)
+    assert result.pvalue == pytest.approx(0.05)
+    of_two = noise_floor(fit_blocks({"a": BY_HAND["a"], "b": BY_HAND["b"]}))
+    assert of_two.smallest_difference == pytest.approx(stats.t.ppf(0.975, 2) * of_two.sd * math.sqrt(2 / 3))
+
+
+# The block test
+
+
+def test_the_block_test_by_hand():
+    """Cell b shifts the seeds by −2, 1 and 1: without them c is 77, 75, 79 and a 72, 71, 73, of variance 4 and 1.
+
+    So the error is √(5 / 3), with (4 + 1)² / ((16 + 1) / 2) degrees of freedom.
+    """
+    made = contrast(BY_HAND, "c", "a")
     assert made.difference == pytest.approx(5.0)
-    assert (made.low, made.high) == pytest.approx((5 - floor.smallest_difference, 5 + floor.smallest_difference))
-    assert made.p == pytest.approx(2 * stats.t.sf(5 / math.sqrt(2 / 3), 4))
+    assert made.degrees_of_freedom == pytest.approx(50 / 17)
+    assert made.p == pytest.approx(2 * stats.t.sf(5 / math.sqrt(5 / 3), 50 / 17))
+    reach = stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3)
+    assert (made.low, made.high) == pytest.approx((5 - reach, 5 + reach))
 
 
-def test_of_two_cells_the_model_is_the_paired_test():
+def test_the_block_test_is_statsmodels_welch_test_of_shifted_scores():
+    from statsmodels.stats.weightstats import CompareMeans
+
+    figures = np.random.default_rng(6).normal(70, 1, size=(6, 4))
+    others = figures[2:] - figures[2:].mean(axis=1, keepdims=True)
+    shifted = figures[:2] - np.median(others, axis=0)
+    welch = CompareMeans.from_data(*shifted)
+    _, p, freedom = welch.ttest_ind(usevar="unequal")
+    made = contrast(table(figures), "0", "1")
+    assert (made.p, made.degrees_of_freedom) == pytest.approx((p, freedom))
+    assert (made.low, made.high) == pytest.approx(welch.tconfint_diff(usevar="unequal"))
+
+
+def test_of_two_cells_the_block_test_is_the_paired_test():
     draw = random.Random(0)
     for seeds in (2, 3, 7):
         first, second = ({seed: draw.gauss(70, 1) for seed in range(seeds)} for _ in range(2))
         extra = {100: 12.0}  # a seed of one cell alone tells nothing of the difference
-        made, paired = contrast(fit_blocks({"a": first | extra, "b": second}), "a", "b"), paired_test(first, second)
+        made, paired = contrast({"a": first | extra, "b": second}, "a", "b"), paired_test(first, second)
         assert made.p == pytest.approx(paired.p, rel=1e-9)
         assert (made.difference, made.low, made.high) == pytest.approx((paired.difference, paired.low, paired.high))
 
 
-def test_missing_trials_leave_the_difference_of_a_slow_fit():
-    """Cell b lacks the seed that is 10 lower in both others; its mean alone would be higher than theirs."""
-    scores = {"a": {1: 70.0, 2: 60.0, 3: 71.0}, "b": {1: 69.0, 3: 70.2}, "c": {1: 72.0, 2: 62.5, 3: 72.5}}
-    model = fit_blocks(scores)
-    cells, seeds = list(scores), [1, 2, 3]
-    rows, figures = [], []
-    for cell, of_seeds in scores.items():
-        for seed, score in of_seeds.items():
-            rows.append([1.0, *(cell == c for c in cells[1:]), *(seed == s for s in seeds[1:])])
-            figures.append(score)
-    design, figures = np.array(rows, dtype=float), np.array(figures)
-    solution = np.linalg.solve(design.T @ design, design.T @ figures)
-    left = figures - design @ solution
-    assert model.degrees_of_freedom == 8 - 5
-    assert model.sd == pytest.approx(math.sqrt(left @ left / 3))
-    made = contrast(model, "b", "a")
-    error = model.sd * math.sqrt(np.linalg.inv(design.T @ design)[1, 1])
-    assert made.difference == pytest.approx(solution[1])
-    assert made.difference < 0
-    assert made.p == pytest.approx(2 * stats.t.sf(abs(solution[1]) / error, 3))
+def test_the_shift_of_a_seed_is_not_in_the_block_test():
+    shifted = {cell: {seed: score + 50.0 * seed for seed, score in of.items()} for cell, of in BY_HAND.items()}
+    made, before = contrast(shifted, "c", "a"), contrast(BY_HAND, "c", "a")
+    assert (made.difference, made.p) == pytest.approx((before.difference, before.p))
+
+
+def test_a_wild_cell_does_not_hide_the_differences_of_the_others():
+    """The shifts are medians, so a cell that collapsed with one seed leaves them as they are."""
+    draw = random.Random(3)
+    scores = {cell: {seed: 70 + seed + draw.gauss(0, 0.1) for seed in range(4)} for cell in "abcde"}
+    scores["a"] = {seed: score + 1 for seed, score in scores["a"].items()}
+    wild = scores | {"wild": {0: 20.0, 1: 71.0, 2: 5.0, 3: 73.0}}
+    assert contrast(scores, "a", "b").p < 0.001
+    assert contrast(wild, "a", "b").p < 0.001
+
+
+def test_a_noisy_cell_has_a_wide_interval_and_the_others_do_not():
+    draw = random.Random(4)
+    scores = {cell: {seed: 70 + draw.gauss(0, 0.1) for seed in range(3)} for cell in "abcdef"}
+    scores["noisy"] = {seed: 70 + draw.gauss(0, 10) for seed in range(3)}
+    widths = {cell: (made := contrast(scores, cell, "a")).high - made.low for cell in list(scores)[1:]}
+    assert widths["noisy"] > 10 * max(width for cell, width in widths.items() if cell != "noisy")
+
+
+def test_cells_with_fewer_seeds_shift_nothing_and_two_common_seeds_are_needed():
+    more = BY_HAND | {"d": {2: 80.0}, "e": {7: 1.0, 8: 2.0}}
+    assert contrast(more, "c", "a") == contrast(BY_HAND, "c", "a")
+    assert contrast(more, "d", "a") is None
+    assert contrast(more, "e", "a") is None
+    assert contrast(more, "a", "not there") is None
+    assert contrast({"a": {}, "b": {1: 70.0}}, "a", "b") is None
+
+
+def test_differences_by_rounding_alone_are_no_noise():
+    default = {1: 70.3, 2: 71.7, 3: 69.1}
+    steps = {"a": 0.0, "b": 0.1, "c": 0.3}
+    scores = {name: {seed: score + step for seed, score in default.items()} for name, step in steps.items()}
+    assert noise_floor(fit_blocks(scores)).sd == 0
+    for cells in ("ab", "abc"):
+        assert contrast({cell: scores[cell] for cell in cells}, "a", "b") is None
+    assert range_of_cells(scores) is None
 
 
 def test_a_shift_of_a_seed_in_all_cells_is_no_noise():
@@ -91,35 +169,11 @@ def test_a_shift_of_a_seed_in_all_cells_is_no_noise():
     assert spread_over_seeds([list(of.values()) for of in shifted.values()]) > 5
 
 
-def test_a_cell_with_one_seed_is_compared_over_it():
-    made = contrast(fit_blocks(BY_HAND | {"d": {2: 80.0}}), "d", "a")
-    assert made.difference == pytest.approx(80 - 72)
-    # Variances: of its own noise, of the shift of seed 2 (1/3 − 1/9) and of the mean of a; those two are independent.
-    assert made.p == pytest.approx(2 * stats.t.sf(8 / math.sqrt(1 + 1 / 3 - 1 / 9 + 1 / 3), 4))
-
-
 def test_without_shared_seeds_nothing_is_known():
     assert noise_floor(fit_blocks({})) is None
     assert noise_floor(fit_blocks({"a": {}, "b": {1: 70.0}})) is None
     assert noise_floor(fit_blocks({"a": {1: 70.0, 2: 71.0}})) is None
     assert noise_floor(fit_blocks({"a": {1: 70.0, 2: 71.0}, "b": {3: 70.0, 4: 71.0}})) is None
-    assert contrast(fit_blocks({"a": {1: 70.0}, "b": {1: 71.0}}), "a", "b") is None
-
-
-def test_cells_that_no_seed_joins_are_not_compared():
-    model = fit_blocks(BY_HAND | {"d": {7: 70.0, 8: 71.5}, "e": {7: 70.0, 8: 71.0}})
-    assert contrast(model, "a", "b") is not None
-    assert contrast(model, "d", "e") is not None
-    assert contrast(model, "a", "d") is None
-    assert contrast(model, "a", "not there") is None
-    assert range_of_cells(model) is None
-
-
-def test_differences_by_rounding_alone_are_no_noise():
-    default = {1: 70.3, 2: 71.7, 3: 69.1}
-    model = fit_blocks({"a": default, "b": {seed: score + 0.1 for seed, score in default.items()}})
-    assert noise_floor(model).sd == 0
-    assert contrast(model, "a", "b") is None
 
 
 def test_of_equally_frequent_counts_the_smaller_is_said():
@@ -140,45 +194,105 @@ def test_the_interval_of_the_noise_covers_it_however_alike_a_seed_makes_the_cell
     assert 0.93 < np.mean([floor.low < truth < floor.high for floor in floors]) < 0.97
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.7])
-def test_of_equal_cells_one_is_told_apart_in_one_of_20_studies_at_most(correlation):
-    """By the pooled test with Holm's method, of the 19 cells that are not the default."""
-    figures = correlated(np.random.default_rng(1), 300, correlation)
-    wrong = 0
-    for study in figures:
-        model = fit_blocks(table(study))
-        wrong += min(holm([contrast(model, str(cell), "0").p for cell in range(1, 20)])) < 0.05
-    assert 0 < wrong / 300 < 0.08
+NOISE = {
+    "of one size": np.ones(20),
+    "a noisy default": np.r_[5.0, np.ones(19)],
+    "a calm default": np.r_[0.2, np.ones(19)],
+    "one noisy cell": np.r_[np.ones(19), 5.0],
+    "from 5 to 1": np.linspace(5, 1, 20),
+    "of many sizes": np.exp(np.random.default_rng(5).normal(size=20)),
+    "half of the cells calm": np.r_[1.0, np.full(10, 0.1), np.ones(9)],
+}
+"""Standard deviations of the noise of 20 cells, the default first."""
+
+STUDIES = 2000
+
+MOST = 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / STUDIES)
+"""The promised rate and its Monte Carlo error."""
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.7])
-def test_equal_cells_spread_as_tukey_says(correlation):
-    figures = correlated(np.random.default_rng(9), 2000, correlation)
-    ranges = [range_of_cells(fit_blocks(table(study))) for study in figures]
-    assert 0.93 < np.mean([found <= expected for found, expected in ranges]) < 0.97
+def null_studies(noise: np.ndarray, seeds: int = 3, studies: int = STUDIES, seed: int = 1) -> np.ndarray:
+    """Scores (studies, cells, seeds) of cells without a difference; a seed shifts all cells alike."""
+    draw = np.random.default_rng(seed)
+    own = draw.normal(size=(studies, len(noise), seeds)) * noise[:, None]
+    return 70 + 2 * draw.normal(size=(studies, 1, seeds)) + own
 
 
-# Tukey's range
+def block_p_values(figures: np.ndarray) -> np.ndarray:
+    """Unadjusted p of the block test of each cell with the first one, (studies, cells − 1)."""
+    default, p_values = figures[:, 0], []
+    for cell in range(1, figures.shape[1]):
+        shifts = seed_shifts(np.delete(figures, [0, cell], axis=1))
+        error, freedom = welch_error(figures[:, cell], default, shifts)
+        statistic = (figures[:, cell] - default).mean(axis=-1) / error
+        p_values.append(2 * stats.t.sf(np.abs(statistic), freedom))
+    return np.stack(p_values, axis=1)
+
+
+def rejects(p_values: np.ndarray) -> np.ndarray:
+    """Whether Holm's method rejects any hypothesis: its first step is Bonferroni's."""
+    return p_values.min(axis=1) * p_values.shape[1] < 0.05
+
+
+def test_the_simulation_tests_what_a_study_tests():
+    for figures in null_studies(NOISE["of many sizes"], studies=3):
+        made = [contrast(table(figures), str(cell), "0").p for cell in range(1, 20)]
+        assert made == pytest.approx(block_p_values(figures[None])[0].tolist())
+        assert (min(holm(made)) < 0.05) == rejects(np.array([made]))[0]
+
+
+@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
+def test_without_a_difference_a_test_finds_one_in_5_of_100_studies_at_most(noise):
+    """The block test with one size of noise for all cells finds one in up to 38 of 100."""
+    figures = null_studies(noise)
+    paired = stats.ttest_rel(figures[:, 1:], figures[:, :1], axis=-1).pvalue
+    assert rejects(block_p_values(figures)).mean() <= MOST
+    assert rejects(paired).mean() <= MOST
+
+
+@pytest.mark.parametrize(("cells", "seeds"), [(3, 2), (3, 3), (4, 12), (20, 2), (20, 6)])
+@pytest.mark.parametrize("default", [0.2, 1.0, 5.0])
+def test_so_it_is_with_few_cells_and_many_seeds(cells, seeds, default):
+    noise = np.r_[default, np.ones(cells - 1)]
+    assert rejects(block_p_values(null_studies(noise, seeds))).mean() <= MOST
+
+
+def test_with_many_cells_and_few_seeds_the_block_test_finds_more_than_the_paired_one():
+    """A difference of six standard deviations of the noise, 20 cells with 3 seeds."""
+    figures = null_studies(np.ones(20))
+    figures[:, 1] += 6
+    paired = stats.ttest_rel(figures[:, 1:], figures[:, :1], axis=-1).pvalue
+    found = [(19 * p_values[:, 0] < 0.05).mean() for p_values in (block_p_values(figures), paired)]
+    assert found[0] > 2 * found[1]
+
+
+@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
+def test_the_means_of_equal_cells_spread_as_expected(noise):
+    """Tukey's range, with one size of noise for all cells, is exceeded in up to 36 of 100."""
+    found = [range_of_cells(table(study[:8])) for study in null_studies(noise, studies=400)]
+    assert np.mean([spread > expected for spread, expected, _ in found]) <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 400)
+
+
+# The range of the means
 
 
 def test_the_range_of_the_cells_by_hand():
-    found, expected = range_of_cells(fit_blocks(BY_HAND))
-    assert found == pytest.approx(5.0)
-    assert expected == pytest.approx(stats.studentized_range.ppf(0.95, 3, 4) / math.sqrt(3))
+    """The error of c and a, the highest and the lowest, with 2.9 of their 50 / 17 degrees of freedom."""
+    spread, expected, count = range_of_cells(BY_HAND)
+    assert spread == pytest.approx(5.0)
+    assert expected == pytest.approx(stats.studentized_range.ppf(0.95, 3, 2.9) * math.sqrt(5 / 3 / 2))
+    assert count == 3
 
 
-def test_the_range_of_cells_with_missing_trials_is_that_of_tukey_and_kramer():
-    scores = BY_HAND | {"c": {1: 75.0, 2: 76.5}}
-    model = fit_blocks(scores)
-    found, expected = range_of_cells(model)
-    made = contrast(model, "c", "a")
-    error = (made.high - made.difference) / stats.t.ppf(0.975, 3)
-    assert found == pytest.approx(made.difference)
-    assert expected == pytest.approx(stats.studentized_range.ppf(0.95, 3, 3) * error / math.sqrt(2))
+def test_the_range_is_of_the_seeds_that_all_cells_have():
+    more = BY_HAND | {"c": BY_HAND["c"] | {4: 0.0}, "single": {1: 12.0}}
+    assert range_of_cells(more) == range_of_cells(BY_HAND)
+    assert range_of_cells(BY_HAND | {"d": {7: 70.0, 8: 71.5}}) is None
 
 
 def test_two_cells_have_no_range():
-    assert range_of_cells(fit_blocks({"a": BY_HAND["a"], "b": BY_HAND["b"]})) is None
+    assert range_of_cells({"a": BY_HAND["a"], "b": BY_HAND["b"]}) is None
+    assert range_of_cells({}) is None
 
 
 # A cell that is noisier than the others

@@ -89,6 +89,9 @@ def test_a_search_has_a_space(tmp_path):
         ("grid: {}\n", "`grid` names no option"),
         ("cells: {}\n", "The study `mine` has no cells"),
         ("grid: {a: [1]}\nplot: lines\n", "`plot` is one of bars, line, curves, spectrum"),
+        ("grid: {a: [1]}\nequivalence_bound: wide\n", "`equivalence_bound` is a number above 0, not 'wide'"),
+        ("grid: {a: [1]}\nequivalence_bound: -1\n", "`equivalence_bound` is a number above 0"),
+        ("search: {trials: 3, space: {a: [1]}}\nequivalence_bound: 1\n", "`equivalence_bound` has no meaning in a"),
         ("grid: {a: [1\n", "cannot be read"),
         ("!!python/object/apply:os.system ['exit 3']\n", "cannot be read"),
     ],
@@ -101,6 +104,11 @@ def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path, text, told):
     assert message.startswith(str(tmp_path / "mine.yaml"))
     assert told in message
     assert "\n" not in message
+
+
+def test_a_study_declares_its_bound_of_equivalence(tmp_path):
+    assert read(tmp_path, "grid: {a: [1]}\nequivalence_bound: 5e-1\n").equivalence_bound == 0.5
+    assert read(tmp_path, "grid: {a: [1]}\n").equivalence_bound == 0.3
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

@@ -163,7 +163,7 @@ def test_the_page_says_what_the_tables_say(page):
     for part in (NASTY, "How slow should the target be?", "Noise floor", "27"):
         assert part in text
     assert "Failed: “η = 0.75”, seed 42: the disk | is full <now> & 100%." in text
-    assert "“Not told apart” does not mean equal" in text
+    assert "“Not significant” does not mean equal" in text
     assert ("html", {"lang": "en"}) in page.tags
     assert any("width=device-width" in attributes.get("content", "") for attributes in page.all("meta"))
 

@@ -10,16 +10,18 @@ from scipy import stats
 from study_results import NASTY, complete, decay_study
 
 from mocose_hf.study import Cell, Study, TrialResult
-from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, analyse, num_test_sets
+from mocose_hf.study.analysis import ABOVE, BELOW, NOT_SIGNIFICANT, analyse, num_test_sets
 from mocose_hf.study.block_model import contrast
 from mocose_hf.study.seed_statistics import (
     Agreement,
     PairedTest,
     Summary,
     agreement,
+    equivalence_p,
     first_step_ratio,
     holm,
     paired_test,
+    seeds_for_equivalence,
     spread_over_seeds,
     summary,
 )
@@ -93,6 +95,15 @@ def test_holm_by_hand():
     assert holm([0.9, 0.6, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
 
 
+def test_holm_is_that_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    draw = random.Random(2)
+    for count in (1, 2, 19):
+        values = [draw.random() ** 3 for _ in range(count)]
+        assert holm(values) == pytest.approx(multipletests(values, method="holm")[1].tolist())
+
+
 def test_holm_rejects_what_the_stepwise_definition_rejects():
     draw = random.Random(1)
     for _ in range(100):
@@ -109,6 +120,54 @@ def test_the_first_step_is_where_the_adjusted_p_is_just_below():
     ratio = first_step_ratio(3, 9)
     differences = np.array([-1.0, 0.0, 1.0]) + ratio  # of standard deviation 1
     assert 9 * stats.ttest_1samp(differences, 0).pvalue == pytest.approx(0.05)
+
+
+# Equivalence
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, -0.4])
+def test_equivalence_is_two_one_sided_tests_of_statsmodels(shift):
+    from statsmodels.stats.weightstats import ttost_paired
+
+    draw = random.Random(3)
+    default = {seed: draw.gauss(70, 1) for seed in range(9)}
+    cell = {seed: score + shift + draw.gauss(0, 0.2) for seed, score in default.items()}
+    expected, _, _ = ttost_paired(np.array(list(cell.values())), np.array(list(default.values())), -0.3, 0.3)
+    assert equivalence_p(cell | {20: 1.0}, default | {21: 2.0}, 0.3) == pytest.approx(expected)
+
+
+def test_equivalence_by_hand():
+    """Differences −0.1, 0, 0.1: the error is 0.1 / √3, and both bounds are 0.3 / (0.1 / √3) = 3√3 of it away."""
+    default = {1: 70.0, 2: 71.0, 3: 72.0}
+    cell = {1: 69.9, 2: 71.0, 3: 72.1}
+    assert equivalence_p(cell, default, 0.3) == pytest.approx(stats.t.sf(3 * math.sqrt(3), 2))
+    assert equivalence_p(cell, default, 0.01) > 0.4
+
+
+def test_without_a_paired_test_there_is_none_of_equivalence():
+    assert equivalence_p({1: 70.0}, {1: 70.1}, 0.3) is None
+    assert equivalence_p({1: 70.0, 2: 71.0}, {1: 70.0, 2: 71.0}, 0.3) is None
+
+
+def test_the_seeds_for_equivalence_find_it_in_four_of_five_studies():
+    """The standard deviation of a difference is 0.55 in practice: ± 0.3 needs 29 seeds."""
+    count = seeds_for_equivalence(0.55, 0.3)
+    assert count == 29
+    figures = np.random.default_rng(0).normal(0, 0.55, size=(2000, count))
+    p_values = [stats.ttest_1samp(figures + bound, 0, axis=1, alternative=side).pvalue for bound, side in SIDES]
+    assert np.mean(np.maximum(*p_values) < 0.05) == pytest.approx(0.8, abs=0.04)
+    assert seeds_for_equivalence(0.01, 0.3) == 2
+
+
+def test_a_difference_at_the_bound_is_called_equivalent_in_5_of_100_studies():
+    figures = np.random.default_rng(1).normal(0.3, 0.2, size=(4000, 6))
+    p_values = [stats.ttest_1samp(figures + bound, 0, axis=1, alternative=side).pvalue for bound, side in SIDES]
+    assert np.mean(np.maximum(*p_values) < 0.05) == pytest.approx(0.05, abs=0.01)
+    one = {seed: 70 + score for seed, score in enumerate(figures[0])}
+    assert equivalence_p(one, dict.fromkeys(one, 70.0), 0.3) == pytest.approx(max(p_values[0][0], p_values[1][0]))
+
+
+SIDES = ((0.3, "greater"), (-0.3, "less"))
 
 
 # The spread over seeds
@@ -154,15 +213,15 @@ def test_cells_are_tested_against_the_default_as_one_family():
     assert made.default.verdict == ""
     tested = [outcome for outcome in made.cells if outcome.adjusted_p is not None]
     assert len(tested) == 7  # of ten: the default, one with a single seed and one without are not
-    pooled = [outcome for outcome in made.cells if outcome.pooled_p is not None]
-    assert len(pooled) == 8
-    assert [outcome.pooled for outcome in pooled] == [contrast(made.model, o.cell.label, "η = 0.85") for o in pooled]
-    assert [outcome.pooled_p for outcome in pooled] == pytest.approx(holm([o.pooled.p for o in pooled]))
-    assert [outcome.pooled_verdict for outcome in pooled[:2]] == [BELOW, NOT_TOLD_APART]
+    block = [outcome for outcome in made.cells if outcome.block_p is not None]
+    assert block == tested
+    assert [o.block for o in block] == [contrast(made.model.scores, o.cell.label, "η = 0.85") for o in block]
+    assert [outcome.block_p for outcome in block] == pytest.approx(holm([o.block.p for o in block]))
+    assert outcomes[NASTY].block_verdict == BELOW
     assert [o.adjusted_p for o in tested] == pytest.approx(holm([o.test.p for o in tested]))
     assert outcomes[NASTY].verdict == BELOW
     assert outcomes["η = 0.75"].verdict == "not tested: one common seed"
-    assert outcomes["η = 0.95"].verdict == NOT_TOLD_APART
+    assert outcomes["η = 0.95"].verdict == NOT_SIGNIFICANT
     assert outcomes["never run"].verdict == ""
     assert outcomes["never run"].score is None
 
@@ -173,6 +232,22 @@ def test_a_cell_above_the_default_is_said_so():
     results += [complete("s", "b", seed, 75 + seed / 9) for seed in range(4)]
     assert analyse(study, results).cells[1].verdict == ABOVE
     assert analyse(Study(**vars(study) | {"default": "b"}), results).cells[0].verdict == BELOW
+
+
+def test_equivalence_has_the_bounds_that_the_study_declares():
+    draw = random.Random(8)
+    results = [complete("s", cell, seed, 70 + seed + draw.gauss(0, 0.1)) for cell in "abc" for seed in range(8)]
+    cells = [Cell(row) for row in "abc"]
+    studies = {bound: Study("s", "S", "?", "", cells, equivalence_bound=bound) for bound in (1, 0.01)}
+    declared = {bound: analyse(study, results) for bound, study in studies.items()}
+    found = {bound: [outcome.is_equivalent for outcome in made.cells] for bound, made in declared.items()}
+    assert found == {1: [False, True, True], 0.01: [False, False, False]}
+    tested = declared[1].cells[1:]
+    assert [o.adjusted_equivalence_p for o in tested] == pytest.approx(holm([o.equivalence_p for o in tested]))
+    assert Study("s", "S", "?", "", cells).equivalence_bound == 0.3
+    for bound in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="`equivalence_bound` is a number above 0"):
+            Study("s", "S", "?", "", cells, equivalence_bound=bound)
 
 
 def test_a_trial_that_is_not_there_is_not_counted():

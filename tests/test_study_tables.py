@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import random
 import re
 
 import pytest
@@ -14,7 +15,7 @@ from mocose_hf.study.csv_files import summary_csv, trials_csv
 from mocose_hf.study.markup import latex, latex_table, markdown_table, study_latex, study_markdown
 from mocose_hf.study.named import NAMED_STUDIES
 from mocose_hf.study.notes import notes
-from mocose_hf.study.seed_statistics import Summary
+from mocose_hf.study.seed_statistics import Summary, seeds_for_equivalence
 from mocose_hf.study.tables import Entry, cell_table, grid_table, mean_text, number, p_text, signed, study_table
 
 DECAY, QUEUE = analyse(*decay_study()), analyse(*queue_study())
@@ -64,21 +65,23 @@ def test_a_row_each_cell_with_paper_difference_and_test_sets():
         ("Paper", "Table 3"),
         ("Development pairs", "mean ± sd (seeds)"),
         ("Difference", "95 % CI"),
-        ("p, paired", "p, pooled"),
-        ("Verdict", ""),
+        ("p, paired", "p, block"),
+        ("p, equivalent", "within ± 0.30"),
+        ("Verdict", "paired; block"),
         ("Mean of 7 STS test sets", "mean ± sd (seeds)"),
     ]
     assert [row[0].text for row in table.rows] == [
         "η = 0.85 (default)" if outcome.is_default else outcome.cell.label for outcome in DECAY.cells
     ]
-    paper, score, difference, p, verdict, test_sets = texts(table)["η = 0.5"]
+    paper, score, difference, p, equivalent, verdict, test_sets = texts(table)["η = 0.5"]
     outcome = DECAY.cells[0]
     assert paper.text == "75.76"
     assert score.text == f"{outcome.score.mean:.2f} ± {outcome.score.sd:.2f} (3)"
     assert difference.text == f"{outcome.test.difference:+.2f}".replace("-", "−")
     assert difference.below == f"[{signed(outcome.test.low)}, {signed(outcome.test.high)}]"
-    assert (p.text, p.below) == (f"{outcome.adjusted_p:.3f}", f"{outcome.pooled_p:.3f}")
-    assert (verdict.text, verdict.below) == ("not told apart", "pooled: below the default")
+    assert (p.text, p.below) == (f"{outcome.adjusted_p:.3f}", f"{outcome.block_p:.3f}")
+    assert (equivalent.text, equivalent.below) == (f"{outcome.adjusted_equivalence_p:.3f}", "")
+    assert (verdict.text, verdict.below) == ("not significant", "block: not significant")
     assert test_sets.text.endswith(" (3)")
 
 
@@ -86,21 +89,22 @@ def test_missing_trials_are_counted_and_a_cell_without_any_is_a_dash():
     rows = texts(study_table(DECAY))
     assert rows["η = 0.75"][1].text.endswith(" (1 of 3)")
     assert "±" not in rows["η = 0.75"][1].text
-    assert rows["η = 0.75"][4].text == "not tested: one common seed"
+    assert rows["η = 0.75"][5].text == "not tested: one common seed"
     assert rows["η = 0.9"][1].text.endswith(" (2 of 3)")
-    assert [entry.text for entry in rows["never run"]] == ["70.00", "–", "–", "–", "–", "–"]
+    assert [entry.text for entry in rows["never run"]] == ["70.00", "–", "–", "–", "–", "–", "–"]
     assert rows["η = 0.75"][0].text == "–"  # the paper has none
 
 
 def test_the_default_is_marked_and_not_tested():
     (marked,) = (row for row in study_table(DECAY).rows if row[0].is_default)
     assert marked[0].text == "η = 0.85 (default)"
-    assert [entry.text for entry in marked[3:6]] == ["–", "–", "the default"]
+    assert [entry.text for entry in marked[3:7]] == ["–", "–", "–", "the default"]
 
 
 def test_without_paper_and_test_sets_there_are_no_such_columns():
     table = study_table(analyse(*small_study([70.0, 71.0], [72.0, 73.5])))
-    assert [entry.text for entry in table.head] == ["Cell", "Development pairs", "Difference", "p, paired", "Verdict"]
+    heads = ["Cell", "Development pairs", "Difference", "p, paired", "p, equivalent", "Verdict"]
+    assert [entry.text for entry in table.head] == heads
 
 
 def test_curves_have_the_last_evaluation_and_the_alarm():
@@ -133,12 +137,40 @@ def test_the_grid_has_ours_above_the_papers():
     assert (empty.text, empty.below) == ("–", "paper 45.80")
 
 
-def test_the_grid_marks_what_is_told_apart():
+def test_the_grid_marks_what_is_significant():
+    """Both tests are always shown; with two seeds and 18 comparisons, one cell is below by both."""
     rows = texts(study_table(QUEUE))
     marks = [entry.text.partition(") ")[2] for entry in rows["K = 4096"][:3]]
-    assert marks == ["(↓)", "↓", "(↓)"]
-    assert [entry.text.partition(") ")[2] for entry in rows["K = 256"]] == [""] * 4
-    assert any(line.startswith("↑, ↓: ") for line in study_table(QUEUE).legend)
+    assert marks == ["", "↓ (↓)", ""]
+    arrows = {"below the default": "↓", "above the default": "↑"}
+    for outcome in QUEUE.cells[:-1]:
+        found = [arrows.get(outcome.verdict, ""), f"({arrows.get(outcome.block_verdict, '')})".replace("()", "")]
+        entry = rows[outcome.cell.row][["none", "¼", "½", "all"].index(outcome.cell.column)]
+        assert entry.text.partition(") ")[2] == " ".join(filter(None, found))
+    for start in ("↑, ↓: ", "(↑), (↓): "):
+        assert any(line.startswith(start) for line in study_table(QUEUE).legend)
+
+
+def test_equivalence_is_marked_in_list_and_grid():
+    shifts = {"a": 0.0, "b": 0.02, "c": -0.02}
+    draw = random.Random(2)
+    results = [
+        complete("s", f"{row}, x", seed, 70 + seed + shift + draw.gauss(0, 0.05))
+        for row, shift in shifts.items()
+        for seed in range(6)
+    ]
+    study = Study("s", "S", "?", "", [Cell(row, "x") for row in shifts], equivalence_bound=0.5)
+    made = analyse(study, results)
+    rows = texts(grid_table(made))
+    assert [rows[row][0].text.partition(") ")[2] for row in shifts] == ["", "≈", "≈"]
+    assert "≈: equivalent to the default within ± 0.50 by two one-sided paired tests" in " ".join(
+        grid_table(made).legend
+    )
+    rows = texts(cell_table(made))
+    assert [rows[f"{row}, x"][3].below for row in "bc"] == ["equivalent"] * 2
+    text = note(made, "Equivalent to the default within ± 0.50")
+    assert "“b, x”, “c, x” of 2." in text
+    assert f"needs about {seeds_for_equivalence(math.sqrt(2) * made.floor.sd, 0.5)} seeds" in text
 
 
 def test_a_place_of_the_grid_without_a_cell_is_empty():
@@ -186,7 +218,7 @@ def test_the_notes_name_the_noise_floor_in_words():
         f"Noise floor: {floor.smallest_difference:.2f}, the smallest difference of two cells with 3 "
     )
     assert f"standard deviation of {floor.sd:.2f} (95 % CI {floor.low:.2f} to {floor.high:.2f}; 13 degrees" in text
-    assert "Assumed: a seed shifts all cells alike, and what is left is normal and of one size." in text
+    assert "assume that a seed shifts all cells alike and that the noise is normal and of one size" in text
     assert f"standard deviation of {DECAY.spread:.2f} (within" in note(DECAY, "Spread over seeds")
 
 
@@ -199,10 +231,18 @@ def test_the_notes_compare_with_the_paper():
     assert "standard deviation of 0.41" in text
 
 
-def test_the_notes_say_who_is_told_apart():
+def test_the_notes_say_which_cells_differ():
     text = note(DECAY, "Against the default")
-    assert f"by the paired test: above: none; below: “{NASTY}”; not told apart: 6; not tested: 1." in text
-    assert "By the pooled test: above: none; below: “η = 0.5”, " in text
+    assert f"by the paired test: above: none; below: “{NASTY}”; not significant: 6; not tested: 1." in text
+    assert f"By the block test: above: none; below: “{NASTY}”; not significant: 6; not tested: 1." in text
+
+
+def test_the_notes_name_the_family_that_the_error_rate_holds_for():
+    text = note(DECAY, "Family of Holm's method")
+    assert "the comparisons of this study with its default on the development pairs, 7 by the paired test" in text
+    assert "and, as a family of its own, 7 by the block test" in text
+    assert "Test sets, other studies and the choice of the better test are not part of it." in text
+    assert not any(line.startswith("Family") for line in notes(analyse(*small_study([70.0], [71.0]))))
 
 
 def test_a_default_without_a_score_is_said():
@@ -313,8 +353,11 @@ def test_the_summary_csv_has_a_line_for_each_cell():
     assert float(line["dev_spearman_mean"]) == outcome.score.mean
     assert float(line["dev_spearman_sd"]) == outcome.score.sd
     assert float(line["p_holm"]) == outcome.adjusted_p
-    assert float(line["pooled_p_holm"]) == outcome.pooled_p
-    assert (line["verdict"], line["pooled_verdict"]) == ("not told apart", "below the default")
+    assert float(line["block_p_holm"]) == outcome.block_p
+    assert (line["verdict"], line["block_verdict"]) == ("not significant", "not significant")
+    assert float(line["equivalence_bound"]) == 0.3
+    assert float(line["equivalence_p"]) == outcome.equivalence_p
+    assert float(line["equivalence_p_holm"]) == outcome.adjusted_equivalence_p
     assert (line["is_default"], lines["η = 0.85"]["is_default"]) == ("false", "true")
     counts = [lines["η = 0.75"][name] for name in ("seeds", "complete", "failed", "running", "interrupted", "waiting")]
     assert counts == ["3", "1", "1", "1", "0", "0"]
@@ -323,9 +366,9 @@ def test_the_summary_csv_has_a_line_for_each_cell():
         "0",
         "",
     ]
-    pooled = outcome.pooled
-    assert [float(line[f"pooled_{name}"]) for name in ("difference", "low", "high", "p")] == [
-        *(pooled.difference, pooled.low, pooled.high, pooled.p)
+    block = outcome.block
+    assert [float(line[f"block_{name}"]) for name in ("difference", "low", "high", "df", "p")] == [
+        *(block.difference, block.low, block.high, block.degrees_of_freedom, block.p)
     ]
 
 
@@ -365,7 +408,7 @@ def test_a_grid_is_followed_by_its_cells_with_their_tests():
     grid, cells = markdown_table(study_table(QUEUE)), markdown_table(cell_table(QUEUE))
     assert 0 < text.index(grid) < text.index(cells)
     assert "| K = 128, ¼ | " in cells
-    assert text.count("| Verdict |") == study_markdown(DECAY).count("| Verdict |") == 1
+    assert text.count("| Verdict<br>") == study_markdown(DECAY).count("| Verdict<br>") == 1
     latexed = study_latex(QUEUE)
     assert latexed.index(latex_table(study_table(QUEUE))) < latexed.index(latex_table(cell_table(QUEUE)))
     assert re.findall(r"\\label\{(.*)\}", latexed) == ["tab:queue", "tab:queue-cells"]

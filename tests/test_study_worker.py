@@ -164,7 +164,7 @@ def test_optional_cells_that_cannot_be_run_are_kept_as_left_out(storage, files, 
     ("options", "told"),
     [
         ({"queue_window": "oldst"}, "`queue_window`"),
-        ({"queue_size": 64}, "`queue_init_size` is 128 but `queue_size` is 64"),
+        ({"queue_size": 64, "queue_init_size": 128}, "`queue_init_size` is 128 but `queue_size` is 64"),
         ({"num_projection_layers": 0, "projection_dim": 8}, "`projection_dim` 8 needs a projection head"),
         ({"max_seq_length": 41}, "`max_seq_length` is 41, but the encoder takes 40"),
         ({"algorithm": "simcse", "ema_decay": 0.5}, "`ema_decay` is 0.5, but SimCSE has no target"),
@@ -205,3 +205,13 @@ def test_seeds_may_be_added_and_narrowed_and_what_is_not_trained_is_run_once(sto
     assert run_all(*prepare(storage, study, common, seeds=(1,))) == [("start", 0), ("a", 1)]
     assert run_all(*prepare(storage, study, common, seeds=(1, 3))) == [("a", 3)]
     assert run_all(*prepare(storage, study, common, seeds=(0, 1, 2, 3))) == [("a", 0), ("a", 2)]
+
+
+def test_the_bound_of_equivalence_cannot_change_after_the_first_trial(storage, common):
+    _, store = prepare(storage, STUDY, common)
+    wider = Study(**vars(STUDY) | {"equivalence_bound": 2.0})
+    with pytest.raises(InputError, match=r"`equivalence bound` was 0\.3 and is 2 now"):
+        prepare(storage, wider, common)
+    earlier = {name: value for name, value in store.run().items() if name != "equivalence bound"}
+    store._study.set_user_attr("run", earlier)  # of a version that declared none
+    prepare(storage, wider, common)

@@ -14,6 +14,7 @@ from mocose_hf.study.block_model import (
     fit_blocks,
     noise_floor,
     outlying_cell,
+    range_of_cells,
 )
 from mocose_hf.study.declarations import Cell, Study
 from mocose_hf.study.results import SCORE, STATES, TrialResult
@@ -23,13 +24,14 @@ from mocose_hf.study.seed_statistics import (
     PairedTest,
     Summary,
     agreement,
+    equivalence_p,
     holm,
     paired_test,
     spread_over_seeds,
     summary,
 )
 
-ABOVE, BELOW, NOT_TOLD_APART = "above the default", "below the default", "not told apart"
+ABOVE, BELOW, NOT_SIGNIFICANT = "above the default", "below the default", "not significant"
 
 _TEST_AVERAGE = re.compile(r"sts_avg(_of_(\d+))?_spearman")
 
@@ -45,14 +47,15 @@ class CellOutcome:
         num_seeds: Number of its trials, complete or not; none of a cell that nobody asked for.
         scores: Finite `SCORE` of each complete trial by seed; the one score of a cell that is not trained under each.
         score: Their summary, None without any.
-        test: Paired test against the default; None of the default itself and where one of both has no score.
+        test: Paired test against the default; None of the default itself, and if one of both has no score.
         adjusted_p: Its p by Holm's method over the cells of the study, None without a p.
-        verdict: `ABOVE`, `BELOW` or `NOT_TOLD_APART` by `adjusted_p`, "not tested: …", or "" where there is nothing
-            to say.
-        pooled: Difference to the default by the block model of all trained cells; None of and against a cell that is
-            not trained, and where the model tells none.
-        pooled_p: p of it by Holm's method over the cells, None without it.
-        pooled_verdict: The verdict by that, "" without it.
+        verdict: `ABOVE`, `BELOW` or `NOT_SIGNIFICANT` by `adjusted_p`, "not tested: …", or "" without a test.
+        block: Block test against the default; None of and against a cell that is not trained, and without two common
+            seeds.
+        block_p: Its p by Holm's method over the cells, None without it.
+        block_verdict: The verdict by `block_p`, "" without it.
+        equivalence_p: p of equivalence to the default by two one-sided paired tests, None without a paired p.
+        adjusted_equivalence_p: The same by Holm's method over the cells.
     """
 
     cell: Cell
@@ -64,9 +67,16 @@ class CellOutcome:
     test: PairedTest | None = None
     adjusted_p: float | None = None
     verdict: str = ""
-    pooled: Contrast | None = None
-    pooled_p: float | None = None
-    pooled_verdict: str = ""
+    block: Contrast | None = None
+    block_p: float | None = None
+    block_verdict: str = ""
+    equivalence_p: float | None = None
+    adjusted_equivalence_p: float | None = None
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether its difference to the default lies inside of the bounds that the study declares."""
+        return self.adjusted_equivalence_p is not None and self.adjusted_equivalence_p < 1 - CONFIDENCE
 
     def figure(self, name: str) -> Summary | None:
         """Summarise a figure over the complete trials in which it is finite, None where there is none."""
@@ -90,8 +100,10 @@ class Analysis:
         study: The study as declared.
         cells: Its cells in order.
         spread: Spread over seeds: their standard deviation within trained cells, pooled; None without two seeds.
-        model: The block model of all trained cells.
-        floor: Its noise, None where no two trained cells share two seeds.
+        model: The noise of all trained cells.
+        floor: The noise floor, None if no two trained cells share two seeds.
+        range: Spread of the means of the trained cells, that of equal cells, and their number, see `range_of_cells`;
+            None if it is unknown.
         widest: Label of the cell whose noise is larger than that of the others beyond chance, and the noise floor
             without it; None where there is no such cell.
         test_averages: Names of the averages over STS test sets that complete trials have, those of more sets first.
@@ -106,6 +118,7 @@ class Analysis:
     spread: float | None
     model: BlockModel
     floor: NoiseFloor | None
+    range: tuple[float, float, int] | None
     widest: tuple[str, NoiseFloor] | None
     test_averages: Sequence[str]
     agreements: Mapping[str, Agreement]
@@ -152,7 +165,7 @@ def analyse(
     outcomes = [_outcome(study, cell, results, seeds) for cell in study.cells]
     scores = {outcome.cell.label: outcome.scores for outcome in outcomes if not outcome.cell.is_fixed}
     model = fit_blocks(scores)
-    outcomes = _with_verdicts(outcomes, model)
+    outcomes = _with_verdicts(outcomes, scores, study.equivalence_bound)
     averages = _test_averages(outcomes)
     return Analysis(
         study=study,
@@ -160,6 +173,7 @@ def analyse(
         spread=spread_over_seeds([list(of_seeds.values()) for of_seeds in scores.values()]),
         model=model,
         floor=noise_floor(model),
+        range=range_of_cells(scores),
         widest=_widest(scores),
         test_averages=averages,
         agreements=_agreements(outcomes, [SCORE, *averages]),
@@ -196,32 +210,41 @@ def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], seeds: Se
     return CellOutcome(cell, is_default, trials, len(trials), scores, score)
 
 
-def _with_verdicts(outcomes: Sequence[CellOutcome], model: BlockModel) -> list[CellOutcome]:
-    """Test the cells against the default; all tests of one kind in the study are one family for Holm's method."""
+def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, bound: float) -> list[CellOutcome]:
+    """Test the cells against the default. The comparisons of a study are one family for Holm's method, in each test.
+
+    Args:
+        outcomes: All cells.
+        scores: Those of the trained cells: one that is not trained has no noise of its own and no block test.
+        bound: That of equivalence.
+    """
     default = next(outcome for outcome in outcomes if outcome.is_default)
     others = [outcome for outcome in outcomes if default.scores and outcome.scores and not outcome.is_default]
     tests = {outcome.cell.label: paired_test(outcome.scores, default.scores) for outcome in others}
-    # The model has no cell that is not trained, so it tells nothing of one.
-    pooled = {outcome.cell.label: contrast(model, outcome.cell.label, default.cell.label) for outcome in others}
-    adjusted = _adjusted(tests)
-    pooled_p = _adjusted(pooled)
+    blocks = {outcome.cell.label: contrast(scores, outcome.cell.label, default.cell.label) for outcome in others}
+    equivalent = {outcome.cell.label: equivalence_p(outcome.scores, default.scores, bound) for outcome in others}
+    adjusted = _adjusted({label: test.p for label, test in tests.items()})
+    block_p = _adjusted({label: block and block.p for label, block in blocks.items()})
+    adjusted_equivalent = _adjusted(equivalent)
     return [
         replace(
             outcome,
-            test=tests.get(outcome.cell.label),
-            adjusted_p=adjusted.get(outcome.cell.label),
-            verdict=_verdict(tests.get(outcome.cell.label), adjusted.get(outcome.cell.label)),
-            pooled=pooled.get(outcome.cell.label),
-            pooled_p=pooled_p.get(outcome.cell.label),
-            pooled_verdict=_pooled_verdict(pooled.get(outcome.cell.label), pooled_p.get(outcome.cell.label)),
+            test=tests.get(label),
+            adjusted_p=adjusted.get(label),
+            verdict=_verdict(tests.get(label), adjusted.get(label)),
+            block=blocks.get(label),
+            block_p=block_p.get(label),
+            block_verdict=_block_verdict(blocks.get(label), block_p.get(label)),
+            equivalence_p=equivalent.get(label),
+            adjusted_equivalence_p=adjusted_equivalent.get(label),
         )
-        for outcome in outcomes
+        for label, outcome in ((outcome.cell.label, outcome) for outcome in outcomes)
     ]
 
 
-def _adjusted(tests: Mapping[str, PairedTest | Contrast | None]) -> dict[str, float]:
-    p_values = {label: test.p for label, test in tests.items() if test is not None and test.p is not None}
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+def _adjusted(p_values: Mapping[str, float | None]) -> dict[str, float]:
+    known = {label: p for label, p in p_values.items() if p is not None}
+    return dict(zip(known, holm(list(known.values())), strict=True))
 
 
 def _verdict(test: PairedTest | None, adjusted_p: float | None) -> str:
@@ -230,13 +253,13 @@ def _verdict(test: PairedTest | None, adjusted_p: float | None) -> str:
     return f"not tested: {test.reason}" if adjusted_p is None else _in_words(test.difference, adjusted_p)
 
 
-def _pooled_verdict(pooled: Contrast | None, adjusted_p: float | None) -> str:
-    return "" if pooled is None or adjusted_p is None else _in_words(pooled.difference, adjusted_p)
+def _block_verdict(block: Contrast | None, adjusted_p: float | None) -> str:
+    return "" if block is None or adjusted_p is None else _in_words(block.difference, adjusted_p)
 
 
 def _in_words(difference: float, adjusted_p: float) -> str:
     if adjusted_p >= 1 - CONFIDENCE:
-        return NOT_TOLD_APART
+        return NOT_SIGNIFICANT
     return ABOVE if difference > 0 else BELOW
 
 

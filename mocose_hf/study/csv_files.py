@@ -48,7 +48,8 @@ def summary_csv(made: Analysis) -> str:
     head = ["study", "cell", "row", "column", "x", "paper", "is_default", "seeds", *STATES]
     head += [f"{name}_{part}" for name in figures for part in ("count", "mean", "sd")]
     head += ["common_seeds", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
-    head += ["pooled_difference", "pooled_low", "pooled_high", "pooled_p", "pooled_p_holm", "pooled_verdict"]
+    head += ["block_difference", "block_low", "block_high", "block_df", "block_p", "block_p_holm", "block_verdict"]
+    head += ["equivalence_bound", "equivalence_p", "equivalence_p_holm"]
     return _written(head, [_summary_line(made, outcome, figures) for outcome in made.cells])
 
 
@@ -62,9 +63,11 @@ def _summary_line(made: Analysis, outcome: CellOutcome, figures: Sequence[str]) 
         line += [0, None, None] if figure is None else [figure.count, figure.mean, figure.sd]
     line += [None] * 5 if test is None else [test.count, test.difference, test.low, test.high, test.p]
     line += [outcome.adjusted_p, outcome.verdict]
-    pooled = outcome.pooled
-    line += [None] * 4 if pooled is None else [pooled.difference, pooled.low, pooled.high, pooled.p]
-    return [*line, outcome.pooled_p, outcome.pooled_verdict]
+    block = outcome.block
+    own = [] if block is None else [block.difference, block.low, block.high, block.degrees_of_freedom, block.p]
+    line += own or [None] * 5
+    line += [outcome.block_p, outcome.block_verdict, made.study.equivalence_bound]
+    return [*line, outcome.equivalence_p, outcome.adjusted_equivalence_p]
 
 
 def curves_csv(made: Analysis) -> str | None:

@@ -1,5 +1,6 @@
 """What a study is: cells of options that are run with the same seeds and set beside each other."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,8 @@ class Study:
         plot: How it is drawn: "bars" (one group a row), "line" (over `x`, a line for each column), "curves" (score
             over steps), "spectrum" or "" for no plot.
         x_label: What `x` is.
+        equivalence_bound: The largest difference to the default, in points of Spearman × 100, that has no importance.
+            A cell is equivalent to the default if its difference lies inside of ± this.
     """
 
     name: str
@@ -84,8 +87,13 @@ class Study:
     options: Mapping[str, object] = field(default_factory=dict)
     plot: str = "bars"
     x_label: str = ""
+    equivalence_bound: float = 0.3
 
     def __post_init__(self):
+        if not 0 < self.equivalence_bound < math.inf:
+            raise ValueError(
+                f"`equivalence_bound` is a number above 0, in points of Spearman × 100, not {self.equivalence_bound}."
+            )
         for name in ("title", "question", "source", "default", "x_label"):
             object.__setattr__(self, name, visible(getattr(self, name)))
         labels = [cell.label for cell in self.cells]
@@ -145,5 +153,6 @@ _CELL_FIELDS = {
 _STUDY_FIELDS = {
     **dict.fromkeys(("name", "title", "question", "source", "default", "plot", "x_label"), is_text),
     "cells": list_of(is_mapping),
+    "equivalence_bound": is_number,
     "options": is_mapping,
 }

@@ -1,29 +1,33 @@
 """What a careful reader is told below a table and at the head of a report, in sentences."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
-from mocose_hf.study.analysis import ABOVE, BELOW, NOT_TOLD_APART, Analysis, CellOutcome
-from mocose_hf.study.block_model import range_of_cells
+from mocose_hf.study.analysis import ABOVE, BELOW, NOT_SIGNIFICANT, Analysis, CellOutcome
 from mocose_hf.study.results import SCORE
-from mocose_hf.study.seed_statistics import first_step_ratio
+from mocose_hf.study.seed_statistics import first_step_ratio, seeds_for_equivalence
 from mocose_hf.study.tables import average_title, number
 
 CAUTIONS = (
     "Few seeds: the standard deviation of three seeds is itself known to within a factor of 0.5 to 6.3 only. The "
-    "noise floor, named below each table, is the smallest difference that one comparison chosen beforehand would tell "
-    "from zero. It takes its noise from all trained cells at once.",
-    "Two tests: the paired one knows the common seeds of a cell and the default alone and assumes nothing of other "
-    "cells; the pooled one takes its noise from all trained cells, and assumes that a seed shifts all cells alike and "
-    "that what is left is normal and of one size. Each is corrected for the number of cells by Holm's method; the "
-    "95 % intervals are not, so one may exclude 0 where the verdict is “not told apart”.",
-    "“Not told apart” does not mean equal: with few seeds and many cells the paired test finds huge differences only. "
-    "Read the interval, the noise floor and the pooled test too.",
+    "noise floor, named below each table, is the smallest difference that is significant in one typical comparison "
+    "chosen beforehand.",
+    "Two tests: the paired one uses the common seeds of a cell and the default alone and assumes nothing of other "
+    "cells. The block test takes the shift of each seed from the other cells and gives each cell noise of its own "
+    "size; it assumes that a seed shifts all cells alike. Both assume normal noise, and both are always shown.",
+    "What the 5 % are of: the comparisons of one study with its default, on the development pairs, in one of the "
+    "tests. If no cell of a study differs, the chance that a test finds one is 5 % at most, by Holm's method. This "
+    "holds for each test by itself, not for the better of both, nor for several studies, the test sets, or the best "
+    "cell of a table. The 95 % intervals are not adjusted, so one may exclude 0 although the verdict is “not "
+    "significant”.",
+    "“Not significant” does not mean equal. “Equivalent” means that the difference lies inside of the bounds that the "
+    "study declares, by two one-sided tests at 0.05. A cell that is neither needs more seeds.",
     "A score is the best of a run's evaluations on the same development pairs, so it is biased upwards, more so where "
     "runs are evaluated often or vary much; so is the score of the best cell. The test sets had no part in either "
     "choice.",
-    "All cells share one set of development pairs and one encoder: neither the spread over seeds nor the noise floor "
-    "holds what other pairs, another text or another encoder would change.",
+    "All cells share one set of development pairs and one encoder: no interval here holds what other pairs, another "
+    "text or another encoder would change. Scores of single pairs are not stored, so no interval is over pairs.",
     "The paper's figures are means over test sets, on which its released code also chooses the checkpoint, without "
     "seeds, and may be of another encoder: compare order and shape, not height.",
 )
@@ -37,8 +41,8 @@ _SHORT_CAUTION = (
 
 def notes(made: Analysis) -> list[str]:
     """Return what is to be said below the table of a study, a sentence or a few each."""
-    lines = [_verdicts(made), _untrained(made), _paper(made), _spread(made), _noise(made), _widest(made)]
-    lines += [_range(made), _power(made)]
+    lines = [_verdicts(made), _family(made), _equivalence(made), _untrained(made), _paper(made), _spread(made)]
+    lines += [_noise(made), _widest(made), _range(made), _power(made)]
     return [line for line in [*lines, _SHORT_CAUTION * bool(_scored(made)), *_trials(made)] if line]
 
 
@@ -60,22 +64,53 @@ def _verdicts(made: Analysis) -> str:
             f"The default, {_quoted(made.default.cell.label)}, has no complete trial, so no cell is tested against it."
         )
     name = _quoted(made.default.cell.label)
-    text = f"Against the default, {name}, by the paired test: {_told_apart([o.verdict for o in others], others)}."
-    if all(outcome.pooled_p is None for outcome in others):
+    text = f"Against the default, {name}, by the paired test: {_counted([o.verdict for o in others], others)}."
+    if all(outcome.block_p is None for outcome in others):
         return text
-    return f"{text} By the pooled test: {_told_apart([o.pooled_verdict for o in others], others)}."
+    return f"{text} By the block test: {_counted([o.block_verdict for o in others], others)}."
 
 
-def _told_apart(verdicts: Sequence[str], others: Sequence[CellOutcome]) -> str:
+def _counted(verdicts: Sequence[str], others: Sequence[CellOutcome]) -> str:
     """Name the cells above and below the default and count the rest."""
     parts = []
     for verdict, word in ((ABOVE, "above"), (BELOW, "below")):
         labels = [o.cell.label for found, o in zip(verdicts, others, strict=True) if found == verdict]
         parts.append(f"{word}: {', '.join(map(_quoted, labels)) or 'none'}")
     counts = Counter(verdicts)
-    rest = len(others) - counts[ABOVE] - counts[BELOW] - counts[NOT_TOLD_APART]
-    parts.append(f"{NOT_TOLD_APART}: {counts[NOT_TOLD_APART]}")
+    rest = len(others) - counts[ABOVE] - counts[BELOW] - counts[NOT_SIGNIFICANT]
+    parts.append(f"{NOT_SIGNIFICANT}: {counts[NOT_SIGNIFICANT]}")
     return "; ".join(parts + [f"not tested: {rest}"] * bool(rest))
+
+
+def _family(made: Analysis) -> str:
+    """Name the comparisons that the error rate of 5 % holds for."""
+    paired = sum(outcome.adjusted_p is not None for outcome in made.cells)
+    block = sum(outcome.block_p is not None for outcome in made.cells)
+    if not paired + block:
+        return ""
+    families = [f"{count} by the {test} test" for count, test in ((paired, "paired"), (block, "block")) if count]
+    plural = "s" * (max(paired, block) > 1)
+    return (
+        f"Family of Holm's method: the comparison{plural} of this study with its default on the development pairs, "
+        f"{' and, as a family of its own, '.join(families)}. If no cell differs, each test finds one with a "
+        "probability of 5 % at most. Test sets, other studies and the choice of the better test are not part of it."
+    )
+
+
+def _equivalence(made: Analysis) -> str:
+    tested = [outcome for outcome in made.cells if outcome.adjusted_equivalence_p is not None]
+    if not tested:
+        return ""
+    bound = made.study.equivalence_bound
+    labels = [outcome.cell.label for outcome in tested if outcome.is_equivalent]
+    text = (
+        f"Equivalent to the default within ± {number(bound)}, by two one-sided paired tests with Holm's method: "
+        f"{', '.join(map(_quoted, labels)) or 'none'} of {len(tested)}."
+    )
+    if made.floor is None or made.floor.sd == 0:
+        return text
+    count = seeds_for_equivalence(math.sqrt(2) * made.floor.sd, bound)
+    return f"{text} With the noise here, one such test of equal cells needs about {count} seeds (power 0.8)."
 
 
 def _paper(made: Analysis) -> str:
@@ -138,11 +173,12 @@ def _noise(made: Analysis) -> str:
         return unknown if _scored(made) else ""
     return (
         f"Noise floor: {number(floor.smallest_difference)}, the smallest difference of two cells with {floor.count} "
-        "shared seeds that one comparison, chosen beforehand, tells from zero (two-sided, at 0.05, unadjusted). The "
-        f"noise of a comparison behind it, what cell and seed leave of a score, has a standard deviation of "
+        "shared seeds that is significant in one block test, chosen beforehand (two-sided, at 0.05, unadjusted), if "
+        "both have the typical noise. That noise, what cell and seed leave of a score, has a standard deviation of "
         f"{number(floor.sd)} (95 % CI {number(floor.low)} to {number(floor.high)}; {floor.degrees_of_freedom} "
-        f"degree{'s' * (floor.degrees_of_freedom > 1)} of freedom, of all trained cells). Assumed: a seed shifts all "
-        "cells alike, and what is left is normal and of one size."
+        f"degree{'s' * (floor.degrees_of_freedom > 1)} of freedom, of all trained cells). The floor and its interval "
+        "assume that a seed shifts all cells alike and that the noise is normal and of one size. The tests do not "
+        "assume the one size."
     )
 
 
@@ -152,21 +188,20 @@ def _widest(made: Analysis) -> str:
     label, floor = made.widest
     return (
         f"The noise floor assumes noise of one size, but that of {_quoted(label)} is larger than that of the others "
-        f"beyond chance; without it the noise floor is {number(floor.smallest_difference)}, and the noise of a "
-        f"comparison {number(floor.sd)}."
+        f"beyond chance. Without it the noise floor is {number(floor.smallest_difference)}, and the noise "
+        f"{number(floor.sd)}."
     )
 
 
 def _range(made: Analysis) -> str:
-    found = range_of_cells(made.model)
-    if found is None:
+    if made.range is None:
         return ""
-    spread, expected = found
+    spread, expected, count = made.range
     verdict = "so not all cells are equal" if spread > expected else "so their order may be chance alone"
     return (
-        f"The means of the {len(made.model.scores)} trained cells spread over {number(spread)}; those of as many "
-        f"equal cells spread over less than {number(expected)} in 95 of 100 studies (Tukey's studentised range, by "
-        f"the noise of a comparison), {verdict}."
+        f"The means of the {count} trained cells spread over {number(spread)}; those of as many equal cells spread "
+        f"over less than {number(expected)} in 95 of 100 studies (studentised range by Games and Howell, with the "
+        f"noise of the highest and the lowest cell), {verdict}."
     )
 
 
@@ -177,8 +212,8 @@ def _power(made: Analysis) -> str:
     count = min(Counter(test.count for test in tested).items(), key=lambda entry: (-entry[1], entry[0]))[0]
     ratio = first_step_ratio(count, len(tested))
     return (
-        f"With {count} common seeds and {len(tested)} comparison{'s' * (len(tested) > 1)}, the first cell that the "
-        f"paired test tells from the default needs a mean difference of {ratio:.1f} standard deviations of its "
+        f"With {count} common seeds and {len(tested)} comparison{'s' * (len(tested) > 1)}, the first cell to be "
+        f"significant by the paired test needs a mean difference of {ratio:.1f} standard deviations of its "
         "differences."
     )
 

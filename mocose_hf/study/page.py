@@ -147,7 +147,7 @@ def _overview(studies: Sequence[Shown]) -> list[str]:
         Entry("Best here", "mean"),
         Entry("Best in the paper", "of the same cells"),
         Entry("Rank correlation", "with the paper (cells)"),
-        Entry("Told apart, paired", "pooled"),
+        Entry("Significant, paired", "block"),
     ]
     return [
         *lines,
@@ -169,19 +169,19 @@ def _overview_entries(made: Analysis) -> list[Entry]:
     correlation = Entry(NOTHING)
     if found is not None and found.correlation is not None:
         correlation = Entry(number(found.correlation), f"({found.count})")
-    paired = _told_apart((outcome.verdict, outcome.adjusted_p) for outcome in made.cells)
-    pooled = _told_apart((outcome.pooled_verdict, outcome.pooled_p) for outcome in made.cells)
+    paired = _significant((outcome.verdict, outcome.adjusted_p) for outcome in made.cells)
+    block = _significant((outcome.block_verdict, outcome.block_p) for outcome in made.cells)
     return [
         Entry(f"{complete} of {len(made.trials)}"),
         Entry(NOTHING) if best is None else Entry(best.cell.label, number(best.score.mean)),
         Entry(NOTHING if found is None else found.best[0]),
         correlation,
-        Entry(paired, pooled),
+        Entry(paired, block),
     ]
 
 
-def _told_apart(tests: Iterable[tuple[str, float | None]]) -> str:
-    """Return how many cells were told from the default, of those that a test has a p of."""
+def _significant(tests: Iterable[tuple[str, float | None]]) -> str:
+    """Return how many cells differ significantly from the default, of those that a test has a p of."""
     verdicts = [verdict for verdict, p in tests if p is not None]
     return f"{sum(verdict in (ABOVE, BELOW) for verdict in verdicts)} of {len(verdicts)}" if verdicts else NOTHING
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t, ttest_rel
+from scipy.stats import norm, t, ttest_rel
 
 from mocose_hf.evaluation.correlation import spearman
 
@@ -96,12 +96,45 @@ def paired_test(cell: Mapping[int, float], default: Mapping[int, float]) -> Pair
     return PairedTest(len(seeds), difference, float(low), float(high), float(result.pvalue))
 
 
+def equivalence_p(cell: Mapping[int, float], default: Mapping[int, float], bound: float) -> float | None:
+    """Return the p of equivalence: that the mean paired difference lies outside of ± bound.
+
+    Two one-sided t-tests over the seeds that both have (Schuirmann 1987, https://doi.org/10.1007/BF01068419). The
+    larger p counts. A p below 0.05 means that the 90 % interval of the difference lies inside of the bounds.
+
+    Args:
+        cell, default: Figure of each seed.
+        bound: The largest difference that has no importance, above 0.
+
+    Returns:
+        None if `paired_test` has no p either.
+    """
+    if paired_test(cell, default).p is None:
+        return None
+    seeds = sorted(cell.keys() & default.keys())
+    ours, theirs = (np.array([side[seed] for seed in seeds], dtype=np.float64) for side in (cell, default))
+    above = ttest_rel(ours + bound, theirs, alternative="greater").pvalue
+    below = ttest_rel(ours - bound, theirs, alternative="less").pvalue
+    return float(max(above, below))
+
+
+def seeds_for_equivalence(sd: float, bound: float) -> int:
+    """Return about how many seeds one test of equivalence needs to find it with probability 0.8 in equal cells.
+
+    Args:
+        sd: Standard deviation of the paired differences, above 0.
+        bound: The bound of equivalence, above 0.
+    """
+    z = norm.ppf(CONFIDENCE) + norm.ppf(0.9)  # each of the two tests may miss one time in ten
+    return max(2, math.ceil((z * sd / bound) ** 2))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number by Holm's step-down method, in their order.
 
     Holm 1979, https://www.jstor.org/stable/4615733: the i-th smallest of m is multiplied by m − i + 1, is at most 1
-    and at least as large as the one before. Whatever of the hypotheses is true, the chance to reject a true one at
-    0.05 is 0.05 at most, and the tests may depend on each other, as those against one default do.
+    and at least as large as the one before. Whichever hypotheses are true, the probability of rejecting any true one
+    at 0.05 is at most 0.05. The tests may depend on each other, as those against one default do.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -112,7 +145,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def first_step_ratio(count: int, comparisons: int) -> float:
-    """Return what it takes to be told apart as the first of several cells by Holm's method at 0.05.
+    """Return the difference that is significant as the first of several cells by Holm's method at 0.05.
 
     Args:
         count: Number of common seeds, at least 2.

@@ -15,8 +15,8 @@ from mocose_hf.errors import InputError, one_line
 from mocose_hf.study.declarations import FILE_NAME, Cell, Study
 from mocose_hf.study.redaction import is_secret
 
-_ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label"}
-_OF_CELLS = {"default", "plot", "source", "x_label"}
+_ABOUT = {"title", "question", "source", "options", "default", "plot", "x_label", "equivalence_bound"}
+_OF_CELLS = {"default", "plot", "source", "x_label", "equivalence_bound"}
 _WAYS = {"grid", "cells", "search"}
 _RANGE = {"low", "high", "log", "step"}
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
@@ -52,7 +52,7 @@ def read_study_file(path: str | Path) -> Study | Search:
     The file is a mapping with one of `grid` (option: list of values; all combinations are run), `cells` (label:
     mapping of options) and `search` (`trials`, and `space`, option: list of choices or mapping of low, high and,
     where wanted, log or step), and, where wanted, `title`, `question`, `options` of all cells, `default` (a cell's
-    label), `source`, `plot` and `x_label`. Its name is that of the file.
+    label), `source`, `plot`, `x_label` and `equivalence_bound`. Its name is that of the file.
 
     Raises:
         InputError: With the file and the remedy.
@@ -162,6 +162,10 @@ def _build(name: str, made: dict) -> Study | Search:
         return Search(name, **about, space=space, trials=_count(search.get("trials")), options=options)
     cells = _cells_of_grid(made["grid"]) if "grid" in made else _cells(made["cells"])
     more = {key: str(made[key]) for key in ("default", "plot", "x_label", "source") if key in made}
+    if "equivalence_bound" in made:
+        more["equivalence_bound"] = _number(made["equivalence_bound"])
+        if more["equivalence_bound"] is None:
+            raise ValueError(f"`equivalence_bound` is a number above 0, not {str(made['equivalence_bound'])[:40]!r}")
     return Study(name, **about, cells=cells, options=options, **{"source": "", **more})
 
 

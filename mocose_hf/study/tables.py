@@ -59,8 +59,9 @@ def cell_table(made: Analysis) -> Table:
     columns += [
         (Entry("Development pairs", "mean ± sd (seeds)"), _figure(SCORE)),
         (Entry("Difference", "95 % CI"), _difference),
-        (Entry("p, paired", "p, pooled"), _p),
-        (Entry("Verdict"), _verdict),
+        (Entry("p, paired", "p, block"), _p),
+        (Entry("p, equivalent", f"within ± {number(made.study.equivalence_bound)}"), _equivalence),
+        (Entry("Verdict", "paired; block"), _verdict),
     ]
     if made.study.plot == "curves":
         columns.append((Entry("Last evaluation", "mean ± sd (seeds)"), _figure("last_dev_spearman")))
@@ -69,10 +70,11 @@ def cell_table(made: Analysis) -> Table:
     rows = [[entry(outcome) for _, entry in columns] for outcome in made.cells]
     legend = [
         _MEAN_LEGEND,
-        "Difference: to the default, over common seeds, with the interval of a paired t-test, unadjusted, so it may "
-        "exclude 0 where the verdict is “not told apart”. p, each by Holm's method for all cells: of that paired "
-        "test; below, of the pooled test, by the noise of a comparison that all trained cells tell. The verdict is "
-        "by the former at 0.05; below, where it differs, by the latter.",
+        "Difference: to the default, over common seeds, with the interval of a paired t-test. The interval is "
+        "unadjusted, so it may exclude 0 although the verdict is “not significant”. p: of the paired test; below, of "
+        "the block test, which takes the shift of each seed from the other cells; and of equivalence, by two "
+        "one-sided paired tests. Each is adjusted by Holm's method. Verdicts are at 0.05, by the paired test and, "
+        "below, by the block test.",
     ]
     return Table([head for head, _ in columns], rows, legend)
 
@@ -88,11 +90,16 @@ def grid_table(made: Analysis) -> Table:
     legend = [_MEAN_LEGEND]
     if any(outcome.cell.paper is not None for outcome in made.cells):
         legend.append(f"Below each: {paper_name(made)}.")
-    marks = {_mark(outcome) for outcome in made.cells}
+    marks = {mark for outcome in made.cells for mark in _marks(outcome)}
     if marks & {"↑", "↓"}:
         legend.append("↑, ↓: above, below the default by a paired t-test, by Holm's method for all cells at 0.05.")
     if marks & {"(↑)", "(↓)"}:
-        legend.append("(↑), (↓): not so, but by the pooled test, by Holm's method too.")
+        legend.append("(↑), (↓): above, below the default by the block test, by Holm's method for all cells at 0.05.")
+    if "≈" in marks:
+        bound = number(made.study.equivalence_bound)
+        legend.append(
+            f"≈: equivalent to the default within ± {bound} by two one-sided paired tests, by Holm's method."
+        )
     return Table([Entry("Cell"), *(Entry(column_name(column)) for column in columns)], rows, legend)
 
 
@@ -160,15 +167,17 @@ def _difference(outcome: CellOutcome) -> Entry:
 
 
 def _p(outcome: CellOutcome) -> Entry:
-    return Entry(p_text(outcome.adjusted_p), "" if outcome.pooled_p is None else p_text(outcome.pooled_p))
+    return Entry(p_text(outcome.adjusted_p), "" if outcome.block_p is None else p_text(outcome.block_p))
+
+
+def _equivalence(outcome: CellOutcome) -> Entry:
+    return Entry(p_text(outcome.adjusted_equivalence_p), "equivalent" if outcome.is_equivalent else "")
 
 
 def _verdict(outcome: CellOutcome) -> Entry:
     if outcome.is_default:
         return Entry("the default", is_default=True)
-    if outcome.pooled_verdict in ("", outcome.verdict):
-        return Entry(outcome.verdict or NOTHING)
-    return Entry(outcome.verdict, f"pooled: {outcome.pooled_verdict}")
+    return Entry(outcome.verdict or NOTHING, f"block: {outcome.block_verdict}" if outcome.block_verdict else "")
 
 
 def _alarm(outcome: CellOutcome) -> Entry:
@@ -180,11 +189,11 @@ def _alarm(outcome: CellOutcome) -> Entry:
     return Entry(f"{alarm.count} of {complete.count}", f"step {alarm.mean:,.0f}", outcome.is_default)
 
 
-def _mark(outcome: CellOutcome) -> str:
-    """Return an arrow for a cell that is told apart from the default, in brackets where by the pooled test alone."""
-    if outcome.verdict in _ARROWS:
-        return _ARROWS[outcome.verdict]
-    return f"({_ARROWS[outcome.pooled_verdict]})" if outcome.pooled_verdict in _ARROWS else ""
+def _marks(outcome: CellOutcome) -> list[str]:
+    """Return an arrow for a significant paired test, one in brackets for a block test, and a mark of equivalence."""
+    marks = [_ARROWS[outcome.verdict]] if outcome.verdict in _ARROWS else []
+    marks += [f"({_ARROWS[outcome.block_verdict]})"] if outcome.block_verdict in _ARROWS else []
+    return marks + ["≈"] * outcome.is_equivalent
 
 
 def _grid_entry(outcome: CellOutcome | None) -> Entry:
@@ -192,6 +201,6 @@ def _grid_entry(outcome: CellOutcome | None) -> Entry:
         return Entry("")
     text = NOTHING
     if outcome.score is not None:
-        text = f"{mean_text(outcome.score, outcome.num_seeds)} {_mark(outcome)}".rstrip()
+        text = " ".join([mean_text(outcome.score, outcome.num_seeds), *_marks(outcome)])
     below = [] if outcome.cell.paper is None else [f"paper {number(outcome.cell.paper)}"]
     return Entry(text, ", ".join(below + ["default"] * outcome.is_default), outcome.is_default)

@@ -7,7 +7,7 @@ from mocose_hf.errors import InputError
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.study.claims import Claim, Key
 from mocose_hf.study.declarations import BASELINE, Cell, Study
-from mocose_hf.study.descriptions import ENCODER, OF_CELL, OF_DISPLAY
+from mocose_hf.study.descriptions import ENCODER, EQUIVALENCE_BOUND, OF_CELL, OF_DISPLAY
 from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
@@ -184,6 +184,7 @@ class Worker:
             for cell in self._study.cells
         }
         options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
+        options[EQUIVALENCE_BOUND] = f"{self._study.equivalence_bound:g}"
         for label in self._cells:
             own = {name: digest for name, digest in self._runner.digests(label).items() if digest != base[name]}
             if own:

@@ -265,7 +265,9 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
 def push(trainer: MoCoSETrainer, options: Options) -> None:
     """Upload the finished output directory if `push_to_hub` asks for it."""
     if options.training.push_to_hub and trainer.is_world_process_zero():
-        push_output(options.output_dir, trainer.hub_model_id, options.training.hub_token)
+        push_output(
+            options.output_dir, trainer.hub_model_id, options.training.hub_token, options.training.hub_revision
+        )
 
 
 def _end(line: str, code: int) -> int:

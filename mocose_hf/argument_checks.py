@@ -119,6 +119,28 @@ def check_augmentations(args) -> None:
         raise ValueError("`fgsm_epsilon` needs gradients that `fp16` would round to 0; set `bf16` instead.")
 
 
+SCHEDULES_BY_SCORE = ("reduce_lr_on_plateau", "greedy")
+"""Learning rate schedules that follow `metric_for_best_model`."""
+
+
+def follow_score(args) -> None:
+    """Tell a schedule that follows a score whether more of it is better.
+
+    Raises:
+        ValueError: If `lr_scheduler_kwargs` says the opposite.
+    """
+    if args.lr_scheduler_type not in SCHEDULES_BY_SCORE:
+        return
+    mode = "max" if args.greater_is_better else "min"
+    given = args.lr_scheduler_kwargs or {}
+    if given.get("mode", mode) != mode:
+        raise ValueError(
+            f"`lr_scheduler_kwargs` sets mode to {given['mode']!s:.20}, but of `metric_for_best_model` "
+            f"{args.metric_for_best_model} {'more' if mode == 'max' else 'less'} is better; leave mode out."
+        )
+    args.lr_scheduler_kwargs = given | {"mode": mode}
+
+
 def check_scheduler(args) -> None:
     """Refuse a learning rate schedule that its arguments do not fit, by a few steps of one.
 

@@ -280,6 +280,8 @@ def parse_command_line(argv: list[str]) -> Options:
     options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force, notices)
     # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
     asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not evaluation.validation_file
+    is_saved = "local_rank" in config  # which only a saved training_args.json has, and it has all fields
+    _check_switches(options, typed if is_saved else given)
     if evaluation.eval_tasks is None and asked:
         if options.trains and not evaluation.senteval_dir:
             raise InputError("--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks.")
@@ -321,6 +323,19 @@ def _entries_in_force(
                 notices.append(f"{entry.place}: `{name}` is ignored because {idle[name]}.")
         overrides |= idle.keys()  # without these, others may have no effect
     return in_force, notices
+
+
+def _check_switches(options: Options, given: dict[str, str]) -> None:
+    """Refuse `do_train` and `do_eval` if they say other than the other options."""
+    switches = {name: string_to_bool(given[name] or "true") for name in ("do_train", "do_eval") if name in given}
+    if switches.get("do_train", options.trains) != options.trains:
+        raise InputError(
+            "--do_train false: there is text to train on; leave out --train_file or --dataset_name."
+            if options.trains
+            else "--do_train: there is nothing to train on; give --train_file or --dataset_name."
+        )
+    if not switches.get("do_eval", True) and options.evaluation.eval_tasks:
+        raise InputError("--do_eval false: --eval_tasks asks for scores; leave out one of them.")
 
 
 def check_option_names(names: Iterable[str]) -> None:

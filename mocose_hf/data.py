@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -71,10 +72,28 @@ def read_hub_sentences(
 
 
 def with_sentence_ids(dataset):
-    """Return the dataset with a column `sentence_id`, numbered from 0 where it has none."""
-    if isinstance(dataset, Dataset) and "sentence_id" not in dataset.column_names:
+    """Return the dataset with whole numbers as `sentence_id`: numbered from 0 if it has no such column."""
+    if not isinstance(dataset, Dataset):
+        return dataset
+    if "sentence_id" not in dataset.column_names:
         return dataset.add_column("sentence_id", list(range(len(dataset))))
+    if getattr(dataset.features["sentence_id"], "dtype", None) in ("string", "large_string"):
+        numbers = [sentence_number(name) for name in dataset["sentence_id"]]
+        return dataset.remove_columns("sentence_id").add_column("sentence_id", numbers)
     return dataset
+
+
+def sentence_number(sentence_id: int | str) -> int:
+    """Return the number that a sentence id is known by: itself, or of a string 63 bits of its hash.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(sentence_id, str):
+        return int.from_bytes(hashlib.blake2b(sentence_id.encode(), digest_size=8).digest(), "big") >> 1
+    if isinstance(sentence_id, bool) or not isinstance(sentence_id, Integral):
+        raise InputError(f"`sentence_id` is {sentence_id!r:.60}; give a whole number or a string for each sentence.")
+    return int(sentence_id)
 
 
 class SentenceCollator:
@@ -120,7 +139,7 @@ class SentenceCollator:
         if key_texts is not None:
             batch |= {f"key_{name}": value for name, value in self._tokenize(key_texts).items()}
         if "sentence_id" in rows[0]:
-            batch["sentence_ids"] = torch.tensor([row["sentence_id"] for row in rows], dtype=torch.int64)
+            batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
         return batch
 
     def _key_texts(self, rows: list[dict]) -> list[str] | None:

@@ -155,16 +155,26 @@ def write_model_card(directory: str | Path, text: str) -> None:
     ModelCard(text).save(Path(directory) / "README.md")
 
 
-def push_output(output_dir: str | Path, repo_id: str, token: str | None = None) -> None:
+def push_output(output_dir: str | Path, repo_id: str, token: str | None = None, revision: str | None = None) -> None:
     """Upload a finished output directory to an existing hub repository, without checkpoints and pickles.
+
+    Args:
+        output_dir: The directory.
+        repo_id: The repository.
+        token: The token of access.
+        revision: The branch, made if there is none; the main one by default.
 
     Raises:
         SaveError: If the upload fails; the directory is complete.
     """
     left_out = ["checkpoint-*", "*.bin", "*.pt", "*.pth"]
     try:
-        HfApi(token=token).upload_folder(
+        api = HfApi(token=token)
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id=repo_id, branch=revision, exist_ok=True)
+        api.upload_folder(
             repo_id=repo_id,
+            revision=revision,
             folder_path=str(output_dir),
             commit_message="Upload MoCoSE model",
             ignore_patterns=left_out,
@@ -172,6 +182,7 @@ def push_output(output_dir: str | Path, repo_id: str, token: str | None = None) 
     except Exception as error:  # of the network, of the hub and of tokens
         command = shlex.join(
             ["hf", "upload", repo_id, str(output_dir), *(f"--exclude={pattern}" for pattern in left_out)]
+            + ([] if revision is None else [f"--revision={revision}"])
         )
         raise SaveError(
             f"{output_dir}: is complete but cannot be uploaded ({one_line(error)}); upload it later: {command}"

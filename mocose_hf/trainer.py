@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
+from mocose_hf.argument_checks import check_augmentations, check_values
 from mocose_hf.atomic_files import read_json_object, replacing, write_text
 from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_states
 from mocose_hf.callbacks import CollapseAlarm
@@ -30,6 +31,7 @@ from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
+from mocose_hf.option_support import check_trainer_options
 from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
@@ -39,11 +41,13 @@ from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
 from mocose_hf.text_augmentation import TextAugmentation
-from mocose_hf.training_args import MoCoSETrainingArguments
+from mocose_hf.training_args import METRICS, MoCoSETrainingArguments
 from mocose_hf.training_checks import (
     check_arguments,
+    check_development_pairs,
     check_metric,
     check_model,
+    check_model_init,
     check_optimizer,
     make_augmentation,
     prepare_data,
@@ -68,16 +72,20 @@ class MoCoSETrainer(Trainer):
     anything is logged, evaluated or saved. The model in memory may hold some by then, no checkpoint does.
 
     Args:
-        model: A `MoCoSEForPreTraining`.
+        model: A `MoCoSEForPreTraining`; None with `model_init`.
         args: `MoCoSETrainingArguments`.
         train_dataset: A `datasets.Dataset` with a column `text`, and optionally `key_text`, the key view's own text,
-            and `sentence_id`; or a `SentenceStream` or any other iterable dataset of such rows, with `max_steps`.
-        eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`.
+            and `sentence_id`, numbers or strings; or a list of such rows or of sentences; or a `SentenceStream` or any
+            other iterable dataset of such rows, with `max_steps`.
+        eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`; or a dict
+            of several.
         processing_class: The tokenizer; the default collator and the evaluation need it.
         test_tasks: STS test sets to score at each evaluation beside `eval_dataset`, as the released code of the paper
             does; they have no say in which checkpoint is best unless `metric_for_best_model` gives it to them.
         key_augmentation: Makes the target's text of a sentence, or of its `key_text`, with a generator to draw from;
             see `SentenceCollator`. A resumed run is to be given the same one.
+        model_init: Returns a new model, for each training and each trial of `hyperparameter_search`; it may take the
+            trial.
         options: As `transformers.Trainer` takes them.
 
     Attributes:
@@ -92,22 +100,32 @@ class MoCoSETrainer(Trainer):
 
     def __init__(
         self,
-        model: MoCoSEForPreTraining,
-        args: MoCoSETrainingArguments,
+        model: MoCoSEForPreTraining | None = None,
+        args: MoCoSETrainingArguments | None = None,
         train_dataset=None,
         eval_dataset=None,
         processing_class=None,
         data_collator=None,
         test_tasks: Sequence[STSTask] = (),
         key_augmentation: TextAugmentation | None = None,
+        model_init: Callable[..., MoCoSEForPreTraining] | None = None,
         **options,
     ):
+        check_trainer_options(options)
+        if (model is None) == (model_init is None):
+            raise ValueError("MoCoSETrainer needs a `model` or a `model_init`; give one of the two.")
+        if model_init is not None:
+            check_model_init(args, **options)
+            self.model_init = model_init
+            model = self._build_model(args)
         check_arguments(model, args, processing_class, data_collator)
         model.augmentation = make_augmentation(args, processing_class, model)
+        given_collator = data_collator
         train_dataset, data_collator = prepare_data(
             train_dataset, data_collator, args, processing_class, model, key_augmentation
         )
         check_optimizer(args, **options)
+        self._check_evaluation(args, eval_dataset, test_tasks)
         super().__init__(
             model=model,
             args=args,
@@ -117,6 +135,9 @@ class MoCoSETrainer(Trainer):
             data_collator=data_collator,
             **options,
         )
+        self.model_init = model_init
+        self._built: MoCoSEForPreTraining | None = None
+        self._given_collator, self._key_augmentation = given_collator, key_augmentation
         if self.is_fsdp_enabled:
             raise ValueError(
                 "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does."
@@ -141,6 +162,14 @@ class MoCoSETrainer(Trainer):
         if isinstance(train_dataset, EndlessStream):
             self.add_callback(StreamStart(train_dataset))
 
+    def _check_evaluation(self, args, eval_dataset, test_tasks) -> None:
+        """Check what will be evaluated; of a subclass that evaluates in its own way nothing is known."""
+        if eval_dataset is None or type(self).evaluate is not MoCoSETrainer.evaluate:
+            return
+        selects = args.metric_for_best_model is not None and args.eval_strategy != "no"
+        scored_with_tests = test_tasks and args.best_metric not in METRICS
+        check_development_pairs(eval_dataset, args.best_metric if selects and not scored_with_tests else None)
+
     def init_hf_repo(self, *args, **options) -> None:
         """Create the repository of `push_to_hub` as `transformers.Trainer` does.
 
@@ -155,7 +184,64 @@ class MoCoSETrainer(Trainer):
                 "token and `hub_model_id`, or leave it out and upload the finished folder."
             ) from error
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options) -> TrainOutput:
+    def _build_model(self, args, trial=None) -> MoCoSEForPreTraining:
+        """Build a new model by `model_init` from the seed."""
+        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+        return super().call_model_init(trial)
+
+    def call_model_init(self, trial=None) -> MoCoSEForPreTraining:
+        """Return the new model of a training, which `train` has built, or one that is built now."""
+        model, self._built = self._built, None
+        return super().call_model_init(trial) if model is None else model
+
+    def _start_anew(self, trial) -> None:
+        """Build the model of this training, and prepare it and the data with the arguments of the trial."""
+        if trial is not None:
+            self._hp_search_setup(trial)
+            check_values(self.args)
+            check_augmentations(self.args)
+        self.model = self._built = model = self._build_model(self.args, trial)
+        check_arguments(model, self.args, self.processing_class, self._given_collator)
+        model.augmentation = make_augmentation(self.args, self.processing_class, model)
+        self.train_dataset, self.data_collator = prepare_data(
+            self.train_dataset, self._given_collator, self.args, self.processing_class, model, self._key_augmentation
+        )
+
+    def hyperparameter_search(
+        self, hp_space=None, compute_objective=None, n_trials=20, direction=None, backend=None, hp_name=None, **options
+    ):
+        """Search as `transformers.Trainer` does, by default for the score that selects the best checkpoint.
+
+        Args:
+            hp_space, n_trials, backend, hp_name, options: As there.
+            compute_objective: Returns the number to optimise from the metrics of an evaluation. By default it is
+                `metric_for_best_model`: of the best evaluation so far with `load_best_model_at_end`, else of the last.
+            direction: maximize or minimize; needed with `compute_objective`, and known without.
+
+        Raises:
+            ValueError: If there are no development pairs, or the direction is missing or wrong.
+        """
+        if self.eval_dataset is None:
+            raise ValueError("`hyperparameter_search` compares scores; give the trainer an `eval_dataset`.")
+        if compute_objective is None:
+            greater = self.args.greater_is_better is not False
+            known = "maximize" if greater else "minimize"
+            if direction not in (None, known):
+                raise ValueError(f"`direction` is {direction!s:.40}, but {self.args.best_metric} is to be {known}d.")
+            compute_objective, direction = self._score_to_optimize, known
+        elif direction is None:
+            raise ValueError("`direction` is needed with `compute_objective`; give maximize or minimize.")
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **options
+        )
+
+    def _score_to_optimize(self, metrics: dict[str, float]) -> float:
+        if not self.args.load_best_model_at_end:
+            return metrics[f"eval_{self.args.best_metric}"]
+        scores = scores_by_step(self.state.log_history, self.args.best_metric).values()
+        return max(scores) if self.args.greater_is_better is not False else min(scores)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, **options) -> TrainOutput:
         """Train to the end, from a complete checkpoint where one is asked for.
 
         Args:
@@ -164,6 +250,7 @@ class MoCoSETrainer(Trainer):
                 the end of a run, which a callback may have stopped, no step is trained: its weights, the best ones
                 where they are asked for, are loaded, and the metrics that it saved are returned.
                 With `load_best_model_at_end` these are the weights of the start if no checkpoint scored better.
+            trial: Of `hyperparameter_search`, which sets it.
             options: As `transformers.Trainer.train` takes them.
 
         Raises:
@@ -174,10 +261,12 @@ class MoCoSETrainer(Trainer):
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
         with exclusive(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
-            return self._train_alone(resume_from_checkpoint, **options)
+            return self._train_alone(resume_from_checkpoint, trial, **options)
 
-    def _train_alone(self, resume_from_checkpoint: str | bool | None, **options) -> TrainOutput:
+    def _train_alone(self, resume_from_checkpoint: str | bool | None, trial, **options) -> TrainOutput:
         """Train as `train` says, in an output directory that no other process uses."""
+        if self.model_init is not None:
+            self._start_anew(trial)
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         given = (self.processing_class, self.data_collator)
         run = describe_run(self.args, self.model, self.train_dataset, max_steps, *given)
@@ -203,7 +292,7 @@ class MoCoSETrainer(Trainer):
         }
         try:
             with _changed(self.args, settings), self._preemption.listening(self.is_world_process_zero()):
-                output = super().train(resume_from_checkpoint=checkpoint, **options)
+                output = super().train(resume_from_checkpoint=checkpoint, trial=trial, **options)
         except Exception as error:
             failure = self._keeper.failure(error)
             if failure is None:

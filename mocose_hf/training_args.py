@@ -7,28 +7,23 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from mocose_hf.argument_checks import (
+    SCHEDULES_BY_SCORE,
     check_augmentations,
     check_loading,
     check_precision,
     check_scheduler,
     check_values,
+    follow_score,
 )
 from mocose_hf.evaluation.selection import is_greater_better
 from mocose_hf.launcher import adopt_launcher_settings
+from mocose_hf.option_support import check_idle_options
 from mocose_hf.zero import check_settings, keep_weights_in_float32
 
 METRICS = ("stsb_spearman", "alignment", "uniformity")
 """What `MoCoSETrainer.evaluate` scores."""
 
 EMA_SCHEDULES = ("cosine", "constant_distance")
-
-_KEPT_FALSE = {
-    "remove_unused_columns": "the collator needs the text columns",
-    "save_only_model": "a run cannot go on from weights alone",
-    "ignore_data_skip": "a run that goes on must see each sentence once",
-    "enable_jit_checkpoint": "SIGTERM already ends a run when its step is done and saved",
-    "auto_find_batch_size": "a run started over midway keeps its queue; lower `per_device_train_batch_size`",
-}
 
 
 @dataclass
@@ -194,7 +189,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         default=10, metadata={"help": "Optimizer steps between two lines of the training log."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Whether to hide a loss that is not finite from the log."}
+        default=False, metadata={"help": "Kept false: a loss that is not finite ends the run."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Kept false: the collator needs the text columns."}
@@ -242,19 +237,15 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.stop_on_collapse and self.collapse_check_steps == 0:
             raise ValueError("`stop_on_collapse` looks at nothing where `collapse_check_steps` is 0; raise it.")
         self._check_schedule()
-        by_score = ("reduce_lr_on_plateau", "greedy")
-        selects = self.load_best_model_at_end or self.save_strategy == "best" or self.lr_scheduler_type in by_score
+        selects = self.load_best_model_at_end or self.save_strategy == "best"
+        selects = selects or self.lr_scheduler_type in SCHEDULES_BY_SCORE
         if self.metric_for_best_model is None and selects:
             self.metric_for_best_model = METRICS[0]
         if self.greater_is_better is None:
             self.greater_is_better = is_greater_better(self.best_metric)
         if self.eval_on_start is None:
             self.eval_on_start = self.load_best_model_at_end
-        if self.hub_strategy != "end":
-            raise ValueError("`hub_strategy` must stay `end`: checkpoints hold pickles, which are not to be shared.")
-        for name, reason in _KEPT_FALSE.items():
-            if getattr(self, name):
-                raise ValueError(f"`{name}` must stay false: {reason}.")
+        check_idle_options(self)
         if self.save_steps is None:
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
@@ -262,6 +253,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         check_precision(self)
         accelerator_is_ours = self.accelerator_config is None
         super().__post_init__()
+        follow_score(self)
         check_scheduler(self)
         if self.accelerator_config.dispatch_batches is None:
             # Where accelerate decides, it joins the batches of a stream, which are padded to different lengths.

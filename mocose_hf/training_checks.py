@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from datasets import Dataset
@@ -15,11 +16,12 @@ from mocose_hf.data import SentenceCollator, with_sentence_ids
 from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.pairs import positive_score
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
-from mocose_hf.training_args import MoCoSETrainingArguments
+from mocose_hf.training_args import METRICS, MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -84,6 +86,14 @@ def check_optimizer(args, optimizers=(None, None), **options) -> None:
             "`head_learning_rate` is for the optimizer that the trainer builds; leave it out, or give your own "
             "optimizer groups of parameters."
         )
+
+
+def check_model_init(args, optimizers=(None, None), **options) -> None:
+    """Raise a `TypeError` or `ValueError` if a trainer cannot build its models with these arguments."""
+    if not isinstance(args, MoCoSETrainingArguments):
+        raise TypeError(f"MoCoSETrainer takes MoCoSETrainingArguments, not {type(args).__name__}.")
+    if any(part is not None for part in optimizers):
+        raise ValueError("`optimizers` are those of one model, but `model_init` makes several; leave out one of them.")
 
 
 def texts_of(rows) -> list[str]:
@@ -204,7 +214,13 @@ def _key_augmentation(given: TextAugmentation | None, args, collator) -> TextAug
 
 
 def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=None):
-    """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
+    """Return dataset and collator as training takes them, checked.
+
+    A list of sentences or of rows becomes a `datasets.Dataset`, an iterable dataset a stream.
+    """
+    if isinstance(dataset, list | tuple):
+        dataset = dataset_of_list(dataset)
+    _check_collator(collator, dataset)
     needs_text = collator is None
     key_augmentation = _key_augmentation(key_augmentation, args, collator)
     if collator is None:
@@ -223,6 +239,76 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
     if dataset is not None and not args.dataloader_drop_last and args.world_size > 1:
         _check_last_batch(len(dataset), args)
     return with_sentence_ids(dataset), collator
+
+
+def dataset_of_list(rows: Sequence) -> Dataset:
+    """Return a dataset with a column `text` from sentences, or one with their columns from rows.
+
+    Raises:
+        ValueError: If the list is empty or holds anything else.
+    """
+    if rows and all(isinstance(row, str) for row in rows):
+        return Dataset.from_dict({"text": list(rows)})
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        return Dataset.from_list([dict(row) for row in rows])
+    found = next((row for row in rows if not isinstance(row, str | Mapping)), None)
+    what = "is empty" if not rows else f"holds {found!r:.60}" if found is not None else "mixes sentences and rows"
+    raise ValueError(f"`train_dataset` is a list that {what}; give sentences, or rows with `text`.")
+
+
+def _check_collator(collator, dataset) -> None:
+    """Refuse a collator of transformers for rows without tokens: it pads, and does not tokenise."""
+    of_transformers = str(getattr(type(collator), "__module__", "")).startswith("transformers.")
+    of_transformers = of_transformers or str(getattr(collator, "__module__", "")).startswith("transformers.")
+    columns = getattr(dataset, "column_names", None) or []
+    if collator is not None and of_transformers and "input_ids" not in columns:
+        name = getattr(collator, "__name__", type(collator).__name__)
+        raise ValueError(
+            f"`data_collator` {name} needs rows of tokens, but these are of text; leave it out: the trainer's own "
+            "collator tokenises and pads, or packs with `padding_free`."
+        )
+
+
+def check_development_pairs(eval_dataset, metric: str | None) -> None:
+    """Check development pairs before training.
+
+    Args:
+        eval_dataset: A `datasets.Dataset` of scored pairs or a dict of several; of anything else nothing is known.
+        metric: The score that selects the best checkpoint, without `eval_`; None if nothing is selected.
+
+    Raises:
+        ValueError: If columns are missing, scores are no different numbers, or the metric is not scored.
+    """
+    sets = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+    names = []
+    for name, pairs in sets.items():
+        place = f"`eval_dataset` {name}".rstrip()
+        if isinstance(pairs, str | list | tuple):
+            raise ValueError(
+                f"{place} is a {type(pairs).__name__}; give a `datasets.Dataset` of score, sentence1, sentence2."
+            )
+        if not isinstance(pairs, Dataset):
+            return
+        missing = [column for column in ("score", "sentence1", "sentence2") if column not in pairs.column_names]
+        if missing:
+            raise ValueError(
+                f"{place} has no column `{missing[0]}`, only {', '.join(pairs.column_names)}; rename one. It holds "
+                "scored pairs: score, sentence1, sentence2."
+            )
+        scores = list(pairs["score"])
+        if not all(isinstance(score, Real) and math.isfinite(score) for score in scores) or len(set(scores)) < 2:
+            raise ValueError(f"{place} needs scores that are numbers and not all the same, to correlate with.")
+        prefix = f"{name}_" if name else ""
+        has_positive = any(score > positive_score(scores) for score in scores)
+        names += [f"{prefix}{figure}" for figure in METRICS if has_positive or figure != "alignment"]
+    if metric is not None and metric not in names:
+        remedy = ""
+        if metric.endswith("alignment"):
+            remedy = "; alignment needs pairs scored above 4 of 5"
+        raise ValueError(
+            f"`metric_for_best_model` {metric:.60}: is not scored with these development pairs{remedy}; choose one of "
+            f"{', '.join(names)}."
+        )
 
 
 def _check_last_batch(rows: int, args) -> None:

@@ -240,6 +240,17 @@ def test_push_uploads_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
     push_output(tmp_path, "me/model")
     assert calls[0]["repo_id"] == "me/model"
     assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])
+    assert calls[0]["revision"] is None
+
+
+def test_push_makes_the_branch_that_is_named(tmp_path, monkeypatch):
+    calls = []
+    for method in ("create_branch", "upload_folder"):
+        monkeypatch.setattr(HfApi, method, lambda self, method=method, **options: calls.append((method, options)))
+    push_output(tmp_path, "me/model", revision="better")
+    (first, branch), (second, upload) = calls
+    assert (first, branch["branch"], branch["exist_ok"]) == ("create_branch", "better", True)
+    assert (second, upload["revision"]) == ("upload_folder", "better")
 
 
 class NoRoute(Exception):

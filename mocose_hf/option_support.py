@@ -1,0 +1,137 @@
+"""What becomes of the options of transformers' `TrainingArguments` and `Trainer`: each one works or is refused.
+
+docs/options.md is the table for users; a test compares it with this file and with the installed transformers.
+"""
+
+from dataclasses import MISSING, fields
+
+WORKING = """
+activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon accelerator_config bf16
+bf16_full_eval data_seed dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
+dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
+disable_tqdm do_eval do_train eval_delay eval_on_start eval_steps eval_strategy fp16 fp16_full_eval full_determinism
+gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_model_id
+hub_private_repo hub_revision hub_token include_num_input_tokens_seen learning_rate load_best_model_at_end local_rank
+log_level log_level_replica log_on_each_node logging_first_step logging_steps logging_strategy lr_scheduler_kwargs
+lr_scheduler_type max_grad_norm max_steps metric_for_best_model neftune_noise_alpha num_train_epochs optim optim_args
+optim_target_modules output_dir per_device_eval_batch_size per_device_train_batch_size project push_to_hub report_to
+restore_callback_states_from_checkpoint resume_from_checkpoint run_name save_on_each_node save_steps save_strategy
+save_total_limit seed skip_memory_metrics tf32 torch_compile torch_compile_backend torch_compile_mode
+torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cpu
+warmup_steps weight_decay
+""".split()  # noqa: SIM905
+"""Fields that do what transformers says."""
+
+_NO_PREDICTIONS = "evaluation scores sentence embeddings and gathers no predictions of a model"
+_NO_LABELS = "the contrastive loss has no labels"
+
+REFUSED = {
+    "auto_find_batch_size": "a run started over midway keeps its queue; lower `per_device_train_batch_size`",
+    "average_tokens_across_devices": "the loss is a mean over sentences, not over tokens",
+    "batch_eval_metrics": _NO_PREDICTIONS,
+    "do_predict": "call `predict`, or score tasks with `eval_tasks`",
+    "enable_jit_checkpoint": "SIGTERM already ends a run when its step is done and saved",
+    "eval_accumulation_steps": _NO_PREDICTIONS,
+    "eval_do_concat_batches": _NO_PREDICTIONS,
+    "eval_use_gather_object": _NO_PREDICTIONS,
+    "fsdp": "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does",
+    "fsdp_config": "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does",
+    "hub_always_push": "the finished model is pushed once",
+    "hub_strategy": "checkpoints hold pickles, which are not to be shared",
+    "ignore_data_skip": "a run that goes on must see each sentence once",
+    "include_for_metrics": _NO_PREDICTIONS,
+    "label_names": _NO_LABELS,
+    "label_smoothing_factor": _NO_LABELS,
+    "length_column_name": "sentences are not grouped by length; set `padding_free`, which leaves out padding",
+    "liger_kernel_config": "there are no Liger kernels for these encoders",
+    "logging_nan_inf_filter": "a loss that is not finite ends the run",
+    "parallelism_config": "each process holds the whole model; set `deepspeed` to shard it",
+    "prediction_loss_only": _NO_PREDICTIONS,
+    "remove_unused_columns": "the collator needs the text columns",
+    "save_only_model": "a run cannot go on from weights alone",
+    "use_cache": "an encoder generates no text",
+    "use_liger_kernel": "there are no Liger kernels for these encoders",
+}
+"""Fields that would have no effect or do harm, and why; any value but the default is refused."""
+
+TRAINER_WORKING = [
+    "model",
+    "args",
+    "data_collator",
+    "train_dataset",
+    "eval_dataset",
+    "processing_class",
+    "model_init",
+    "callbacks",
+    "optimizers",
+    "optimizer_cls_and_kwargs",
+]
+"""Arguments of the trainer that do what transformers says."""
+
+TRAINER_REFUSED = {
+    "compute_loss_func": "the loss is that of the model; override `contrast` of the model",
+    "compute_metrics": f"{_NO_PREDICTIONS}; override `evaluate`, which returns the scores by name",
+    "preprocess_logits_for_metrics": _NO_PREDICTIONS,
+}
+"""Arguments of the trainer that would have no effect, and why; any value but None is refused."""
+
+_GROUPED = ("group_by_length", "batch_rebalance")
+_TAKE_NO_OPTIM_ARGS = ("adafactor", "adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused", "adamw_torch_xla")
+_TAKE_TARGET_MODULES = ("galore", "apollo")
+
+
+def check_idle_options(args) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        args: Training arguments before transformers has processed them.
+
+    Raises:
+        ValueError: With the option, the reason and, if there is one, the remedy.
+    """
+    for field in fields(args):
+        if field.name in REFUSED and field.name != "parallelism_config":  # which `check_loading` looks at
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            value = getattr(args, field.name)
+            if value != default and (value or default):
+                shown = str(default).lower() if isinstance(default, bool) else f"`{default}`"
+                raise ValueError(f"`{field.name}` must stay {shown}: {REFUSED[field.name]}.")
+    strategy = getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)
+    if strategy in _GROUPED:
+        raise ValueError(
+            f"`train_sampling_strategy` {strategy} is not supported: it needs the tokens of all sentences before "
+            "training; leave it out, and set `padding_free` to leave out padding."
+        )
+    if args.dataloader_persistent_workers and args.dataloader_num_workers == 0:
+        raise ValueError(
+            "`dataloader_persistent_workers` needs workers; set `dataloader_num_workers`, or leave it out."
+        )
+    if args.save_strategy == "best" and args.eval_strategy == "no":
+        raise ValueError("`save_strategy` best needs evaluations; set `eval_strategy`, or another `save_strategy`.")
+    optimizer = getattr(args.optim, "value", args.optim)
+    if args.optim_args and optimizer in _TAKE_NO_OPTIM_ARGS:
+        raise ValueError(
+            f"`optim_args` has no effect with `optim` {optimizer}; leave it out, or name another `optim`."
+        )
+    if args.optim_target_modules and not str(optimizer).startswith(_TAKE_TARGET_MODULES):
+        raise ValueError(
+            f"`optim_target_modules` has no effect with `optim` {optimizer}; leave it out, or name one of GaLore or "
+            "APOLLO."
+        )
+
+
+def check_trainer_options(options: dict[str, object]) -> None:
+    """Refuse arguments of the trainer that would have no effect.
+
+    Args:
+        options: What is handed on to `transformers.Trainer`.
+
+    Raises:
+        TypeError, ValueError: With the argument and the reason.
+    """
+    for name, value in options.items():
+        if name in TRAINER_REFUSED and value is not None:
+            raise ValueError(f"`{name}` is not supported: {TRAINER_REFUSED[name]}.")
+        if name not in TRAINER_WORKING and name not in TRAINER_REFUSED:
+            raise TypeError(f"MoCoSETrainer has no argument `{name[:40]}`; see help(MoCoSETrainer).")

@@ -169,7 +169,12 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
     dtype = training.evaluation_dtype
     if dtype is None and (training.bf16 or training.fp16):
         dtype = torch.bfloat16 if training.bf16 else torch.float16
-    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": dtype, "show_progress": first}
+    encoding = {
+        "batch_size": training.eval_batch_size,
+        "autocast_dtype": dtype,
+        "show_progress": first,
+        "needs_spread": True,
+    }
     scores = [] if pairs is None else [(name, evaluate_pairs(model, tokenizer, pairs, **encoding))]
     results = []
     with saving(options.output_dir, remedy="put the cause right, such as a full disk, and repeat the command"):

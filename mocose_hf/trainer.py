@@ -516,7 +516,9 @@ class MoCoSETrainer(Trainer):
         for prefix, pairs in sets.items():
             start = time.time()
             with self._weight_sets.evaluating():
-                scores = evaluate_pairs(model, self.processing_class, pairs, **encoding)
+                # A start of one direction cannot be trained to be better; what collapses later scores low.
+                needs_spread = self._is_training and self.state.global_step == 0
+                scores = evaluate_pairs(model, self.processing_class, pairs, needs_spread=needs_spread, **encoding)
                 figures = {f"{prefix}_{name}": value for name, value in scores.items()}
                 if scores_tests and prefix == list(sets)[-1]:
                     scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
@@ -557,7 +559,7 @@ class MoCoSETrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
         with self._weight_sets.evaluating():
-            embeddings = embed(model, self.processing_class, texts, needs_spread=False, **encoding)
+            embeddings = embed(model, self.processing_class, texts, **encoding)
         metrics = speed_metrics(metric_key_prefix, start, num_samples=len(texts))
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         return PredictionOutput(predictions=embeddings(texts).numpy(), label_ids=None, metrics=metrics)

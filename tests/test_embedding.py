@@ -58,8 +58,9 @@ class Constant:
 
 def test_embeddings_of_one_direction_have_no_scores():
     with pytest.raises(FloatingPointError, match=r"^All 20 sentences have the same embedding, .*`pooling_mode`\.$"):
-        embed(Constant(), None, sentences(20))
-    assert embed(Constant(), None, ["one"]).matrix.shape == (1, 384)
+        embed(Constant(), None, sentences(20), needs_spread=True)
+    assert embed(Constant(), None, sentences(20)).matrix.shape == (20, 384)
+    assert embed(Constant(), None, ["one"], needs_spread=True).matrix.shape == (1, 384)
 
 
 def test_an_embedding_that_differs_is_found_among_many():
@@ -70,7 +71,7 @@ def test_an_embedding_that_differs_is_found_among_many():
             return rows
 
     made = [str(i) for i in range(5000)]
-    assert embed(AllButTheLast(), None, made).matrix.shape == (5000, 384)
+    assert embed(AllButTheLast(), None, made, needs_spread=True).matrix.shape == (5000, 384)
 
 
 # Shares

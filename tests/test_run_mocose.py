@@ -354,7 +354,7 @@ def test_embeddings_that_are_all_equal_end_the_command_with_the_reason(
     model.encoder.layer[-1].output.LayerNorm.bias.data.normal_()
     shutil.copytree(encoder_dir, tmp_path / "constant")
     model.save_pretrained(tmp_path / "constant")
-    options = ("--validation_file", str(pairs_file), "--eval_steps", "2")
+    options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--pooling_mode", "mean")
     capsys.readouterr()
     out = command(*options, encoder=tmp_path / "constant", code=1)
     error = capsys.readouterr().err
@@ -364,7 +364,7 @@ def test_embeddings_that_are_all_equal_end_the_command_with_the_reason(
     assert error.count("\n") == 1
     assert not out.exists() or list(out.iterdir()) == []
     argv = ["--model_name_or_path", str(tmp_path / "constant"), "--validation_file", str(pairs_file), "--use_cpu"]
-    assert run_mocose.main([*argv, "--output_dir", str(tmp_path / "scores")]) == 1
+    assert run_mocose.main([*argv, "--pooling_mode", "mean", "--output_dir", str(tmp_path / "scores")]) == 1
     assert capsys.readouterr().err.endswith(error)
     assert not (tmp_path / "scores").exists()
 

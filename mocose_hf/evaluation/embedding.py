@@ -32,7 +32,7 @@ class SentenceEmbeddings:
 
 
 def embed(
-    model, tokenizer, sentences: Iterable[str], *, needs_spread: bool = True, **encode_options
+    model, tokenizer, sentences: Iterable[str], *, needs_spread: bool = False, **encode_options
 ) -> SentenceEmbeddings:
     """Embed the different ones among the sentences; with W processes each embeds a W-th of them.
 
@@ -42,7 +42,7 @@ def embed(
         model: Anything with `encode(sentences, tokenizer, …)`, such as `MoCoSEModel`.
         tokenizer: The model's tokenizer.
         sentences: In any order, repeated or not.
-        needs_spread: Whether the embeddings are to be scored, which they cannot be if all have one direction.
+        needs_spread: Whether embeddings of one direction are an error, as nothing can be ranked by them.
         encode_options: As `encode` takes them.
 
     Raises:

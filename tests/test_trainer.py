@@ -402,10 +402,22 @@ def test_a_score_that_is_not_a_number_ends_the_run(tmp_path, tokenizer, monkeypa
     assert not (tmp_path / f"checkpoint-{step}").exists()
 
 
-def test_a_metric_that_is_not_scored_is_named_before_the_first_step(tmp_path, tokenizer):
-    pairs = scored_pairs().map(lambda row: {"score": row["score"] / 2})
-    trainer = make_trainer(tmp_path, tokenizer, pairs=pairs, metric_for_best_model="alignment", **SELECTION)
-    with pytest.raises(ValueError, match=r"alignment: is not scored .* choose one of stsb_spearman, uniformity\.$"):
+def test_a_metric_that_an_evaluation_of_ones_own_does_not_give_is_named_at_the_first_one(tmp_path, tokenizer):
+    class OwnEvaluation(MoCoSETrainer):
+        def evaluate(self, *args, **options):
+            return super().evaluate(*args, **options)
+
+    fields = SELECTION | {"metric_for_best_model": "recall"}
+    trainer = OwnEvaluation(
+        tiny_model(),
+        training_arguments(tmp_path, **fields),
+        train_dataset=sentences(24),
+        eval_dataset=scored_pairs(),
+        processing_class=tokenizer,
+    )
+    with pytest.raises(
+        ValueError, match=r"recall: is not scored .* choose one of stsb_spearman, alignment, uniformity"
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 

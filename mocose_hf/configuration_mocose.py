@@ -13,6 +13,7 @@ from mocose_hf.pooling import POOLING_MODES
 from mocose_hf.queue_policies import check_clustering, parse_window
 
 QUEUE_DTYPES = ("float32", "bfloat16")
+IN_BATCH_QUEUES = ("none", "target", "online")
 
 _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
@@ -93,6 +94,12 @@ class MoCoSEConfig(PreTrainedConfig):
         "How tokens become the sentence embedding: cls, mean, max or lasttoken; the model's own by default, else cls "
         "(paper).",
     )
+    use_pooler: bool = _option(
+        True,
+        "Whether a dense layer H to H stands between the pooled embedding and the heads while training. If it is "
+        "false and there are no projection and predictor layers, the loss compares the sentence embeddings "
+        "themselves (paper: true).",
+    )
     projection_dim: int | None = _option(
         None, "Width D of queries and keys; the encoder's hidden size where not given (paper: 768, which is that)."
     )
@@ -105,6 +112,26 @@ class MoCoSEConfig(PreTrainedConfig):
     temperature: float = _option(0.05, "Temperature τ of the contrastive loss, above 0 (paper: 0.05).")
     in_batch_negatives: bool = _option(
         True, "Whether the other keys of the batch are negatives beside the queue (paper: true)."
+    )
+    queue_weight: float = _option(
+        1.0,
+        "Weight of the momentum term: queries against the keys of the target and the queue; 0 or above. At 0 there "
+        "is no target unless in_batch_queue needs one (paper: 1).",
+    )
+    in_batch_weight: float = _option(
+        0.0,
+        "Weight of the in-batch term: the online embeddings of the two views against each other, with gradient "
+        "through both sides as in SimCSE; 0 or above (paper: 0).",
+    )
+    symmetric_loss: bool = _option(
+        False,
+        "Whether each term also runs the other way round, from the key view to the query view, with a queue of its "
+        "own; the two directions are averaged (paper: false).",
+    )
+    in_batch_queue: str = _option(
+        "none",
+        "Which past keys are negatives of the in-batch term: none, target (the target's keys, as in ESimCSE) or "
+        "online (the online branch's own, as in cross-batch memory) (paper: none).",
     )
     queue_size: int = _option(512, "Number K of keys the queue holds, 0 for no queue (paper: 512).")
     queue_init_size: int | None = _option(
@@ -179,6 +206,16 @@ class MoCoSEConfig(PreTrainedConfig):
     def embedding_dim(self) -> int:
         """D, the width of queries and keys."""
         return self.hidden_size if self.projection_dim is None else self.projection_dim
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a term needs the target branch."""
+        return self.queue_weight > 0.0 or self.in_batch_queue == "target"
+
+    @property
+    def encodes_both_views_online(self) -> bool:
+        """Whether the online branch runs on both views."""
+        return self.in_batch_weight > 0.0 or self.symmetric_loss
 
     @property
     def queue_slots(self) -> int:
@@ -270,6 +307,7 @@ class MoCoSEConfig(PreTrainedConfig):
         if self.queue_size == 0 and not self.in_batch_negatives:
             raise ValueError("There are no negatives with `queue_size` 0 and `in_batch_negatives` false; allow one.")
         self._check_queue_policies()
+        self._check_terms()
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
         if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
@@ -309,6 +347,38 @@ class MoCoSEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}, but `queue_size` is 0; leave it out or allow a queue."
                 )
+
+    def _check_terms(self) -> None:
+        """Refuse weights that leave no term, and parts of the queue that no term uses."""
+        for name in ("queue_weight", "in_batch_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is a number of at least 0, but is {getattr(self, name)}.")
+        if self.queue_weight == 0.0 and self.in_batch_weight == 0.0:
+            raise ValueError("`queue_weight` and `in_batch_weight` are both 0, so there is no loss; raise one.")
+        if self.in_batch_queue not in IN_BATCH_QUEUES:
+            raise ValueError(f"`in_batch_queue` is one of {', '.join(IN_BATCH_QUEUES)}, not {self.in_batch_queue!r}.")
+        if self.in_batch_queue != "none" and (self.in_batch_weight == 0.0 or self.queue_size == 0):
+            raise ValueError(
+                f"`in_batch_queue` is {self.in_batch_queue}, but `in_batch_weight` is {self.in_batch_weight} and "
+                f"`queue_size` {self.queue_size}; raise both above 0, or leave it at none."
+            )
+        if self.in_batch_queue == "online" and self.queue_weight > 0.0:
+            raise ValueError(
+                "`in_batch_queue` online fills the queue from the online branch, but the momentum term needs it from "
+                "the target; set `queue_weight` to 0, or `in_batch_queue` to target."
+            )
+        if self.queue_weight == 0.0 and self.in_batch_queue == "none" and self.queue_size > 0:
+            raise ValueError(
+                f"`queue_size` is {self.queue_size}, but `queue_weight` is 0 and `in_batch_queue` is none, so no term "
+                "uses the queue; set `queue_size` and `queue_init_size` to 0, or raise the weight."
+            )
+
+    def _check_absent(self, reason: str) -> None:
+        """Refuse another value than the default for options of `MoCoSEConfig` that this subclass does not offer."""
+        for f in fields(type(self)):
+            absent = f.name in MoCoSEConfig.option_names() and f.name not in self.option_names()
+            if absent and getattr(self, f.name) != f.default:
+                raise ValueError(f"`{f.name}` is {getattr(self, f.name)}, but {reason}; leave it out.")
 
     @staticmethod
     def _check_type(name: str, value, default) -> None:

@@ -50,7 +50,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue|reverse_queue)\."]
 
     def __init__(self, config: MoCoSEConfig):
         super().__init__(config)

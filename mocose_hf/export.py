@@ -37,7 +37,8 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     """Write the online encoder as a plain one that loads without this package.
 
     `AutoModel`, `pipeline("feature-extraction")` and `SentenceTransformer` load the directory; the last of these pools
-    and truncates as this model does. An encoder whose class has a pooler gets the trained pooler dense in it.
+    and truncates as this model does. If the encoder's class has a pooler, it gets the trained dense layer; without
+    `use_pooler` there is none, and the export leaves the pooler out.
 
     Args:
         model: The trained model.
@@ -56,9 +57,12 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     if unplaced:
         raise RuntimeError(f"The plain encoder does not take these weights: {', '.join(unplaced)}.")
     dense = pooler_dense(encoder)
-    if dense is not None:
+    if dense is not None and model.config.use_pooler:
         dense.load_state_dict(model.pooler.state_dict())
-    encoder.save_pretrained(directory)
+    weights = encoder.state_dict()
+    if not model.config.use_pooler:  # the encoder's own pooler is random here: no training gave it a value
+        weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
+    encoder.save_pretrained(directory, state_dict=weights)
     make_config_portable(directory)
     equalize_file_modes(directory)
     save_tokenizer(tokenizer, directory)

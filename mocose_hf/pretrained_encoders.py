@@ -92,7 +92,8 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
                 name_or_path, output_loading_info=True, trust_remote_code=False, **options
             )
             _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
-            return PretrainedEncoder(model.mocose.encoder, model.pooler, config.pooling_mode)
+            pooler = model.pooler if config.use_pooler else None
+            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )

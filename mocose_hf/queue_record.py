@@ -179,7 +179,7 @@ class Look:
         if outputs.logits is None:
             config, labels = self.model.config, torch.arange(in_batch, device=labels.device)
             batch = (outputs.query_embeddings, outputs.key_embeddings)
-            rows, bias = self.model.negatives()
+            rows, bias = self.model.queue_candidates(self.queue)
             chunks = recomputed_columns(*batch, rows, bias, config.temperature, config.in_batch_negatives)
             own = (batch[0].float() * batch[1].float()).sum(-1) / config.temperature
         else:

@@ -283,8 +283,9 @@ class MoCoSETrainer(Trainer):
         self._gradient_norm: Tensor | None = None
         self._finite_watch.forget()
         self._scale = self._loss_scale()
-        for buffer in self.model.queue.buffers():
-            broadcast(buffer)
+        for queue in self.model.queues():
+            for buffer in queue.buffers():
+                broadcast(buffer)
         self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
 
     def resume_training(self) -> None:
@@ -300,7 +301,8 @@ class MoCoSETrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             keys = outputs.key_embeddings.detach()
-            self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids))
+            reverse_keys = outputs.reverse_key_embeddings
+            self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids, reverse_keys))
             if self._telemetry.is_due(self.args, self.state):
                 self._telemetry.note(outputs, self._momentum_metrics())
         return (loss, outputs) if return_outputs else loss
@@ -331,7 +333,7 @@ class MoCoSETrainer(Trainer):
         forwards = [forward.gather() for forward in self._pending]
         gradient_norm, skipped = self._gradient_norm, self._step_was_skipped()
         self._pending, self._gradient_norm = [], None
-        watched = [part for forward in forwards for part in (forward.measures, forward.keys)]
+        watched = [part for forward in forwards for part in forward.numbers()]
         if gradient_norm is not None and not skipped:
             watched.append(gradient_norm)
         self._finite_watch.note(step, watched)
@@ -344,6 +346,8 @@ class MoCoSETrainer(Trainer):
         self._step_log.keys_per_step = max(self._step_log.keys_per_step, entering)
         for forward in forwards:
             model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
+            if model.reverse_queue is not None:
+                model.reverse_queue.enqueue(forward.reverse_keys, forward.sentence_ids, step=step)
         self._queue_fill = min(self._queue_fill + entering, model.queue.size)
         model.update_target(self.ema_decay_at(step + 1))
 
@@ -496,8 +500,9 @@ class MoCoSETrainer(Trainer):
     def _check_weights(self) -> None:
         """Raise a `FloatingPointError`, on all processes, where a weight or key to be saved is not finite."""
         held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
-        queued = self.model.queue.rows.sum()  # of unit rows; to look at each would take memory for as many again
-        bad = not all(part.isfinite().all() for part in (*held, queued))
+        # The sum of unit rows is finite if they are; a look at each row would take memory for as many again.
+        queued = (queue.rows.sum() for queue in self.model.queues())
+        bad = not all(part.isfinite().all() for part in (*held, *queued))
         if any_process(bad, self.args.device):
             raise FloatingPointError(
                 f"A weight or a queued key is not finite after step {self.state.global_step}; lower `learning_rate` "
@@ -588,7 +593,12 @@ class _Forward:
     measures: Tensor
     keys: Tensor
     sentence_ids: Tensor | None
+    reverse_keys: Tensor | None = None
+
+    def numbers(self) -> list[Tensor]:
+        """Return what must be finite."""
+        return [part for part in (self.measures, self.keys, self.reverse_keys) if part is not None]
 
     def gather(self) -> "_Forward":
-        ids = self.sentence_ids
-        return _Forward(gather_rows(self.measures), gather_rows(self.keys), ids if ids is None else gather_rows(ids))
+        parts = (self.measures, self.keys, self.sentence_ids, self.reverse_keys)
+        return _Forward(*(None if part is None else gather_rows(part) for part in parts))

@@ -153,6 +153,11 @@ def test_defaults_are_those_of_the_paper():
     config = MoCoSEConfig()
     assert {name: getattr(config, name) for name in config.option_names()} == {
         "pooling_mode": "cls",
+        "use_pooler": True,
+        "queue_weight": 1.0,
+        "in_batch_weight": 0.0,
+        "symmetric_loss": False,
+        "in_batch_queue": "none",
         "projection_dim": None,
         "num_projection_layers": 1,
         "num_predictor_layers": 2,

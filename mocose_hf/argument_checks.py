@@ -16,9 +16,13 @@ from mocose_hf.errors import one_line
 from mocose_hf.text_augmentation import KEY_AUGMENTATIONS
 
 _RANGES = (
-    ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end"),
-    ("lies in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 feature_cutoff token_cutoff"),
-    ("lies in (0, 1]", lambda value: 0 < value <= 1, "key_augmentation_rate"),
+    ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end repetition_rate"),
+    (
+        "lies in [0, 1)",
+        lambda value: 0 <= value < 1,
+        "adam_beta1 adam_beta2 deletion_rate feature_cutoff token_cutoff",
+    ),
+    ("lies in (0, 1]", lambda value: 0 < value <= 1, "crop_share key_augmentation_rate"),
     ("lies in [0, 2**32)", lambda value: 0 <= value < 2**32, "seed data_seed"),
     (
         "is at least 1",
@@ -105,11 +109,13 @@ def check_augmentations(args) -> None:
     """
     if args.augment_view not in VIEWS:
         raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
-    random = ("position_shuffle", "token_cutoff", "feature_cutoff", "embedding_noise")
-    if args.augment_view != "query" and not any(getattr(args, name) for name in random):
+    random = ("deletion_rate", "repetition_rate", "position_shuffle", "token_cutoff", "feature_cutoff")
+    random += ("embedding_noise",)
+    is_augmented = args.crop_share < 1.0 or any(getattr(args, name) for name in random)
+    if args.augment_view != "query" and not is_augmented:
         raise ValueError(
-            f"`augment_view` {args.augment_view} says where {', '.join(random)} apply, but none of them is on; give "
-            "one, or leave it out."
+            f"`augment_view` is {args.augment_view}, but none of crop_share, {', '.join(random)} is on; give one, or "
+            "leave it out."
         )
     if args.key_augmentation is not None and args.key_augmentation not in KEY_AUGMENTATIONS:
         raise ValueError(

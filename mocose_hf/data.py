@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from mocose_hf.errors import InputError, printable
 from mocose_hf.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
 from mocose_hf.text_augmentation import TextAugmentation
+from mocose_hf.token_views import TokenViews
 
 
 @dataclass
@@ -89,6 +90,8 @@ class SentenceCollator:
             gives the same texts in any worker process and after a resume, and another epoch, which puts a sentence
             into another batch, gives others.
         seed: Of these generators.
+        token_views: Crops, deletes or repeats tokens, with generators of the same kind; None for none.
+        augment_view: The views that these apply to: query, key or both, each with draws of its own.
     """
 
     def __init__(
@@ -98,12 +101,16 @@ class SentenceCollator:
         first_position: int | None = None,
         key_augmentation: TextAugmentation | None = None,
         seed: int = 0,
+        token_views: TokenViews | None = None,
+        augment_view: str = "query",
     ):
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
         self.first_position = first_position
         self.key_augmentation = key_augmentation
         self.seed = seed
+        self.token_views = token_views
+        self.augment_view = augment_view
 
     def __call__(self, rows: list[dict]) -> dict:
         """Make a batch of rows with `text` and optionally `key_text` and `sentence_id`.
@@ -115,10 +122,14 @@ class SentenceCollator:
             `cu_seq_lens_q` (B + 1,) int32, the place of each sentence's first token and at the end T, and the number
             `max_length_q` of tokens of the longest sentence.
         """
-        batch = self._tokenize([row["text"] for row in rows])
+        texts = [row["text"] for row in rows]
+        batch = self._tokenize(texts, self._generators(rows, "query"))
         key_texts = self._key_texts(rows)
+        if key_texts is None and self.token_views is not None:
+            key_texts = texts
         if key_texts is not None:
-            batch |= {f"key_{name}": value for name, value in self._tokenize(key_texts).items()}
+            key_view = self._tokenize(key_texts, self._generators(rows, "key"))
+            batch |= {f"key_{name}": value for name, value in key_view.items()}
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([row["sentence_id"] for row in rows], dtype=torch.int64)
         return batch
@@ -127,18 +138,44 @@ class SentenceCollator:
         """Return what the target is to see, None where that is what the online branch sees."""
         if self.key_augmentation is None:
             return [row["key_text"] for row in rows] if "key_text" in rows[0] else None
-        marks = [row["sentence_id"] if "sentence_id" in row else row["text"] for row in rows]
-        batch = hashlib.sha256(repr((self.seed, marks)).encode(errors="surrogatepass")).hexdigest()
+        batch = self._digest(rows)
         return [
             self.key_augmentation(row.get("key_text", row["text"]), random.Random(f"{batch} {place}"))
             for place, row in enumerate(rows)
         ]
 
-    def _tokenize(self, texts: list[str]) -> dict:
+    def _digest(self, rows: list[dict]) -> str:
+        """Return a digest of the seed and of the sentences of the batch, in order."""
+        marks = [row["sentence_id"] if "sentence_id" in row else row["text"] for row in rows]
+        return hashlib.sha256(repr((self.seed, marks)).encode(errors="surrogatepass")).hexdigest()
+
+    def _generators(self, rows: list[dict], view: str) -> list[random.Random] | None:
+        """Return what the tokens of each sentence's view are drawn from; None if they stay as they are."""
+        if self.token_views is None or self.augment_view not in (view, "both"):
+            return None
+        batch = self._digest(rows)
+        return [random.Random(f"{batch} {place} {view}") for place in range(len(rows))]
+
+    def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random]) -> dict:
+        """Return the tokens of a view of each sentence, all columns alike."""
+        rows = zip(columns["special_tokens_mask"], generators, strict=True)
+        places = [self.token_views.draw(special, self.max_seq_length, generator) for special, generator in rows]
+        return {
+            name: [[row[place] for place in view] for row, view in zip(column, places, strict=True)]
+            for name, column in columns.items()
+            if name != "special_tokens_mask"
+        }
+
+    def _tokenize(self, texts: list[str], generators: list[random.Random] | None = None) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}
-        if self.first_position is None:
+        is_drawn = generators is not None
+        if self.first_position is None and not is_drawn:
             return dict(self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options))
-        columns = self.tokenizer(texts, return_attention_mask=False, **options)
+        columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
+        if is_drawn:
+            columns = self._draw_views(columns, generators)
+        if self.first_position is None:
+            return dict(self.tokenizer.pad(columns, padding_side="right", return_tensors="pt"))
         lengths = [len(ids) for ids in columns["input_ids"]]
         packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
         positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position

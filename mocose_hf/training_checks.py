@@ -19,6 +19,7 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
+from mocose_hf.token_views import TokenViews
 from mocose_hf.training_args import MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -207,9 +208,23 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
     """Return dataset and collator as training takes them, checked; an iterable dataset becomes a stream."""
     needs_text = collator is None
     key_augmentation = _key_augmentation(key_augmentation, args, collator)
+    token_views = TokenViews(args.crop_share, args.deletion_rate, args.repetition_rate)
+    if token_views.is_active and collator is not None:
+        raise ValueError(
+            "`crop_share`, `deletion_rate` and `repetition_rate` are applied by the trainer's own collator; leave out "
+            "`data_collator`, or these."
+        )
     if collator is None:
         first_position = _first_position(model) if args.padding_free and dataset is not None else None
-        collator = SentenceCollator(tokenizer, args.max_seq_length, first_position, key_augmentation, args.seed)
+        collator = SentenceCollator(
+            tokenizer,
+            args.max_seq_length,
+            first_position,
+            key_augmentation,
+            args.seed,
+            token_views if token_views.is_active else None,
+            args.augment_view,
+        )
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)
     columns = getattr(dataset, "column_names", None)

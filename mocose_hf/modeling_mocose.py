@@ -503,4 +503,3 @@ def check_no_target_arguments(args, algorithm: str) -> None:
             raise ValueError(
                 f"`{name}` is {getattr(args, name)}, but {algorithm} has no target to move; leave it out."
             )
-

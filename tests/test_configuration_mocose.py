@@ -26,13 +26,21 @@ OTHER_VALUES = {
     "queue_half_life": -2.5,
     "mask_same_sentence": True,
     "share_embeddings": False,
+    "use_pooler": False,
+    "queue_weight": 0.5,
+    "in_batch_weight": 2.0,
+    "symmetric_loss": True,
+    "in_batch_queue": "target",
 }
 """A value for each field that is not its default, of those that go together."""
 
 OTHERS_APART = {"queue_centroids": 3}
 """The same for those that do not go with them."""
 
-NEEDED = {"queue_window_softness": {"queue_window": "middle"}}
+NEEDED = {
+    "queue_window_softness": {"queue_window": "middle"},
+    "in_batch_queue": {"in_batch_weight": 1.0},
+}
 """What a field set alone does not do without."""
 
 BAD_VALUES = [

@@ -118,6 +118,7 @@ def train(options: Options, command: str, held: ExitStack) -> None:
     model, tokenizer = build_model(options)
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks)
+        options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
         hold_output_dir(options, held)
         if is_new and options.training.process_index == 0:
             check_still_empty(options.output_dir)
@@ -245,7 +246,10 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
-        data=printable(f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}"),
+        data=printable(
+            f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()} "
+            f"{trainer.token_counts.summary()}"
+        ),
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,

@@ -3,12 +3,14 @@
 import hashlib
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from mocose_hf.errors import InputError, printable
@@ -76,6 +78,24 @@ def with_sentence_ids(dataset):
     if isinstance(dataset, Dataset) and "sentence_id" not in dataset.column_names:
         return dataset.add_column("sentence_id", list(range(len(dataset))))
     return dataset
+
+
+def sample_rows(dataset, count: int) -> tuple[list[dict], bool]:
+    """Return at most `count` rows of a training set, and whether there are more.
+
+    The rows are evenly spaced, but the first ones of a stream. A stream whose next row cannot be read ends the sample;
+    training raises the error when it gets there.
+    """
+    if isinstance(dataset, IterableDataset):
+        rows = []
+        with suppress(InputError):
+            for row in dataset.one_pass():
+                rows.append(row)
+                if len(rows) == count:
+                    break
+        return rows, True
+    step = -(-len(dataset) // count) or 1
+    return [dataset[place] for place in range(0, len(dataset), step)], step > 1
 
 
 class SentenceCollator:

@@ -156,7 +156,11 @@ def _wrong_suffix(path: Path) -> InputError:
 
 def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
     """Give the lines of a .txt file, and refuse a table by the first of them."""
-    first = list(itertools.islice(lines, _SAMPLE_LINES))
+    first, fault = [], None
+    try:
+        first.extend(itertools.islice(lines, _SAMPLE_LINES))
+    except InputError as error:
+        fault = error  # raised when its line is reached
     table = recognize_table(first)
     if table is not None:
         what, suffix, names = table
@@ -169,6 +173,8 @@ def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
             "sentences with --text_column."
         )
     yield from first
+    if fault is not None:
+        raise fault
     yield from lines
 
 

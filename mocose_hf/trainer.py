@@ -45,6 +45,7 @@ from mocose_hf.training_checks import (
     check_metric,
     check_model,
     check_optimizer,
+    count_training_tokens,
     make_augmentation,
     prepare_data,
     texts_of,
@@ -107,6 +108,7 @@ class MoCoSETrainer(Trainer):
         train_dataset, data_collator = prepare_data(
             train_dataset, data_collator, args, processing_class, model, key_augmentation
         )
+        self.token_counts = count_training_tokens(train_dataset, data_collator, args)
         check_optimizer(args, **options)
         super().__init__(
             model=model,

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from mocose_hf.augmentation import Augmentation
 from mocose_hf.branches import takes_embeddings
-from mocose_hf.data import SentenceCollator, with_sentence_ids
+from mocose_hf.data import SentenceCollator, sample_rows, with_sentence_ids
 from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
@@ -19,6 +19,7 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
+from mocose_hf.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
 from mocose_hf.token_views import TokenViews
 from mocose_hf.training_args import MoCoSETrainingArguments
 
@@ -238,6 +239,30 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
     if dataset is not None and not args.dataloader_drop_last and args.world_size > 1:
         _check_last_batch(len(dataset), args)
     return with_sentence_ids(dataset), collator
+
+
+def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
+    """Count cut sentences and unknown tokens in a sample of the training set, and warn if there are many.
+
+    Args:
+        dataset: The training set as `prepare_data` returns it.
+        collator: Its collator.
+        args: The training arguments.
+
+    Returns:
+        None if there is no text, or a collator of the user's tokenises it.
+    """
+    collator = collator.collate if isinstance(collator, ReplayCollator) else collator
+    if dataset is None or not isinstance(collator, SentenceCollator):
+        return None
+    rows, is_sample = sample_rows(dataset, SAMPLE_ROWS)
+    rows = [row for row in rows if isinstance(row, dict)]
+    texts = [row[name] for row in rows for name in ("text", "key_text") if isinstance(row.get(name), str)]
+    counts = count_tokens(texts, collator.tokenizer, args.max_seq_length, is_sample)
+    if args.process_index == 0:
+        for message in counts.warnings():
+            logger.warning_once(message)
+    return counts
 
 
 def _check_last_batch(rows: int, args) -> None:

@@ -101,6 +101,23 @@ def check_precision(args) -> None:
             raise ValueError(f"`{name}` is not supported by this GPU; leave it out.")
 
 
+VIEW_CHANGES = (
+    "crop_share",
+    "deletion_rate",
+    "repetition_rate",
+    "position_shuffle",
+    "token_cutoff",
+    "feature_cutoff",
+    "embedding_noise",
+)
+"""Options that change a view, which `augment_view` names."""
+
+
+def changes_a_view(args) -> bool:
+    """Return whether any of `VIEW_CHANGES` is on."""
+    return args.crop_share < 1.0 or any(getattr(args, name) for name in VIEW_CHANGES if name != "crop_share")
+
+
 def check_augmentations(args) -> None:
     """Refuse names that no augmentation has, and settings of augmentations that are not on.
 
@@ -109,13 +126,10 @@ def check_augmentations(args) -> None:
     """
     if args.augment_view not in VIEWS:
         raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
-    random = ("deletion_rate", "repetition_rate", "position_shuffle", "token_cutoff", "feature_cutoff")
-    random += ("embedding_noise",)
-    is_augmented = args.crop_share < 1.0 or any(getattr(args, name) for name in random)
-    if args.augment_view != "query" and not is_augmented:
+    if args.augment_view != "query" and not changes_a_view(args):
         raise ValueError(
-            f"`augment_view` is {args.augment_view}, but none of crop_share, {', '.join(random)} is on; give one, or "
-            "leave it out."
+            f"`augment_view` is {args.augment_view}, but none of {', '.join(VIEW_CHANGES)} is on; give one, or leave "
+            "it out."
         )
     if args.key_augmentation is not None and args.key_augmentation not in KEY_AUGMENTATIONS:
         raise ValueError(

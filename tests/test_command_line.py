@@ -187,7 +187,7 @@ def test_the_view_of_augmentations_is_an_option_beside_one_of_them(tmp_path):
     ):
         assert parse_command_line([*typed, f"--{name}", value]).training.augment_view == "both"
         assert parse(tmp_path, f"{name}: {value}\naugment_view: key\n").training.augment_view == "key"
-    assert "none of them is on" in refusal(typed)
+    assert "`augment_view` is both, but none of" in refusal(typed)
 
 
 def test_dashes_stand_for_underscores(tmp_path):
@@ -351,6 +351,7 @@ def test_the_bundled_configurations_are_usable(name):
         ("validation_file: a.tsv\n", "--senteval_dir senteval", {1: "validation_file"}),
         ("senteval_dir: senteval\n", "--validation_file a.tsv", {1: "senteval_dir"}),
         ("tf32: true\n", "--use_cpu", {1: "tf32"}),
+        ("in_batch_queue: target\nin_batch_weight: 1\n", "--in_batch_weight 0", {1: "in_batch_queue"}),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("--") else "",
 )
@@ -375,10 +376,12 @@ def test_a_line_that_an_override_makes_idle_is_ignored_with_a_notice(tmp_path, t
     ids=["in the file alone", "typed"],
 )
 def test_an_option_without_effect_that_nothing_overrides_stays_an_error(tmp_path, text, typed):
-    assert "`augment_view` both" in refusal([write(tmp_path, text), *typed])
+    assert "`augment_view` is both, but none of" in refusal([write(tmp_path, text), *typed])
 
 
 def test_a_line_keeps_its_effect_if_another_line_of_its_kind_is_overridden(tmp_path):
+    options = parse(tmp_path, "token_cutoff: 0.1\naugment_view: both\n", "--token_cutoff", "0", "--crop_share", "0.9")
+    assert (options.notices, options.training.augment_view) == ([], "both")
     options = parse(tmp_path, "token_cutoff: 0.1\nfeature_cutoff: 0.1\naugment_view: both\n", "--token_cutoff", "0")
     assert (options.notices, options.training.augment_view) == ([], "both")
     text = "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}\n"

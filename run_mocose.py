@@ -263,7 +263,7 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     )
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):
-        write_model_card(directory, model_card(record, config.pooling_mode))
+        write_model_card(directory, model_card(record, config.pooling_mode, config.similarity_fn_name))
 
 
 def push(trainer: MoCoSETrainer, options: Options) -> None:

@@ -12,6 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 from mocose_hf.pooling import POOLING_MODES
 from mocose_hf.queue_policies import check_clustering, parse_window
 
+SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
 IN_BATCH_QUEUES = ("none", "target", "online")
 
@@ -29,6 +30,18 @@ _DROPOUT_FIELDS = (
     "attn_pdrop",
 )
 """The names under which the encoder families keep the dropout of their layers."""
+
+EMBEDDING_SETTINGS = (
+    "max_seq_length",
+    "do_lower_case",
+    "prompts",
+    "default_prompt_name",
+    "include_prompt",
+    "normalize",
+    "truncate_dim",
+    "similarity_fn_name",
+)
+"""Fields that a sentence-transformers model brings along, beside its pooling. No command line has them as options."""
 
 _KEPT_BY_TRANSFORMERS = {
     "_commit_hash",
@@ -80,6 +93,15 @@ class MoCoSEConfig(PreTrainedConfig):
     Args:
         encoder_config: The configuration of the encoder, as an object or as a dict with `model_type`; BERT-base where
             None.
+        max_seq_length: Longest input of `encode` in tokens; None for what tokenizer and encoder allow.
+        do_lower_case: Whether text is put in lower case before it is tokenised, in training too.
+        prompts: Texts that may be put before a sentence, by name; None for none.
+        default_prompt_name: The prompt that is put before every sentence, in training too; None for none.
+        include_prompt: Whether the tokens of the prompt are pooled.
+        normalize: Whether `encode` scales embeddings to length 1. `pooler_output` is as it is pooled.
+        truncate_dim: Number of leading dimensions that `encode` returns; None for all. Training uses all.
+        similarity_fn_name: How embeddings are compared: cosine, dot, euclidean or manhattan. Scores on pairs go by it;
+            training goes by cosine.
 
     Raises:
         ValueError: Where a value is outside its range or a name is no field of this class.
@@ -174,6 +196,15 @@ class MoCoSEConfig(PreTrainedConfig):
         True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
     )
 
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    include_prompt: bool = True
+    normalize: bool = False
+    truncate_dim: int | None = None
+    similarity_fn_name: str = "cosine"
+
     hidden_size = _of_encoder("hidden_size", "H, the width of the sentence embedding.")
     vocab_size = _of_encoder("vocab_size", "Number of tokens the embedding layer knows.")
     initializer_range = _of_encoder("initializer_range", "Standard deviation of new weights.", default=0.02)
@@ -216,6 +247,16 @@ class MoCoSEConfig(PreTrainedConfig):
     def encodes_both_views_online(self) -> bool:
         """Whether the online branch runs on both views."""
         return self.in_batch_weight > 0.0 or self.symmetric_loss
+
+    @property
+    def default_prompt(self) -> str:
+        """The text that is put before every sentence, "" for none."""
+        return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
+
+    @property
+    def embedding_settings(self) -> dict[str, object]:
+        """The fields that sentence-transformers has too, beside the pooling, by name."""
+        return {name: getattr(self, name) for name in EMBEDDING_SETTINGS}
 
     @property
     def queue_slots(self) -> int:
@@ -308,12 +349,36 @@ class MoCoSEConfig(PreTrainedConfig):
             raise ValueError("There are no negatives with `queue_size` 0 and `in_batch_negatives` false; allow one.")
         self._check_queue_policies()
         self._check_terms()
+        self._check_embedding_settings()
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
         if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
             raise ValueError(
                 f"`projection_dim` {self.projection_dim} needs a projection head, but `num_projection_layers` is 0; "
                 f"raise it or leave `projection_dim` at the hidden size {self.hidden_size}."
+            )
+
+    def _check_embedding_settings(self) -> None:
+        """Refuse settings of the embedding that `encode` and the export could not honour."""
+        for name in ("max_seq_length", "truncate_dim"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"`{name}` is a whole number above 0, not {value!r:.60}; leave it out for no limit.")
+        for name in ("do_lower_case", "include_prompt", "normalize"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` is true or false, not {getattr(self, name)!r:.60}.")
+        prompts = {} if self.prompts is None else self.prompts
+        if not isinstance(prompts, dict) or not all(isinstance(p, str) for named in prompts.items() for p in named):
+            raise ValueError(f"`prompts` is a dict of names and texts, not {self.prompts!r:.60}.")
+        if self.default_prompt_name is not None and self.default_prompt_name not in prompts:
+            raise ValueError(
+                f"`default_prompt_name` is {self.default_prompt_name!r:.60}, but `prompts` has "
+                f"{', '.join(prompts) or 'none'}; name one of these or add it."
+            )
+        if self.similarity_fn_name not in SIMILARITY_FUNCTIONS:
+            raise ValueError(
+                f"`similarity_fn_name` is one of {', '.join(SIMILARITY_FUNCTIONS)}, "
+                f"not {self.similarity_fn_name!r:.60}."
             )
 
     def _check_queue_policies(self) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from mocose_hf.errors import InputError, printable
+from mocose_hf.prompts import count_prompt_tokens
 from mocose_hf.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
 from mocose_hf.text_augmentation import TextAugmentation
 from mocose_hf.token_views import TokenViews
@@ -112,6 +113,8 @@ class SentenceCollator:
         seed: Of these generators.
         token_views: Crops, deletes or repeats tokens, with generators of the same kind; None for none.
         augment_view: The views that these apply to: query, key or both, each with draws of its own.
+        prompt: Text to put before each sentence, in both views.
+        include_prompt: Whether the tokens of the prompt are pooled.
     """
 
     def __init__(
@@ -123,6 +126,8 @@ class SentenceCollator:
         seed: int = 0,
         token_views: TokenViews | None = None,
         augment_view: str = "query",
+        prompt: str = "",
+        include_prompt: bool = True,
     ):
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
@@ -131,6 +136,9 @@ class SentenceCollator:
         self.seed = seed
         self.token_views = token_views
         self.augment_view = augment_view
+        self.prompt = prompt
+        self.prompt_tokens = count_prompt_tokens(tokenizer, prompt, max_seq_length) if prompt else 0
+        self.prompt_length = None if include_prompt or not prompt else self.prompt_tokens
 
     def __call__(self, rows: list[dict]) -> dict:
         """Make a batch of rows with `text` and optionally `key_text` and `sentence_id`.
@@ -140,7 +148,8 @@ class SentenceCollator:
             `key_…` (B, L') where there is `key_text` or an augmentation of it, and `sentence_ids` (B,). Packed,
             `input_ids` and `token_type_ids` are (1, T), and instead of the mask there are `position_ids` (1, T),
             `cu_seq_lens_q` (B + 1,) int32, the place of each sentence's first token and at the end T, and the number
-            `max_length_q` of tokens of the longest sentence.
+            `max_length_q` of tokens of the longest sentence. `prompt_length` is the number of tokens at the start of
+            each sentence that are not pooled, if the prompt is not.
         """
         texts = [row["text"] for row in rows]
         batch = self._tokenize(texts, self._generators(rows, "query"))
@@ -179,7 +188,10 @@ class SentenceCollator:
     def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random]) -> dict:
         """Return the tokens of a view of each sentence, all columns alike."""
         rows = zip(columns["special_tokens_mask"], generators, strict=True)
-        places = [self.token_views.draw(special, self.max_seq_length, generator) for special, generator in rows]
+        n = self.prompt_tokens  # the prompt stays whole
+        places = [
+            self.token_views.draw([1] * n + special[n:], self.max_seq_length, generator) for special, generator in rows
+        ]
         return {
             name: [[row[place] for place in view] for row, view in zip(column, places, strict=True)]
             for name, column in columns.items()
@@ -188,19 +200,22 @@ class SentenceCollator:
 
     def _tokenize(self, texts: list[str], generators: list[random.Random] | None = None) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}
+        texts = [self.prompt + text for text in texts] if self.prompt else texts
+        more = {} if self.prompt_length is None else {"prompt_length": self.prompt_length}
         is_drawn = generators is not None
         if self.first_position is None and not is_drawn:
-            return dict(self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options))
+            padded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options)
+            return padded.data | more
         columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
         if is_drawn:
             columns = self._draw_views(columns, generators)
         if self.first_position is None:
-            return dict(self.tokenizer.pad(columns, padding_side="right", return_tensors="pt"))
+            return self.tokenizer.pad(columns, padding_side="right", return_tensors="pt").data | more
         lengths = [len(ids) for ids in columns["input_ids"]]
         packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
         positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position
         bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)}
+        return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)} | more
 
 
 def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from mocose_hf.lower_casing import lower_case
+from mocose_hf.prompts import count_prompt_tokens, resolve_prompt
+
 
 @torch.no_grad()
 def encode(
@@ -18,33 +21,45 @@ def encode(
     batch_size: int = 128,
     max_seq_length: int | None = None,
     normalize: bool = False,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     autocast_dtype: torch.dtype | None = None,
     show_progress: bool = False,
 ) -> Tensor:
     """Embed sentences with dropout off, in batches of equal length as far as there are such, in the order given.
+
+    The settings of the embedding in the model's configuration are honoured: lower-casing, the default prompt,
+    normalisation and the number of dimensions. `SentenceTransformer.encode` gives the same for the exported model.
 
     Args:
         model: A `MoCoSEModel`; it is left in the mode it was in.
         sentences: N texts.
         tokenizer: The tokenizer saved with the model.
         batch_size: Sentences per forward.
-        max_seq_length: Longest input in tokens; that of `encoder_max_length` where None.
-        normalize: Whether to scale each embedding to length 1.
+        max_seq_length: Longest input in tokens; None for `longest_input`.
+        normalize: Whether to scale each embedding to length 1 at the end, even if the model itself does not.
+        prompt, prompt_name: As `resolve_prompt` takes them; the model's default prompt if both are None.
         autocast_dtype: What to compute in, such as `torch.bfloat16`; the dtype of the weights where None.
         show_progress: Whether to show a bar.
 
     Returns:
-        (N, H) float32, on the CPU.
+        (N, H) float32, on the CPU; the first `truncate_dim` dimensions if the configuration has that.
 
     Raises:
         TypeError: Where one sentence is given instead of a list.
     """
     if isinstance(sentences, str):
         raise TypeError("`encode` takes a list of sentences; put the one sentence into a list.")
-    max_seq_length = max_seq_length or encoder_max_length(tokenizer, model.config.encoder_config)
-    tokens = _tokenize(tokenizer, sentences, max_seq_length)
+    config = model.config
+    tokenizer = lower_case(tokenizer) if config.do_lower_case else tokenizer
+    max_seq_length = max_seq_length or longest_input(tokenizer, config)
+    prompt = resolve_prompt(config, prompt, prompt_name)
+    options = {}
+    if prompt and not config.include_prompt:
+        options["prompt_length"] = count_prompt_tokens(tokenizer, prompt, max_seq_length)
+    tokens = _tokenize(tokenizer, [prompt + sentence for sentence in sentences], max_seq_length)
     order = sorted(range(len(sentences)), key=lambda i: len(tokens[i]["input_ids"]), reverse=True)
-    embeddings = torch.empty(len(sentences), model.config.hidden_size)
+    embeddings = torch.empty(len(sentences), config.hidden_size)
     computing = torch.autocast(model.device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext()
     was_training = model.training
     model.eval()
@@ -54,10 +69,13 @@ def encode(
                 rows = order[start : start + batch_size]
                 batch = tokenizer.pad([tokens[i] for i in rows], padding_side="right", return_tensors="pt")
                 batch = batch.to(model.device)
-                embeddings[rows] = model(**batch).pooler_output.float().cpu()
+                embeddings[rows] = model(**batch, **options).pooler_output.float().cpu()
                 bar.update(len(rows))
     finally:
         model.train(was_training)
+    if config.normalize:
+        embeddings = F.normalize(embeddings, dim=-1)
+    embeddings = embeddings[:, : config.truncate_dim]
     return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
 
@@ -67,6 +85,12 @@ def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> li
         return []
     columns = tokenizer(list(sentences), truncation=max_seq_length is not None, max_length=max_seq_length)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def longest_input(tokenizer, config) -> int | None:
+    """Return the longest input of a model in tokens: its own `max_seq_length`, if tokenizer and encoder allow it."""
+    limits = (config.max_seq_length, encoder_max_length(tokenizer, config.encoder_config))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def encoder_max_length(tokenizer, encoder_config) -> int | None:

@@ -151,8 +151,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         missing pooler are drawn from torch's global generator: seed it for a repeatable start.
 
         Args:
-            name_or_path: A directory or hub id of a plain encoder, of a sentence-transformers model, whose pooling is
-                kept unless `pooling_mode` is given, or of a MoCoSE model, whose encoder, pooler and pooling are taken.
+            name_or_path: A directory or hub id of a plain encoder, of a sentence-transformers model, or of a MoCoSE
+                model. Pooling, prompts and the other settings of its embeddings are kept unless they are given.
             revision, cache_dir, attn_implementation: As `AutoModel.from_pretrained` takes them.
             config: Fields of `MoCoSEConfig`.
 
@@ -175,6 +175,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                     f"{', '.join(POOLING_MODES)}; set `pooling_mode`."
                 )
             config["pooling_mode"] = source.pooling_mode
+        config = source.settings | config
         attention = source.encoder.config._attn_implementation
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
         _load_encoder(model.mocose.encoder, source.encoder)
@@ -271,12 +272,14 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         position_ids: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         max_length_q: int | None = None,
+        prompt_length: int | None = None,
         key_input_ids: Tensor | None = None,
         key_attention_mask: Tensor | None = None,
         key_token_type_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
         key_cu_seq_lens_q: Tensor | None = None,
         key_max_length_q: int | None = None,
+        key_prompt_length: int | None = None,
         sentence_ids: Tensor | None = None,
     ) -> MoCoSEOutput:
         """Contrast the two views of a batch with each other and with the queue (eq. 4 of the paper).
@@ -287,13 +290,15 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             input_ids, attention_mask, token_type_ids: (B, L) or (1, T), the view of the online branch.
             position_ids, cu_seq_lens_q, max_length_q: Of a packed view, as `View` takes them; the names are those of
                 transformers' `FlashAttentionKwargs`.
+            prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
             key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output; `mask_same_sentence` goes by them.
         """
         view = View(input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
+        view.prompt_length = prompt_length
         key_view = (key_input_ids, key_attention_mask, key_token_type_ids)
         key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
-        key_view = view if key_input_ids is None else View(*key_view)
+        key_view = view if key_input_ids is None else View(*key_view, prompt_length=key_prompt_length)
         if self.training and self.augmentation is not None:
             encoders = self.encoders()
             view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])
@@ -452,7 +457,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     def _embed(self, encoder: PreTrainedModel, view: View) -> Tensor:
         mode = self.config.pooling_mode
-        cls_alone = self.only_first_token and self._last_layer_prepared and mode == "cls"
+        cls_alone = self.only_first_token and self._last_layer_prepared and mode == "cls" and not view.prompt_length
         return embed_view(encoder, view, mode, self.mocose._takes_token_types, cls_alone)
 
     def _share_embeddings(self) -> None:

@@ -5,7 +5,7 @@ import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from urllib.parse import urlparse
@@ -29,8 +29,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.encoder_checks import check_family
 from mocose_hf.errors import printable
+from mocose_hf.lower_casing import lower_case
 from mocose_hf.saved_files import make_tokenizer_portable
-from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
+from mocose_hf.sentence_transformers_format import MODEL_FILE, SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
 
 logger = logging.get_logger(__name__)
@@ -50,11 +51,13 @@ class PretrainedEncoder:
         encoder: In float32.
         pooler: The dense layer (H, H) of its own pooler, None where it has none or it was not trained.
         pooling_mode: The pooling it was made for; "cls", the paper's, where it says nothing.
+        settings: What else it says of its embeddings: fields of `MoCoSEConfig`, see `EMBEDDING_SETTINGS`.
     """
 
     encoder: PreTrainedModel
     pooler: nn.Linear | None
     pooling_mode: str
+    settings: dict[str, object] = field(default_factory=dict)
 
 
 @whole_weights()
@@ -71,16 +74,11 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
     config, layout, hub_options = _load_config(name_or_path, hub_options)
-    pooling_mode = "cls"
+    pooling_mode, settings = "cls", {}
     if layout is not None:
-        pooling_mode = layout.pooling_mode
-        if layout.other_modules:
-            logger.warning(
-                printable(
-                    f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
-                    f"{', '.join(layout.other_modules)}."
-                )
-            )
+        pooling_mode, settings = layout.pooling_mode, layout.embedding_settings()
+        for warning in _layout_warnings(layout):
+            logger.warning(printable(f"{name_or_path} {warning}"))
     options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -93,7 +91,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
             )
             _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
             pooler = model.pooler if config.use_pooler else None
-            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode)
+            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
@@ -102,7 +100,33 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     dense = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         dense = None
-    return PretrainedEncoder(encoder, dense, pooling_mode)
+    return PretrainedEncoder(encoder, dense, pooling_mode, settings)
+
+
+def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
+    """Say what of a sentence-transformers model is not honoured, or not everywhere."""
+    if layout.other_modules:
+        yield (
+            f"has modules beyond encoder, pooling and normalisation, which are left out of training, scores and "
+            f"export: {', '.join(layout.other_modules)}."
+        )
+    if layout.other_settings:
+        yield f"has settings that are not honoured, so its embeddings may differ: {'; '.join(layout.other_settings)}."
+    if layout.default_prompt_name is None and any(layout.prompts.values()):
+        named = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
+        yield (
+            f"has the prompts {named}, but none is its default, so sentences get none in training and scores; set "
+            f"`default_prompt_name` in its {MODEL_FILE} for one."
+        )
+    if layout.truncate_dim is not None:
+        yield (
+            f"keeps {layout.truncate_dim} dimensions (`truncate_dim`); scores and `encode` do too, training uses all."
+        )
+    if layout.similarity_fn_name != "cosine":
+        yield (
+            f"compares embeddings by {layout.similarity_fn_name} (`similarity_fn_name`); scores on pairs do too, "
+            "training and all other scores go by cosine."
+        )
 
 
 def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
@@ -133,7 +157,7 @@ def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
 
 
 def load_tokenizer(name_or_path: str, **hub_options):
-    """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit.
+    """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit and lower-casing.
 
     Raises:
         OSError: Where there is none; transformers makes one that knows special tokens alone.
@@ -145,6 +169,8 @@ def load_tokenizer(name_or_path: str, **hub_options):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     if layout is not None and layout.max_seq_length:
         tokenizer.model_max_length = layout.max_seq_length
+    if layout is not None and layout.do_lower_case:
+        tokenizer = lower_case(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
     longest = tokenizer.model_max_length

@@ -28,6 +28,7 @@ from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.fingerprints import text_number
 from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
+from mocose_hf.lower_casing import lower_case
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
@@ -103,6 +104,8 @@ class MoCoSETrainer(Trainer):
         key_augmentation: TextAugmentation | None = None,
         **options,
     ):
+        if processing_class is not None and getattr(model.config, "do_lower_case", False):
+            processing_class = lower_case(processing_class)
         check_arguments(model, args, processing_class, data_collator)
         model.augmentation = make_augmentation(args, processing_class, model)
         train_dataset, data_collator = prepare_data(

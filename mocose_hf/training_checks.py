@@ -17,6 +17,7 @@ from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
+from mocose_hf.prompts import prompt_options
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
 from mocose_hf.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
@@ -40,6 +41,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     if processing_class is not None:
         check_length(args, processing_class, model.config.encoder_config)
         check_tokenizer(processing_class, model.mocose.encoder)
+        check_prompt(args, processing_class, model.config)
     if args.n_gpu > 1:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs; start one for each with `accelerate launch`, or show it a single "
@@ -77,6 +79,16 @@ def check_length(args, tokenizer, encoder_config) -> None:
     longest = encoder_max_length(tokenizer, encoder_config)
     if longest is not None and args.max_seq_length > longest:
         raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
+
+
+def check_prompt(args, tokenizer, config) -> None:
+    """Raise a `ValueError` if the default prompt leaves no room for sentences."""
+    taken = len(tokenizer(config.default_prompt)["input_ids"]) if config.default_prompt else 0
+    if taken >= args.max_seq_length:
+        raise ValueError(
+            f"`max_seq_length` is {args.max_seq_length}, but the model's default prompt "
+            f"{config.default_prompt_name!r:.60} alone takes {taken} tokens; raise it."
+        )
 
 
 def check_optimizer(args, optimizers=(None, None), **options) -> None:
@@ -225,6 +237,12 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
             args.seed,
             token_views if token_views.is_active else None,
             args.augment_view,
+            **prompt_options(model.config),
+        )
+    elif model.config.default_prompt:
+        logger.warning(
+            f"The model's default prompt {model.config.default_prompt!r:.60} is put before sentences by the trainer's "
+            "own collator; yours must do so itself."
         )
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)

@@ -23,7 +23,7 @@ from mocose_hf.padding_free import find_first_position
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
 from mocose_hf.queue_policies import find_centroids
 from mocose_hf.two_sided import contrast_both_views
-from mocose_hf.zero import check_whole, local_values
+from mocose_hf.zero import check_whole, local_values, whole_shape
 
 logger = logging.get_logger(__name__)
 
@@ -433,7 +433,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         pairs = []
         for name, target_module in self.target.items():
             targets, onlines = list(target_module.parameters()), list(online[name].parameters())
-            if [t.shape for t in targets] != [o.shape for o in onlines]:
+            if [whole_shape(t) for t in targets] != [whole_shape(o) for o in onlines]:
                 raise ValueError(
                     f"The online {name} was changed after the model was built: its {len(onlines)} parameters do not "
                     f"correspond to the {len(targets)} of the target. Merge adapters into the encoder before you "

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_spa
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
-from mocose_hf.run_lock import exclusive
+from mocose_hf.run_lock import one_run
 from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
@@ -178,7 +178,7 @@ class MoCoSETrainer(Trainer):
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
-        with exclusive(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+        with one_run(self.args.output_dir, self.args):
             return self._train_alone(resume_from_checkpoint, **options)
 
     def _train_alone(self, resume_from_checkpoint: str | bool | None, **options) -> TrainOutput:

@@ -288,6 +288,19 @@ def test_lists(tmp_path, text):
     assert parse(tmp_path, text).training.label_names == ["a", "b"]
 
 
+@pytest.mark.parametrize("text", ["report_to: [tensorboard, wandb]\n", '{"report_to": ["tensorboard", "wandb"]}'])
+def test_several_loggers(tmp_path, text):
+    assert parse(tmp_path, text).training.report_to == ["tensorboard", "wandb"]
+    assert parse_command_line(["--report_to", "tensorboard", "wandb"]).training.report_to == ["tensorboard", "wandb"]
+    assert parse_command_line(["--report_to", "none"]).training.report_to == []
+    assert parse(tmp_path, "report_to: []\n").training.report_to == []
+
+
+def test_a_configuration_that_is_too_large_is_an_error(tmp_path):
+    path = write(tmp_path, f"seed: 1  # {'a' * 2**20}\n")
+    assert refusal([path]) == f"{path}: larger than 1 MiB; a configuration is one option a line."
+
+
 def test_mappings(tmp_path):
     text = "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 2}\n"
     assert parse(tmp_path, text).training.lr_scheduler_kwargs == {"num_cycles": 2}

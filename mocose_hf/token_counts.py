@@ -82,11 +82,13 @@ def count_tokens(texts: Sequence[str], tokenizer, max_seq_length: int, is_sample
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos", "pad")} - {None}
     unknown_id = getattr(tokenizer, "unk_token_id", None)
     unknown_id = None if unknown_id in special else unknown_id  # GPT-2's vocabulary covers all text
+    room = max_seq_length - len(tokenizer("")["input_ids"])
     cut = tokens = unknown = 0
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         rows = list(texts[start : start + _ROWS_AT_ONCE])
         for ids in tokenizer(rows, truncation=True, max_length=max_seq_length + 1)["input_ids"]:
             cut += len(ids) > max_seq_length
-            tokens += sum(token not in special for token in ids[:max_seq_length])
-            unknown += sum(token == unknown_id for token in ids[:max_seq_length])
+            kept = [token for token in ids if token not in special][:room]
+            tokens += len(kept)
+            unknown += kept.count(unknown_id)
     return TokenCounts(len(texts), cut, tokens, unknown, max_seq_length, is_sample)

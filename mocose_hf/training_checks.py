@@ -276,6 +276,7 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
     rows, is_sample = sample_rows(dataset, SAMPLE_ROWS)
     rows = [row for row in rows if isinstance(row, dict)]
     texts = [row[name] for row in rows for name in ("text", "key_text") if isinstance(row.get(name), str)]
+    texts = [collator.prompt + text for text in texts]
     counts = count_tokens(texts, collator.tokenizer, args.max_seq_length, is_sample)
     if args.process_index == 0:
         for message in counts.warnings():

@@ -1,6 +1,7 @@
 """What a tokenizer does to training text is counted."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from conftest import sentences
@@ -9,14 +10,24 @@ from datasets import Dataset
 from mocose_hf.data import SentenceCollator, sample_rows
 from mocose_hf.streaming import SentenceStream
 from mocose_hf.token_counts import TokenCounts, count_tokens
+from mocose_hf.training_checks import count_training_tokens
 
 
 def test_counts_worked_by_hand(tokenizer):
     texts = ["a cat", "a zebra", "a cat sees the dog", "猫 犬 a"]  # 4, 4, 7 and 5 tokens with [CLS] and [SEP]
     counts = count_tokens(texts, tokenizer, max_seq_length=5)
-    assert counts == TokenCounts(sentences=4, cut=1, tokens=2 + 2 + 4 + 3, unknown=1 + 2, max_seq_length=5)
+    assert counts == TokenCounts(sentences=4, cut=1, tokens=2 + 2 + 3 + 3, unknown=1 + 2, max_seq_length=5)
     assert counts.cut_share == 0.25
-    assert counts.unknown_share == 3 / 11
+    assert counts.unknown_share == 3 / 10
+
+
+def test_the_prompt_and_the_text_of_the_key_view_count(tokenizer):
+    args = SimpleNamespace(max_seq_length=6, process_index=0)
+    dataset = Dataset.from_dict({"text": ["a cat", "the dog sees a"], "key_text": ["a bird", "zebra"]})
+    plain = count_training_tokens(dataset, SentenceCollator(tokenizer, 6), args)
+    assert plain == TokenCounts(sentences=4, cut=0, tokens=2 + 4 + 2 + 1, unknown=1, max_seq_length=6)
+    prompted = count_training_tokens(dataset, SentenceCollator(tokenizer, 6, prompt="the "), args)
+    assert prompted == TokenCounts(sentences=4, cut=1, tokens=3 + 4 + 3 + 2, unknown=1, max_seq_length=6)
 
 
 @pytest.mark.parametrize("length", [3, 5, 8, 32])

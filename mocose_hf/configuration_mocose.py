@@ -16,6 +16,9 @@ SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
 IN_BATCH_QUEUES = ("none", "target", "online")
 
+CHUNKED_FROM = 65_536
+"""Size of the queue from which the loss passes over it chunk by chunk."""
+
 _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -187,6 +190,17 @@ class MoCoSEConfig(PreTrainedConfig):
         "Number of k-means centroids that stand for the rows of the queue that count, at most queue_size; 1 is their "
         "mean, 0 leaves the rows themselves; above 1 needs scikit-learn (paper: 0; its talk: 5 ahead of 0).",
     )
+    queue_positives: int = _option(
+        0,
+        "Number of keys in the queue, the nearest to a query's own key, that are further positives instead of "
+        "negatives; a key of the same sentence is neither (paper: 0; the idea is that of NNCLR).",
+    )
+    queue_positive_weight: float = _option(
+        1.0, "Weight of each of these positives beside the query's own key; above 0 (paper: none)."
+    )
+    queue_positive_similarity: float = _option(
+        -1.0, "Least cosine to the query's own key of a key that becomes a positive, in [-1, 1] (paper: none)."
+    )
     mask_same_sentence: bool = _option(
         False,
         "Whether keys of a query's own sentence, in the queue and in the batch, are left out of its negatives, which "
@@ -350,6 +364,7 @@ class MoCoSEConfig(PreTrainedConfig):
         self._check_queue_policies()
         self._check_terms()
         self._check_embedding_settings()
+        self._check_queue_positives()
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
         if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
@@ -412,6 +427,32 @@ class MoCoSEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}, but `queue_size` is 0; leave it out or allow a queue."
                 )
+
+    def _check_queue_positives(self) -> None:
+        """Refuse positives that the queue cannot give."""
+        count = self.queue_positives
+        if not 0 <= count <= self.queue_size:
+            raise ValueError(
+                f"`queue_positives` lies between 0 and `queue_size`, but is {count} and that is {self.queue_size}."
+            )
+        if not 0.0 < self.queue_positive_weight < float("inf"):
+            raise ValueError(f"`queue_positive_weight` is a number above 0, but is {self.queue_positive_weight}.")
+        if not -1.0 <= self.queue_positive_similarity <= 1.0:
+            raise ValueError(f"`queue_positive_similarity` lies in [-1, 1], but is {self.queue_positive_similarity}.")
+        for name in ("queue_positive_weight", "queue_positive_similarity"):
+            if count == 0 and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but `queue_positives` is 0; raise that, or leave it out."
+                )
+        if count and self.queue_centroids:
+            raise ValueError(
+                f"`queue_positives` is {count}, but `queue_centroids` {self.queue_centroids} stand in place of the "
+                "keys; leave out one of the two."
+            )
+        if count and self.queue_size >= CHUNKED_FROM:
+            raise ValueError(
+                f"`queue_positives` needs a `queue_size` below {CHUNKED_FROM}, but it is {self.queue_size}; lower it."
+            )
 
     def _check_terms(self) -> None:
         """Refuse weights that leave no term, and parts of the queue that no term uses."""

@@ -10,13 +10,19 @@ from transformers.utils import ModelOutput, logging
 
 from mocose_hf.augmentation import Augmentation, contrast_under_attack
 from mocose_hf.branches import View, embed_view
-from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
+from mocose_hf.configuration_mocose import CHUNKED_FROM, POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, gather_rows_with_gradient, process_index
 from mocose_hf.encoder_checks import check_encoder
 from mocose_hf.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel, build_encoder
 from mocose_hf.heads import build_pooler, build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
-from mocose_hf.losses import SentenceIds, chunked_info_nce_loss, contrastive_logits
+from mocose_hf.losses import (
+    SentenceIds,
+    chunked_info_nce_loss,
+    contrastive_logits,
+    multi_positive_loss,
+    nearest_rows,
+)
 from mocose_hf.momentum import cosine_ema_decay, update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.padding_free import find_first_position
@@ -26,10 +32,6 @@ from mocose_hf.two_sided import contrast_both_views
 from mocose_hf.zero import check_whole, local_values, whole_shape
 
 logger = logging.get_logger(__name__)
-
-
-CHUNKED_FROM = 65_536
-"""Size of the queue from which the loss passes over it chunk by chunk."""
 
 
 @dataclass
@@ -314,7 +316,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         """Contrast queries (B, D) with the keys of all processes and with the queue, which is left as it is.
 
         Raises:
-            ValueError: If `mask_same_sentence` is set and there are no `sentence_ids` (B,).
+            ValueError: If `mask_same_sentence` or `queue_positives` is set and there are no `sentence_ids` (B,).
         """
         return self.info_nce(queries, keys, sentence_ids, self.queue, self.config.in_batch_negatives)
 
@@ -336,17 +338,19 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             in_batch_negatives: Whether the keys of other rows are negatives.
 
         Raises:
-            ValueError: If `mask_same_sentence` is set and there are no `sentence_ids`.
+            ValueError: If `mask_same_sentence` or `queue_positives` is set and there are no `sentence_ids`.
         """
         config = self.config
         all_keys = gather_rows_with_gradient(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
         negatives, bias = (keys[:0], None) if queue is None else self.queue_candidates(queue)  # (N, D), (N,)
+        takes_positives = config.queue_positives > 0 and len(negatives) > 0
         ids = None
-        if config.mask_same_sentence:
+        if config.mask_same_sentence or takes_positives:
             if sentence_ids is None:
                 raise ValueError(
-                    "`mask_same_sentence` needs the `sentence_ids` of each batch; give them, or leave it out."
+                    "`mask_same_sentence` and `queue_positives` need the `sentence_ids` of each batch; give them, or "
+                    "leave both out."
                 )
             queued_ids = sentence_ids[:0] if queue is None else queue.row_ids
             ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), queued_ids)
@@ -356,7 +360,16 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             logits = None
         else:
             logits = contrastive_logits(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)  # (B, W·B + N)
-            loss, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
+            nearest = logits.argmax(-1) == labels
+            if takes_positives:
+                no_candidate = logits[:, len(all_keys) :] == float("-inf")  # (B, N)
+                rows, is_positive = nearest_rows(
+                    keys, negatives, config.queue_positives, no_candidate, config.queue_positive_similarity
+                )
+                columns = rows + len(all_keys)
+                loss = multi_positive_loss(logits, labels, columns, is_positive, config.queue_positive_weight)
+            else:
+                loss = F.cross_entropy(logits, labels)
         return MoCoSEOutput(
             loss=loss,
             logits=logits,

@@ -19,6 +19,7 @@ from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_stat
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
+from mocose_hf.data import SentenceCollator
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.embedding import embed
@@ -33,6 +34,7 @@ from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
+from mocose_hf.queue_prefill import prefill_queue
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
 from mocose_hf.run_lock import one_run
@@ -291,7 +293,21 @@ class MoCoSETrainer(Trainer):
         for queue in self.model.queues():
             for buffer in queue.buffers():
                 broadcast(buffer)
+        if self.args.queue_prefill and self._is_training and self.resumed_from is None:
+            self._prefill_queue()
         self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
+
+    def _prefill_queue(self) -> None:
+        """Fill the queue with keys of training sentences; every process does the same."""
+        collator = SentenceCollator(
+            self.processing_class, self.args.max_seq_length, getattr(self.data_collator, "first_position", None)
+        )
+        model = self.accelerator.unwrap_model(self.model)
+        dtype = torch.bfloat16 if self.args.bf16 else None
+        prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)
+        for queue in model.queues():
+            for buffer in queue.buffers():
+                broadcast(buffer)
 
     def resume_training(self) -> None:
         """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""

@@ -158,6 +158,13 @@ class MoCoSETrainingArguments(TrainingArguments):
     stop_on_collapse: bool = field(
         default=False, metadata={"help": "Whether collapsing embeddings end the run, and not just warn."}
     )
+    queue_prefill: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the queue starts with keys of randomly drawn training sentences instead of random rows; "
+            "costs one forward of queue_size sentences (paper: false)."
+        },
+    )
     queue_telemetry_steps: int = field(
         default=0,
         metadata={

@@ -244,6 +244,8 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
             f"The model's default prompt {model.config.default_prompt!r:.60} is put before sentences by the trainer's "
             "own collator; yours must do so itself."
         )
+    if args.queue_prefill:
+        _check_prefill(dataset, collator, model)
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)
     columns = getattr(dataset, "column_names", None)
@@ -282,6 +284,16 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
         for message in counts.warnings():
             logger.warning_once(message)
     return counts
+
+
+def _check_prefill(dataset, collator, model) -> None:
+    """Refuse `queue_prefill` if there is no queue or nothing to draw its sentences from."""
+    if not model.config.queue_size:
+        raise ValueError("`queue_prefill` is true, but `queue_size` is 0; raise it, or leave `queue_prefill` out.")
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("`queue_prefill` draws sentences at random, which a stream does not allow; leave it out.")
+    if not isinstance(collator, SentenceCollator):
+        raise ValueError("`queue_prefill` needs the trainer's own collator; leave out `data_collator`, or this.")
 
 
 def _check_last_batch(rows: int, args) -> None:

@@ -31,6 +31,9 @@ OTHER_VALUES = {
     "in_batch_weight": 2.0,
     "symmetric_loss": True,
     "in_batch_queue": "target",
+    "queue_positives": 5,
+    "queue_positive_weight": 0.5,
+    "queue_positive_similarity": 0.6,
 }
 """A value for each field that is not its default, of those that go together."""
 
@@ -40,6 +43,8 @@ OTHERS_APART = {"queue_centroids": 3}
 NEEDED = {
     "queue_window_softness": {"queue_window": "middle"},
     "in_batch_queue": {"in_batch_weight": 1.0},
+    "queue_positive_weight": {"queue_positives": 5},
+    "queue_positive_similarity": {"queue_positives": 5},
 }
 """What a field set alone does not do without."""
 
@@ -117,6 +122,13 @@ BAD_VALUES = [
     ("symmetric_loss", "true"),
     ("in_batch_queue", "past"),
     ("in_batch_queue", None),
+    ("queue_positives", -1),
+    ("queue_positives", 513),
+    ("queue_positives", 2.0),
+    ("queue_positive_weight", 0.0),
+    ("queue_positive_weight", math.inf),
+    ("queue_positive_similarity", 1.1),
+    ("queue_positive_similarity", math.nan),
     ("queue_window_softness", math.inf),
     ("queue_window_softness", "0.1"),
     ("queue_window_softness", None),
@@ -178,6 +190,9 @@ def test_defaults_are_those_of_the_paper():
         "in_batch_weight": 0.0,
         "symmetric_loss": False,
         "in_batch_queue": "none",
+        "queue_positives": 0,
+        "queue_positive_weight": 1.0,
+        "queue_positive_similarity": -1.0,
         "projection_dim": None,
         "num_projection_layers": 1,
         "num_predictor_layers": 2,

@@ -44,6 +44,9 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
     in_batch_weight: float = 0.0
     symmetric_loss: bool = False
     in_batch_queue: str = "none"
+    queue_positives: int = 0
+    queue_positive_weight: float = 1.0
+    queue_positive_similarity: float = -1.0
     stale_fgsm_epsilon: float = field(
         default=5e-9,
         metadata={

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from mocose_hf.encoder_checks import check_family
 from mocose_hf.pooling import POOLING_MODES
 from mocose_hf.queue_policies import check_clustering, parse_window
 
@@ -294,6 +295,9 @@ class MoCoSEConfig(PreTrainedConfig):
         if self.queue_init_size is None and isinstance(self.queue_size, int):
             self.queue_init_size = self.queue_size // 4
         self._check_values()
+        if self.encoder_config.model_type == "big_bird":
+            # Its sparse attention ends for good with the first short batch, so a long text would have two embeddings.
+            self.encoder_config.attention_type = "original_full"
         if self.encoder_dropout_prob is not None:
             if not self.encoder_dropouts:
                 raise ValueError(
@@ -336,6 +340,7 @@ class MoCoSEConfig(PreTrainedConfig):
         for f in fields(type(self)):
             if "help" in f.metadata and f.default is not MISSING:
                 self._check_type(f.name, getattr(self, f.name), f.default)
+        check_family(self.encoder_config)
         if not isinstance(self.hidden_size, int):
             raise ValueError(
                 f"`{self.encoder_config.model_type}` has no `hidden_size`, so it is not a single encoder of text; "

@@ -9,7 +9,6 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.encoder_checks import check_family
 from mocose_hf.encoding import encode
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.pooling import exclude_prompt, first_tokens, pool, rotate_rows
@@ -121,7 +120,6 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
 
 def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     """Build the encoder without its own pooler, which MoCoSE replaces."""
-    check_family(config.encoder_config)
     with whole_weights():
         encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:

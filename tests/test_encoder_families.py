@@ -103,6 +103,9 @@ PACKED = {
     *("roberta-prelayernorm", "roc_bert", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 
+WITHOUT_EMBEDDINGS = CAUSAL - {"clip_text_model"} | {"esmc", "eurobert", "ultrabert", "xlnet"}
+"""Families whose embeddings are no module of their own, so both branches cannot share it."""
+
 IDLE = {"esm", "lilt", "longformer", "luke", "mra", "visual_bert", "xlnet"}
 """Families with parameters that take no part in a sentence embedding."""
 
@@ -157,7 +160,7 @@ def embed_alone(model: MoCoSEForPreTraining, texts: list[str], tokenizer) -> tor
 
 @pytest.mark.parametrize("family", [name for name in encoder_families() if name not in {*REFUSED, *COMPOSITE}])
 def test_a_family_trains_packs_or_pads_and_exports_bit_for_bit(save_encoder, tokenizer, tmp_path, family):
-    model = start(save_encoder(family))
+    model = start(save_encoder(family), share_embeddings=family not in WITHOUT_EMBEDDINGS)
     rows = [{"text": text} for text in sentences(5, seed=3)]
     padded, texts = SentenceCollator(tokenizer)(rows), sentences(6, seed=1)
 
@@ -215,7 +218,7 @@ def test_a_family_that_cannot_embed_sentences_is_refused_in_one_line(save_encode
 @pytest.mark.parametrize("family", sorted(COMPOSITE))
 def test_a_family_of_several_parts_is_refused_before_it_is_built(family):
     with pytest.raises(ValueError, match=r"encoder-decoder|more than text|no `hidden_size`"):
-        MoCoSEForPreTraining(MoCoSEConfig(encoder_config=CONFIG_MAPPING[family](), share_embeddings=False))
+        MoCoSEConfig(encoder_config=CONFIG_MAPPING[family]())
 
 
 def test_first_token_pooling_of_a_causal_encoder_is_refused(save_encoder):
@@ -224,6 +227,15 @@ def test_first_token_pooling_of_a_causal_encoder_is_refused(save_encoder):
         start(directory, pooling_mode="cls")
     assert "\n" not in str(caught.value)
     assert start(directory, pooling_mode="lasttoken").config.pooling_mode == "lasttoken"
+
+
+def test_a_long_text_has_one_embedding_in_big_bird_before_and_after_a_short_one(save_encoder):
+    """With sparse attention, the first short batch would change the attention of all later ones."""
+    model = start(save_encoder("big_bird", max_position_embeddings=800)).mocose.eval()
+    long, short = (torch.arange(length)[None] % 100 + 5 for length in (790, 20))
+    first = model(input_ids=long).pooler_output
+    model(input_ids=short)
+    assert torch.equal(model(input_ids=long).pooler_output, first)
 
 
 def test_bert_as_a_decoder_is_causal_too(save_encoder):

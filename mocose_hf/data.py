@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
+from mocose_hf.encoding import PADDING, model_inputs, require_tokens
 from mocose_hf.errors import InputError, printable
 from mocose_hf.prompts import count_prompt_tokens
 from mocose_hf.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
@@ -204,13 +205,14 @@ class SentenceCollator:
         more = {} if self.prompt_length is None else {"prompt_length": self.prompt_length}
         is_drawn = generators is not None
         if self.first_position is None and not is_drawn:
-            padded = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **options)
-            return padded.data | more
+            batch = model_inputs(self.tokenizer(texts, return_tensors="pt", **options, **PADDING))
+            require_tokens(batch["attention_mask"], texts)
+            return batch | more
         columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
-        if is_drawn:
-            columns = self._draw_views(columns, generators)
+        columns = model_inputs(self._draw_views(columns, generators) if is_drawn else columns)
+        require_tokens(columns["input_ids"], texts)
         if self.first_position is None:
-            return self.tokenizer.pad(columns, padding_side="right", return_tensors="pt").data | more
+            return self.tokenizer.pad(columns, return_tensors="pt", **PADDING).data | more
         lengths = [len(ids) for ids in columns["input_ids"]]
         packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
         positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import logging
@@ -88,9 +88,31 @@ def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
                 f"`{family}` lets padding change the embedding of a sentence, so a sentence would have another "
                 "embedding in each batch; start from an encoder of another family."
             )
-        _check_sight(encoder, pooling_mode, alone)
+        _check_sight(encoder, pooling_mode)
         encoder.train()
         _run(encoder, padded, mask)
+
+
+@torch.no_grad()
+def check_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype) -> None:
+    """Raise an error if an encoder fails under automatic mixed precision, as some families do.
+
+    Args:
+        encoder: In any mode, which is kept.
+        option: The name of the option that asks for it.
+        dtype: What to compute in.
+
+    Raises:
+        ValueError: With the encoder's own reason.
+    """
+    tokens = torch.stack([_tokens(encoder, 4)] * 2)
+    mask = torch.ones_like(tokens)
+    mask[0, 2:] = 0
+    try:
+        with dropout_off(encoder), torch.autocast(encoder.device.type, dtype=dtype):
+            _run(encoder, tokens, mask)
+    except ValueError as error:
+        raise ValueError(f"`{option}` cannot be used, leave it out: {error}") from error
 
 
 def has_idle_parameters(encoder: PreTrainedModel) -> bool:
@@ -107,31 +129,54 @@ def has_idle_parameters(encoder: PreTrainedModel) -> bool:
     return any(gradient is None for gradient in gradients)
 
 
-def _check_sight(encoder: PreTrainedModel, pooling_mode: str, alone: Tensor) -> None:
+def _check_sight(encoder: PreTrainedModel, pooling_mode: str) -> None:
     """Raise an error if [CLS] pooling would ignore the sentence; warn if no token depends on another one.
 
     Args:
         encoder: In evaluation mode.
         pooling_mode: As `pool` takes it.
-        alone: (1, 4, H), the hidden states of the first tokens of `_tokens`.
     """
     family = encoder.config.model_type
-    tokens = _tokens(encoder, 8)
-    other_last = torch.cat([tokens[:3], tokens[7:]])[None]  # (1, 4)
-    other_first = torch.cat([tokens[7:], tokens[1:4]])[None]
-    first_sees_last = not torch.equal(alone[0, 0], _run(encoder, other_last)[0, 0])
+    first_sees_last, last_sees_first = _first_and_last_sight(encoder)
     if not first_sees_last and pooling_mode == "cls":
         raise ValueError(
             f"`pooling_mode` is cls, but the first token of this `{family}` encoder does not depend on the tokens "
             "after it, as in all causal models, so every sentence would get the same embedding; set `pooling_mode` to "
             "mean or lasttoken."
         )
-    last_sees_first = not torch.equal(alone[0, 3], _run(encoder, other_first)[0, 3])
     if not first_sees_last and not last_sees_first:
         logger.warning(
             f"No token of this `{family}` encoder depends on another token: its attention returns zeros. This is how "
             "some families start without pretrained weights, and how `mra` behaves without its CUDA kernels."
         )
+
+
+def _first_and_last_sight(encoder: PreTrainedModel) -> tuple[bool, bool]:
+    """Return whether the first of four tokens depends on the last one, and the last one on the first one.
+
+    The gradient tells: it is 0 exactly where attention is masked. Values would not, as a mixture of experts rounds
+    them differently with each other token.
+    """
+    looked_up = []
+
+    def note(module: nn.Module, args: tuple, output) -> None:
+        embeddings = output[0] if isinstance(output, tuple) else output
+        if not embeddings.requires_grad:
+            embeddings.requires_grad_()
+        looked_up.append(embeddings)
+
+    hook = encoder.get_input_embeddings().register_forward_hook(note)
+    try:
+        with torch.enable_grad():
+            hidden = _run(encoder, _tokens(encoder, 4)[None])  # (1, 4, H)
+            weights = torch.arange(1.0, hidden.shape[-1] + 1, device=hidden.device)  # no constant, or norms cancel it
+            sight = []
+            for token, other in ((0, 3), (3, 0)):
+                (gradient,) = torch.autograd.grad((hidden[0, token] * weights).sum(), looked_up[0], retain_graph=True)
+                sight.append(bool(gradient.reshape(4, -1)[other].any()))
+    finally:
+        hook.remove()
+    return sight[0], sight[1]
 
 
 def _run(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:

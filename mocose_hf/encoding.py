@@ -1,5 +1,6 @@
 """Turn sentences into embeddings outside training."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from mocose_hf.errors import InputError
 from mocose_hf.lower_casing import lower_case
 from mocose_hf.prompts import count_prompt_tokens, resolve_prompt
 
@@ -47,6 +49,7 @@ def encode(
 
     Raises:
         TypeError: Where one sentence is given instead of a list.
+        InputError: If a sentence has no token.
     """
     if isinstance(sentences, str):
         raise TypeError("`encode` takes a list of sentences; put the one sentence into a list.")
@@ -67,9 +70,8 @@ def encode(
         with computing, tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                batch = tokenizer.pad([tokens[i] for i in rows], padding_side="right", return_tensors="pt")
-                batch = batch.to(model.device)
-                embeddings[rows] = model(**batch, **options).pooler_output.float().cpu()
+                batch = tokenizer.pad([tokens[i] for i in rows], return_tensors="pt", **PADDING)
+                embeddings[rows] = model(**batch.to(model.device), **options).pooler_output.float().cpu()
                 bar.update(len(rows))
     finally:
         model.train(was_training)
@@ -83,7 +85,9 @@ def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> li
     """Return the tokens of each sentence, unpadded, all in one call: lengths are known before batches are made."""
     if not sentences:
         return []
-    columns = tokenizer(list(sentences), truncation=max_seq_length is not None, max_length=max_seq_length)
+    options = {"truncation": max_seq_length is not None, "max_length": max_seq_length}
+    columns = model_inputs(tokenizer(list(sentences), return_attention_mask=True, **options))
+    require_tokens(columns["input_ids"], sentences)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -91,6 +95,33 @@ def longest_input(tokenizer, config) -> int | None:
     """Return the longest input of a model in tokens: its own `max_seq_length`, if tokenizer and encoder allow it."""
     limits = (config.max_seq_length, encoder_max_length(tokenizer, config.encoder_config))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def model_inputs(columns: Mapping) -> dict:
+    """Return those columns of a tokenizer's output that models of this package take."""
+    return {name: columns[name] for name in MODEL_INPUTS if name in columns}
+
+
+def require_tokens(rows: Iterable[Sequence[int] | Tensor], sentences: Sequence[str]) -> None:
+    """Raise an error if a sentence has no token, as it then has no embedding.
+
+    Args:
+        rows: The tokens of each sentence, or its mask.
+        sentences: Their texts.
+
+    Raises:
+        InputError: With the first such sentence.
+    """
+    for row, sentence in zip(rows, sentences, strict=True):
+        if not (row.any() if isinstance(row, Tensor) else len(row)):
+            raise InputError(f"The tokenizer finds no token in the sentence {sentence!r:.80}; remove it.")
+
+
+PADDING = {"padding": True, "padding_side": "right", "return_attention_mask": True}
+"""How batches are padded, whatever the tokenizer says."""
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a tokenizer may give to the models of this package."""
 
 
 def encoder_max_length(tokenizer, encoder_config) -> int | None:

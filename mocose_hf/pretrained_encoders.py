@@ -27,7 +27,8 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.encoder_checks import check_family
+from mocose_hf.encoder_checks import check_family, vocabulary_rows
+from mocose_hf.encoding import MODEL_INPUTS
 from mocose_hf.errors import printable
 from mocose_hf.lower_casing import lower_case
 from mocose_hf.saved_files import make_tokenizer_portable
@@ -178,25 +179,37 @@ def load_tokenizer(name_or_path: str, **hub_options):
         raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
     if tokenizer.pad_token is None:
         raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
-    pad_on_the_right(tokenizer)
+    fix_padding(tokenizer)
     return tokenizer
 
 
-def pad_on_the_right(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make a tokenizer pad on the right, in saved copies too: encoders count absolute positions from the left."""
+def fix_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer pad on the right and return attention masks, in saved copies too.
+
+    Encoders count absolute positions from the left, and without a mask they take padding for tokens.
+    """
     tokenizer.padding_side = "right"
-    tokenizer.init_kwargs["padding_side"] = "right"  # without it, the class's own side is back after loading
+    if "attention_mask" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
+    for name in ("padding_side", "model_input_names"):
+        tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # nothing else is saved
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
-    """Refuse a tokenizer whose tokens the encoder has no embeddings for.
+    """Refuse a tokenizer whose tokens the encoder has no embeddings for, or that gives it more than tokens.
 
     Raises:
         ValueError: In one line.
     """
-    rows = getattr(encoder.get_input_embeddings(), "num_embeddings", None)
+    more = tokenizer(["a"]).keys() & (inspect.signature(encoder.forward).parameters.keys() - set(MODEL_INPUTS))
+    if more:
+        raise ValueError(
+            f"the tokenizer also returns `{min(more)}`, which this package does not pass on to `"
+            f"{encoder.config.model_type}`; start from an encoder of another family"
+        )
+    rows = vocabulary_rows(encoder)
     highest = max(tokenizer.get_vocab().values(), default=0)
-    if rows is not None and highest >= rows:
+    if highest >= rows:
         raise ValueError(
             f"the tokenizer has tokens up to id {highest}, but the encoder's embedding has {rows} rows; use the "
             "tokenizer that was saved with the encoder"
@@ -328,7 +341,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def save_tokenizer(tokenizer, directory) -> None:
     """Save a tokenizer for transformers 4 and 5: it pads on the right, and its last call leaves no trace."""
     tokenizer = copy.deepcopy(tokenizer)
-    pad_on_the_right(tokenizer)
+    fix_padding(tokenizer)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()

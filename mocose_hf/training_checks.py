@@ -12,7 +12,7 @@ from transformers.utils import logging
 from mocose_hf.augmentation import Augmentation
 from mocose_hf.branches import takes_embeddings
 from mocose_hf.data import SentenceCollator, sample_rows, with_sentence_ids
-from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
+from mocose_hf.encoder_checks import check_autocast, check_encoder, has_idle_parameters
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
@@ -70,6 +70,9 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     model.check_arguments(args)
     check_model(model)
     check_encoder(encoder, model.config.pooling_mode)
+    for option, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if getattr(args, option):
+            check_autocast(encoder, option, dtype)
     if args.world_size > 1 and has_idle_parameters(encoder):
         args.ddp_find_unused_parameters = True  # DDP otherwise waits for a gradient of every parameter
 

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, random_batch, sentences, tiny_bert_config, tiny
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from test_trainer import make_trainer
-from transformers import AutoModel, AutoModelForPreTraining, BertModel, PreTrainedConfig
+from transformers import AutoModel, AutoModelForPreTraining, BertModel, BertTokenizer, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -24,7 +24,7 @@ from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
 from mocose_hf.encoding import NO_LIMIT
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export import export_sentence_encoder
-from mocose_hf.pretrained_encoders import PretrainedEncoder, save_tokenizer
+from mocose_hf.pretrained_encoders import PretrainedEncoder, check_tokenizer, save_tokenizer
 from run_mocose import main
 
 SIZES = {
@@ -353,3 +353,33 @@ def test_two_processes_train_an_encoder_with_parameters_without_gradient(save_en
     first, second = (load_file(tmp_path / "out" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert (first["steps"].item(), first["processes"].item()) == (20, 2)
     assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize("family", ["deberta", "xmod"])
+def test_mixed_precision_that_a_family_cannot_do_is_refused(tmp_path, tokenizer, family):
+    torch.manual_seed(0)
+    settings = {"pooling_mode": "mean", "queue_size": 8, "queue_init_size": 8}
+    model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=tiny_config(family), **settings))
+    make_trainer(tmp_path, tokenizer, model)
+    with pytest.raises(ValueError, match="`bf16` cannot be used, leave it out: `" + family) as caught:
+        make_trainer(tmp_path, tokenizer, model, bf16=True)
+    assert "\n" not in str(caught.value)
+
+
+class ShapeTokenizer(BertTokenizer):
+    """A tokenizer that also describes the shape of its tokens, as that of RoCBert does."""
+
+    def __call__(self, *args, **options):
+        batch = super().__call__(*args, **options)
+        batch["input_shape_ids"] = batch["input_ids"]
+        return batch
+
+
+def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_would_use_it(encoder_dir):
+    tokenizer = ShapeTokenizer.from_pretrained(encoder_dir)
+    with pytest.raises(ValueError, match="also returns `input_shape_ids`"):
+        check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("roc_bert")))
+    check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("bert")))
+    batch = SentenceCollator(tokenizer)([{"text": text} for text in sentences(3)])
+    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert tiny_model().encode(sentences(3), tokenizer).shape == (3, 32)

@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 @contextmanager
 def dropout_off(encoder: PreTrainedModel) -> Iterator[None]:
-    """Switch an encoder to evaluation mode inside, and each of its modules back to its own mode afterwards."""
+    """Put an encoder into evaluation mode inside, and each of its modules back into its own mode afterwards."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
@@ -63,8 +63,7 @@ def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
     family = encoder.config.model_type
     tokens = _tokens(encoder, 7)  # (7,)
     short = tokens[None, :4]
-    random_devices = [encoder.device] if encoder.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=random_devices), dropout_off(encoder):
+    with _own_random_numbers(encoder), dropout_off(encoder):
         alone = _run(encoder, short)
         if alone is None or alone.shape != (1, 4, encoder.config.hidden_size):
             shape = "no last hidden state" if alone is None else f"a last hidden state of shape {tuple(alone.shape)}"
@@ -123,10 +122,16 @@ def has_idle_parameters(encoder: PreTrainedModel) -> bool:
     if getattr(encoder.config, "layerdrop", 0.0) > 0.0:
         return True
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    with torch.enable_grad(), dropout_off(encoder):
+    with torch.enable_grad(), _own_random_numbers(encoder), dropout_off(encoder):
+        encoder.train()  # some families have no gradients in evaluation mode
         hidden = _run(encoder, _tokens(encoder, 4)[None])
         gradients = torch.autograd.grad(hidden.sum(), trainable, allow_unused=True)
     return any(gradient is None for gradient in gradients)
+
+
+def _own_random_numbers(encoder: PreTrainedModel):
+    """Return a context that puts torch's random states back at its end."""
+    return torch.random.fork_rng(devices=[encoder.device] if encoder.device.type == "cuda" else [])
 
 
 def _check_sight(encoder: PreTrainedModel, pooling_mode: str) -> None:
@@ -167,16 +172,32 @@ def _first_and_last_sight(encoder: PreTrainedModel) -> tuple[bool, bool]:
 
     hook = encoder.get_input_embeddings().register_forward_hook(note)
     try:
-        with torch.enable_grad():
-            hidden = _run(encoder, _tokens(encoder, 4)[None])  # (1, 4, H)
-            weights = torch.arange(1.0, hidden.shape[-1] + 1, device=hidden.device)  # no constant, or norms cancel it
-            sight = []
-            for token, other in ((0, 3), (3, 0)):
-                (gradient,) = torch.autograd.grad((hidden[0, token] * weights).sum(), looked_up[0], retain_graph=True)
-                sight.append(bool(gradient.reshape(4, -1)[other].any()))
+        for training in (False, True):  # the other mode is for families without gradients in evaluation mode
+            encoder.train(training)
+            try:
+                return _depends(encoder, looked_up, 0, 3), _depends(encoder, looked_up, 3, 0)
+            except (AssertionError, RuntimeError) as error:
+                reason = one_line(error)
     finally:
         hook.remove()
-    return sight[0], sight[1]
+        encoder.eval()
+    raise ValueError(f"`{encoder.config.model_type}` gives no gradients ({reason}); start from another encoder.")
+
+
+@torch.enable_grad()
+def _depends(encoder: PreTrainedModel, looked_up: list[Tensor], token: int, other: int) -> bool:
+    """Return whether the hidden state of a token depends on the embedding of another one.
+
+    Args:
+        encoder: It appends what it looks up to `looked_up`.
+        looked_up: Results of the encoder's look-ups, each (1, L, E).
+        token, other: Places among four tokens.
+    """
+    looked_up.clear()
+    hidden = _run(encoder, _tokens(encoder, 4)[None])[0, token]  # (H,)
+    weights = torch.arange(1.0, len(hidden) + 1, device=hidden.device)  # all alike would be cancelled by a norm
+    (gradient,) = torch.autograd.grad((hidden * weights).sum(), looked_up[0])
+    return bool(gradient.flatten(0, -2)[other].any())
 
 
 def _run(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:

@@ -93,7 +93,12 @@ REFUSED = {
 }
 """Families that cannot embed sentences, each with the reason in its error message."""
 
-CAUSAL = {"bloom", "clip_text_model", "ctrl", "gemma3_text", "gpt2", "llama", "mamba", "molmo2_text", "opt", "qwen3"}
+CAUSAL = {
+    *("bloom", "clip_text_model", "ctrl", "gemma3_text", "gpt2", "llama", "mamba", "mixtral", "molmo2_text", "opt"),
+    *("qwen3", "rwkv"),
+}
+"""Families whose tokens see those before them alone; of most only a few stand here for many alike."""
+
 CLS_REFUSED = CAUSAL | {"mra"}
 """Families whose first token ignores the others: causal ones, and one that needs CUDA kernels."""
 

@@ -75,6 +75,12 @@ _RULES = [
         "there is no queue",
     ),
     _Rule(
+        ("queue_init_size",),
+        ("queue_size",),
+        lambda values: values.queue_init_size is not None and values.queue_init_size > values.queue_size,
+        "it is larger than the queue, which now starts with a quarter of its size",
+    ),
+    _Rule(
         ("in_batch_queue",),
         ("in_batch_weight", "queue_size"),
         lambda values: values.in_batch_weight == 0.0 or values.queue_size == 0,

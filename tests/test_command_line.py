@@ -364,6 +364,7 @@ def test_the_bundled_configurations_are_usable(name):
         ("validation_file: a.tsv\n", "--senteval_dir senteval", {1: "validation_file"}),
         ("senteval_dir: senteval\n", "--validation_file a.tsv", {1: "senteval_dir"}),
         ("tf32: true\n", "--use_cpu", {1: "tf32"}),
+        ("queue_size: 512\nqueue_init_size: 128\n", "--queue_size 64", {2: "queue_init_size"}),
         ("in_batch_queue: target\nin_batch_weight: 1\n", "--in_batch_weight 0", {1: "in_batch_queue"}),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("--") else "",

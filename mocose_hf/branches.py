@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mocose_hf.encoder_checks import dropout_off, padding_id, vocabulary_rows
+from mocose_hf.encoder_checks import padding_id, probing, vocabulary_rows
 from mocose_hf.last_layer import FIRST_TOKENS
 from mocose_hf.padding_free import Packing, bounds_for_attention
 from mocose_hf.pooling import exclude_prompt, first_tokens, pool, rotate_rows
@@ -101,7 +101,7 @@ def takes_embeddings(encoder: PreTrainedModel) -> bool:
     tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % vocabulary_rows(encoder)
     tokens = tokens.masked_fill(mask == 0, padding)
     try:
-        with dropout_off(encoder):
+        with probing(encoder):
             wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
             embeddings = embed_tokens(encoder, View(tokens))
             found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]

@@ -18,9 +18,10 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
+from mocose_hf.branches import takes_embeddings
 from mocose_hf.configuration_mocose import POOLING_MODES
 from mocose_hf.data import SentenceCollator
-from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
+from mocose_hf.encoder_checks import check_autocast, check_encoder, has_idle_parameters
 from mocose_hf.encoding import NO_LIMIT
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export import export_sentence_encoder
@@ -388,3 +389,14 @@ def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_wou
     batch = SentenceCollator(tokenizer)([{"text": text} for text in sentences(3)])
     assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
     assert tiny_model().encode(sentences(3), tokenizer).shape == (3, 32)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
+def test_an_attention_for_gpus_does_not_stand_in_the_way_of_the_checks(attention):
+    encoder = BertModel(tiny_bert_config(), add_pooling_layer=False)
+    encoder.config._attn_implementation = attention
+    check_encoder(encoder, "cls")
+    check_autocast(encoder, "bf16", torch.bfloat16)
+    assert not has_idle_parameters(encoder)
+    assert takes_embeddings(encoder)
+    assert encoder.config._attn_implementation == attention

@@ -46,10 +46,10 @@ from mocose_hf.export import (
     write_model_card,
 )
 from mocose_hf.launcher import end_with_launcher
-from mocose_hf.output_dir import check_output_dir, check_results_dir, check_still_empty, clear_output_dir, saving
+from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.pretrained_encoders import save_tokenizer
-from mocose_hf.run_lock import exclusive
+from mocose_hf.run_lock import one_run
 from mocose_hf.saved_files import equalize_file_modes
 from mocose_hf.scoring import (
     compare,
@@ -118,9 +118,8 @@ def train(options: Options, command: str, held: ExitStack) -> None:
     model, tokenizer = build_model(options)
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks)
-        hold_output_dir(options, held)
-        if is_new and options.training.process_index == 0:
-            check_still_empty(options.output_dir)
+        options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
+        hold_output_dir(options, held, must_be_empty=is_new)
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
@@ -135,11 +134,12 @@ def train(options: Options, command: str, held: ExitStack) -> None:
     push(trainer, options)
 
 
-def hold_output_dir(options: Options, held: ExitStack) -> None:
+def hold_output_dir(options: Options, held: ExitStack, must_be_empty: bool = False) -> None:
     """Keep other runs out of the output directory, if it exists, until `held` is closed."""
     folder = options.output_dir
-    if options.training.process_index == 0 and folder is not None and os.path.isdir(folder):
-        held.enter_context(exclusive(folder))
+    if folder is None:
+        return
+    held.enter_context(one_run(folder, options.training, must_be_empty))
 
 
 def check_options(options: Options) -> None:
@@ -245,7 +245,10 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
-        data=printable(f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()}"),
+        data=printable(
+            f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()} "
+            f"{trainer.token_counts.summary()}"
+        ),
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
@@ -259,7 +262,7 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     )
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):
-        write_model_card(directory, model_card(record, config.pooling_mode))
+        write_model_card(directory, model_card(record, config.pooling_mode, config.similarity_fn_name))
 
 
 def push(trainer: MoCoSETrainer, options: Options) -> None:

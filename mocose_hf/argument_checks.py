@@ -16,9 +16,13 @@ from mocose_hf.errors import one_line
 from mocose_hf.text_augmentation import KEY_AUGMENTATIONS
 
 _RANGES = (
-    ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end"),
-    ("lies in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 feature_cutoff token_cutoff"),
-    ("lies in (0, 1]", lambda value: 0 < value <= 1, "key_augmentation_rate"),
+    ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end repetition_rate"),
+    (
+        "lies in [0, 1)",
+        lambda value: 0 <= value < 1,
+        "adam_beta1 adam_beta2 deletion_rate feature_cutoff token_cutoff",
+    ),
+    ("lies in (0, 1]", lambda value: 0 < value <= 1, "crop_share key_augmentation_rate"),
     ("lies in [0, 2**32)", lambda value: 0 <= value < 2**32, "seed data_seed"),
     (
         "is at least 1",
@@ -97,6 +101,23 @@ def check_precision(args) -> None:
             raise ValueError(f"`{name}` is not supported by this GPU; leave it out.")
 
 
+VIEW_CHANGES = (
+    "crop_share",
+    "deletion_rate",
+    "repetition_rate",
+    "position_shuffle",
+    "token_cutoff",
+    "feature_cutoff",
+    "embedding_noise",
+)
+"""Options that change a view, which `augment_view` names."""
+
+
+def changes_a_view(args) -> bool:
+    """Return whether any of `VIEW_CHANGES` is on."""
+    return args.crop_share < 1.0 or any(getattr(args, name) for name in VIEW_CHANGES if name != "crop_share")
+
+
 def check_augmentations(args) -> None:
     """Refuse names that no augmentation has, and settings of augmentations that are not on.
 
@@ -105,11 +126,10 @@ def check_augmentations(args) -> None:
     """
     if args.augment_view not in VIEWS:
         raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
-    random = ("position_shuffle", "token_cutoff", "feature_cutoff", "embedding_noise")
-    if args.augment_view != "query" and not any(getattr(args, name) for name in random):
+    if args.augment_view != "query" and not changes_a_view(args):
         raise ValueError(
-            f"`augment_view` {args.augment_view} says where {', '.join(random)} apply, but none of them is on; give "
-            "one, or leave it out."
+            f"`augment_view` is {args.augment_view}, but none of {', '.join(VIEW_CHANGES)} is on; give one, or leave "
+            "it out."
         )
     if args.key_augmentation is not None and args.key_augmentation not in KEY_AUGMENTATIONS:
         raise ValueError(

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from mocose_hf.branches import View, embed_tokens
 from mocose_hf.padding_free import Packing
+from mocose_hf.pooling import exclude_prompt
 
 VIEWS = ("query", "key", "both")
 """Which views random augmentations may apply to."""
@@ -137,6 +138,8 @@ class _Places(NamedTuple):
             ordinary = view.attention_mask.bool()
         else:
             ordinary = torch.ones_like(tokens, dtype=torch.bool)
+        if view.prompt_length:
+            ordinary = exclude_prompt(ordinary, view.prompt_length, tokens)
         for number in special_ids:
             ordinary = ordinary & (tokens != number)
         return ordinary

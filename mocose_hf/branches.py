@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mocose_hf.encoder_checks import dropout_off, padding_id, vocabulary_rows
+from mocose_hf.encoder_checks import padding_id, probing, vocabulary_rows
 from mocose_hf.last_layer import FIRST_TOKENS
 from mocose_hf.padding_free import Packing, bounds_for_attention
-from mocose_hf.pooling import first_tokens, pool, rotate_rows
+from mocose_hf.pooling import exclude_prompt, first_tokens, pool, rotate_rows
 
 
 @dataclass
@@ -24,6 +24,7 @@ class View:
         max_length_q: Of a packed view, the tokens of the longest sentence.
         inputs_embeds: (B, L, E) or (1, T, E), what the encoder is given in the place of the tokens' own word
             embeddings, before positions and normalisation; None for these.
+        prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
     """
 
     input_ids: Tensor
@@ -33,6 +34,7 @@ class View:
     cu_seq_lens_q: Tensor | None = None
     max_length_q: int | None = None
     inputs_embeds: Tensor | None = None
+    prompt_length: int | None = None
 
     def padded_right(self) -> "View":
         """Return the view with padding on the right, as encoders with absolute positions need it."""
@@ -80,8 +82,9 @@ def embed_view(
             hidden = hidden.index_select(1, options[FIRST_TOKENS])
         return hidden.flatten(0, 1)
     if packing is None:
-        return pool(hidden, view.attention_mask, pooling_mode)
-    return pool(packing.pad(hidden[0]), packing.mask, pooling_mode)
+        return pool(hidden, exclude_prompt(view.attention_mask, view.prompt_length, hidden), pooling_mode)
+    padded = packing.pad(hidden[0])  # (B, L, H)
+    return pool(padded, exclude_prompt(packing.mask, view.prompt_length, padded), pooling_mode)
 
 
 @torch.no_grad()
@@ -98,7 +101,7 @@ def takes_embeddings(encoder: PreTrainedModel) -> bool:
     tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % vocabulary_rows(encoder)
     tokens = tokens.masked_fill(mask == 0, padding)
     try:
-        with dropout_off(encoder):
+        with probing(encoder):
             wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
             embeddings = embed_tokens(encoder, View(tokens))
             found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]

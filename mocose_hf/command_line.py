@@ -289,8 +289,8 @@ def parse_command_line(argv: list[str]) -> Options:
     return options
 
 
-_LIST_OR_WORD = ("report_to", "optim_target_modules")
-"""Options that take one word when typed but hold a list in the arguments that a run saves."""
+_LIST_OR_WORD = ("optim_target_modules",)
+"""Options that take one word when typed but may hold a list in the arguments that a run saves."""
 
 
 def _entries_in_force(
@@ -409,6 +409,8 @@ def build_parser() -> "_Parser":
             action.help = TRANSFORMERS_OPTIONS[action.dest]
         elif action.dest in inherited or (action.help or "").startswith("Kept "):
             action.help = argparse.SUPPRESS
+        if action.dest == "report_to":
+            action.nargs = "+"  # several loggers may be typed, as a run's saved arguments list them
     parser.set_defaults(output_dir=None, report_to="none")
     return parser
 

@@ -10,6 +10,9 @@ import yaml
 
 from mocose_hf.errors import InputError, one_line
 
+MAX_BYTES = 2**20
+"""The largest configuration file that is read."""
+
 
 @dataclass
 class ConfigEntry:
@@ -58,11 +61,17 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
 def _compose(path: str) -> yaml.Node | None:
     """Return the nodes of a YAML or JSON file; makes no objects of them."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; a configuration is one option a line.")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
         if Path(path).suffix == ".json":
             text = text.replace("\t", " ")  # YAML takes JSON but for tabs, which stand nowhere inside its strings
         loader = yaml.BaseLoader(text)
         return loader.get_single_node()
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path of the configuration.") from None
     except RecursionError:

@@ -9,10 +9,16 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from mocose_hf.encoder_checks import check_family
 from mocose_hf.pooling import POOLING_MODES
 from mocose_hf.queue_policies import check_clustering, parse_window
 
+SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
+IN_BATCH_QUEUES = ("none", "target", "online")
+
+CHUNKED_FROM = 65_536
+"""Size of the queue from which the loss passes over it chunk by chunk."""
 
 _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
@@ -28,6 +34,18 @@ _DROPOUT_FIELDS = (
     "attn_pdrop",
 )
 """The names under which the encoder families keep the dropout of their layers."""
+
+EMBEDDING_SETTINGS = (
+    "max_seq_length",
+    "do_lower_case",
+    "prompts",
+    "default_prompt_name",
+    "include_prompt",
+    "normalize",
+    "truncate_dim",
+    "similarity_fn_name",
+)
+"""Fields that a sentence-transformers model brings along, beside its pooling. No command line has them as options."""
 
 _KEPT_BY_TRANSFORMERS = {
     "_commit_hash",
@@ -79,6 +97,15 @@ class MoCoSEConfig(PreTrainedConfig):
     Args:
         encoder_config: The configuration of the encoder, as an object or as a dict with `model_type`; BERT-base where
             None.
+        max_seq_length: Longest input of `encode` in tokens; None for what tokenizer and encoder allow.
+        do_lower_case: Whether text is put in lower case before it is tokenised, in training too.
+        prompts: Texts that may be put before a sentence, by name; None for none.
+        default_prompt_name: The prompt that is put before every sentence, in training too; None for none.
+        include_prompt: Whether the tokens of the prompt are pooled.
+        normalize: Whether `encode` scales embeddings to length 1. `pooler_output` is as it is pooled.
+        truncate_dim: Number of leading dimensions that `encode` returns; None for all. Training uses all.
+        similarity_fn_name: How embeddings are compared: cosine, dot, euclidean or manhattan. Scores on pairs go by it;
+            training goes by cosine.
 
     Raises:
         ValueError: Where a value is outside its range or a name is no field of this class.
@@ -93,6 +120,12 @@ class MoCoSEConfig(PreTrainedConfig):
         "How tokens become the sentence embedding: cls, mean, max or lasttoken; the model's own by default, else cls "
         "(paper).",
     )
+    use_pooler: bool = _option(
+        True,
+        "Whether a dense layer H to H stands between the pooled embedding and the heads while training. If it is "
+        "false and there are no projection and predictor layers, the loss compares the sentence embeddings "
+        "themselves (paper: true).",
+    )
     projection_dim: int | None = _option(
         None, "Width D of queries and keys; the encoder's hidden size where not given (paper: 768, which is that)."
     )
@@ -105,6 +138,26 @@ class MoCoSEConfig(PreTrainedConfig):
     temperature: float = _option(0.05, "Temperature τ of the contrastive loss, above 0 (paper: 0.05).")
     in_batch_negatives: bool = _option(
         True, "Whether the other keys of the batch are negatives beside the queue (paper: true)."
+    )
+    queue_weight: float = _option(
+        1.0,
+        "Weight of the momentum term: queries against the keys of the target and the queue; 0 or above. At 0 there "
+        "is no target unless in_batch_queue needs one (paper: 1).",
+    )
+    in_batch_weight: float = _option(
+        0.0,
+        "Weight of the in-batch term: the online embeddings of the two views against each other, with gradient "
+        "through both sides as in SimCSE; 0 or above (paper: 0).",
+    )
+    symmetric_loss: bool = _option(
+        False,
+        "Whether each term also runs the other way round, from the key view to the query view, with a queue of its "
+        "own; the two directions are averaged (paper: false).",
+    )
+    in_batch_queue: str = _option(
+        "none",
+        "Which past keys are negatives of the in-batch term: none, target (the target's keys, as in ESimCSE) or "
+        "online (the online branch's own, as in cross-batch memory) (paper: none).",
     )
     queue_size: int = _option(512, "Number K of keys the queue holds, 0 for no queue (paper: 512).")
     queue_init_size: int | None = _option(
@@ -138,6 +191,17 @@ class MoCoSEConfig(PreTrainedConfig):
         "Number of k-means centroids that stand for the rows of the queue that count, at most queue_size; 1 is their "
         "mean, 0 leaves the rows themselves; above 1 needs scikit-learn (paper: 0; its talk: 5 ahead of 0).",
     )
+    queue_positives: int = _option(
+        0,
+        "Number of keys in the queue, the nearest to a query's own key, that are further positives instead of "
+        "negatives; a key of the same sentence is neither (paper: 0; the idea is that of NNCLR).",
+    )
+    queue_positive_weight: float = _option(
+        1.0, "Weight of each of these positives beside the query's own key; above 0 (paper: none)."
+    )
+    queue_positive_similarity: float = _option(
+        -1.0, "Least cosine to the query's own key of a key that becomes a positive, in [-1, 1] (paper: none)."
+    )
     mask_same_sentence: bool = _option(
         False,
         "Whether keys of a query's own sentence, in the queue and in the batch, are left out of its negatives, which "
@@ -146,6 +210,15 @@ class MoCoSEConfig(PreTrainedConfig):
     share_embeddings: bool = _option(
         True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
     )
+
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    include_prompt: bool = True
+    normalize: bool = False
+    truncate_dim: int | None = None
+    similarity_fn_name: str = "cosine"
 
     hidden_size = _of_encoder("hidden_size", "H, the width of the sentence embedding.")
     vocab_size = _of_encoder("vocab_size", "Number of tokens the embedding layer knows.")
@@ -181,6 +254,26 @@ class MoCoSEConfig(PreTrainedConfig):
         return self.hidden_size if self.projection_dim is None else self.projection_dim
 
     @property
+    def has_target(self) -> bool:
+        """Whether a term needs the target branch."""
+        return self.queue_weight > 0.0 or self.in_batch_queue == "target"
+
+    @property
+    def encodes_both_views_online(self) -> bool:
+        """Whether the online branch runs on both views."""
+        return self.in_batch_weight > 0.0 or self.symmetric_loss
+
+    @property
+    def default_prompt(self) -> str:
+        """The text that is put before every sentence, "" for none."""
+        return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
+
+    @property
+    def embedding_settings(self) -> dict[str, object]:
+        """The fields that sentence-transformers has too, beside the pooling, by name."""
+        return {name: getattr(self, name) for name in EMBEDDING_SETTINGS}
+
+    @property
     def queue_slots(self) -> int:
         """Rows that the queue has room for."""
         return self.queue_size
@@ -202,6 +295,9 @@ class MoCoSEConfig(PreTrainedConfig):
         if self.queue_init_size is None and isinstance(self.queue_size, int):
             self.queue_init_size = self.queue_size // 4
         self._check_values()
+        if self.encoder_config.model_type == "big_bird":
+            # Its sparse attention ends for good with the first short batch, so a long text would have two embeddings.
+            self.encoder_config.attention_type = "original_full"
         if self.encoder_dropout_prob is not None:
             if not self.encoder_dropouts:
                 raise ValueError(
@@ -244,6 +340,7 @@ class MoCoSEConfig(PreTrainedConfig):
         for f in fields(type(self)):
             if "help" in f.metadata and f.default is not MISSING:
                 self._check_type(f.name, getattr(self, f.name), f.default)
+        check_family(self.encoder_config)
         if not isinstance(self.hidden_size, int):
             raise ValueError(
                 f"`{self.encoder_config.model_type}` has no `hidden_size`, so it is not a single encoder of text; "
@@ -270,12 +367,38 @@ class MoCoSEConfig(PreTrainedConfig):
         if self.queue_size == 0 and not self.in_batch_negatives:
             raise ValueError("There are no negatives with `queue_size` 0 and `in_batch_negatives` false; allow one.")
         self._check_queue_policies()
+        self._check_terms()
+        self._check_embedding_settings()
+        self._check_queue_positives()
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is at least 1, but is {self.projection_dim}.")
         if self.num_projection_layers == 0 and self.embedding_dim != self.hidden_size:
             raise ValueError(
                 f"`projection_dim` {self.projection_dim} needs a projection head, but `num_projection_layers` is 0; "
                 f"raise it or leave `projection_dim` at the hidden size {self.hidden_size}."
+            )
+
+    def _check_embedding_settings(self) -> None:
+        """Refuse settings of the embedding that `encode` and the export could not honour."""
+        for name in ("max_seq_length", "truncate_dim"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"`{name}` is a whole number above 0, not {value!r:.60}; leave it out for no limit.")
+        for name in ("do_lower_case", "include_prompt", "normalize"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` is true or false, not {getattr(self, name)!r:.60}.")
+        prompts = {} if self.prompts is None else self.prompts
+        if not isinstance(prompts, dict) or not all(isinstance(p, str) for named in prompts.items() for p in named):
+            raise ValueError(f"`prompts` is a dict of names and texts, not {self.prompts!r:.60}.")
+        if self.default_prompt_name is not None and self.default_prompt_name not in prompts:
+            raise ValueError(
+                f"`default_prompt_name` is {self.default_prompt_name!r:.60}, but `prompts` has "
+                f"{', '.join(prompts) or 'none'}; name one of these or add it."
+            )
+        if self.similarity_fn_name not in SIMILARITY_FUNCTIONS:
+            raise ValueError(
+                f"`similarity_fn_name` is one of {', '.join(SIMILARITY_FUNCTIONS)}, "
+                f"not {self.similarity_fn_name!r:.60}."
             )
 
     def _check_queue_policies(self) -> None:
@@ -309,6 +432,64 @@ class MoCoSEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}, but `queue_size` is 0; leave it out or allow a queue."
                 )
+
+    def _check_queue_positives(self) -> None:
+        """Refuse positives that the queue cannot give."""
+        count = self.queue_positives
+        if not 0 <= count <= self.queue_size:
+            raise ValueError(
+                f"`queue_positives` lies between 0 and `queue_size`, but is {count} and that is {self.queue_size}."
+            )
+        if not 0.0 < self.queue_positive_weight < float("inf"):
+            raise ValueError(f"`queue_positive_weight` is a number above 0, but is {self.queue_positive_weight}.")
+        if not -1.0 <= self.queue_positive_similarity <= 1.0:
+            raise ValueError(f"`queue_positive_similarity` lies in [-1, 1], but is {self.queue_positive_similarity}.")
+        for name in ("queue_positive_weight", "queue_positive_similarity"):
+            if count == 0 and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but `queue_positives` is 0; raise that, or leave it out."
+                )
+        if count and self.queue_centroids:
+            raise ValueError(
+                f"`queue_positives` is {count}, but `queue_centroids` {self.queue_centroids} stand in place of the "
+                "keys; leave out one of the two."
+            )
+        if count and self.queue_size >= CHUNKED_FROM:
+            raise ValueError(
+                f"`queue_positives` needs a `queue_size` below {CHUNKED_FROM}, but it is {self.queue_size}; lower it."
+            )
+
+    def _check_terms(self) -> None:
+        """Refuse weights that leave no term, and parts of the queue that no term uses."""
+        for name in ("queue_weight", "in_batch_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is a number of at least 0, but is {getattr(self, name)}.")
+        if self.queue_weight == 0.0 and self.in_batch_weight == 0.0:
+            raise ValueError("`queue_weight` and `in_batch_weight` are both 0, so there is no loss; raise one.")
+        if self.in_batch_queue not in IN_BATCH_QUEUES:
+            raise ValueError(f"`in_batch_queue` is one of {', '.join(IN_BATCH_QUEUES)}, not {self.in_batch_queue!r}.")
+        if self.in_batch_queue != "none" and (self.in_batch_weight == 0.0 or self.queue_size == 0):
+            raise ValueError(
+                f"`in_batch_queue` is {self.in_batch_queue}, but `in_batch_weight` is {self.in_batch_weight} and "
+                f"`queue_size` {self.queue_size}; raise both above 0, or leave it at none."
+            )
+        if self.in_batch_queue == "online" and self.queue_weight > 0.0:
+            raise ValueError(
+                "`in_batch_queue` online fills the queue from the online branch, but the momentum term needs it from "
+                "the target; set `queue_weight` to 0, or `in_batch_queue` to target."
+            )
+        if self.queue_weight == 0.0 and self.in_batch_queue == "none" and self.queue_size > 0:
+            raise ValueError(
+                f"`queue_size` is {self.queue_size}, but `queue_weight` is 0 and `in_batch_queue` is none, so no term "
+                "uses the queue; set `queue_size` and `queue_init_size` to 0, or raise the weight."
+            )
+
+    def _check_absent(self, reason: str) -> None:
+        """Refuse another value than the default for options of `MoCoSEConfig` that this subclass does not offer."""
+        for f in fields(type(self)):
+            absent = f.name in MoCoSEConfig.option_names() and f.name not in self.option_names()
+            if absent and getattr(self, f.name) != f.default:
+                raise ValueError(f"`{f.name}` is {getattr(self, f.name)}, but {reason}; leave it out.")
 
     @staticmethod
     def _check_type(name: str, value, default) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import logging
@@ -14,13 +14,34 @@ from mocose_hf.errors import one_line
 
 logger = logging.get_logger(__name__)
 
-TOLERANCE = 1e-4
+CPU_TOLERANCE = 1e-4
 """Largest difference between two results that count as equal, as a share of the largest value."""
+
+GPU_TOLERANCE = 1e-2
+"""The same on other devices, where TF32 keeps three digits."""
+
+
+@contextmanager
+def probing(encoder: PreTrainedModel) -> Iterator[None]:
+    """Let an encoder run in evaluation mode inside, on any device and in any precision; put it back afterwards.
+
+    Its modes, its attention and torch's random states are then as before. Flash and flex attention give way to one
+    that runs everywhere.
+    """
+    config, before = encoder.config, encoder.config._attn_implementation
+    devices = [encoder.device] if encoder.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), dropout_off(encoder):
+        if any(kind in str(before) for kind in ("flash", "flex", "paged")):
+            config._attn_implementation = "sdpa" if encoder._supports_sdpa else "eager"
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 @contextmanager
 def dropout_off(encoder: PreTrainedModel) -> Iterator[None]:
-    """Switch an encoder to evaluation mode inside, and each of its modules back to its own mode afterwards."""
+    """Put an encoder into evaluation mode inside, and each of its modules back into its own mode afterwards."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
@@ -63,8 +84,7 @@ def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
     family = encoder.config.model_type
     tokens = _tokens(encoder, 7)  # (7,)
     short = tokens[None, :4]
-    random_devices = [encoder.device] if encoder.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=random_devices), dropout_off(encoder):
+    with probing(encoder):
         alone = _run(encoder, short)
         if alone is None or alone.shape != (1, 4, encoder.config.hidden_size):
             shape = "no last hidden state" if alone is None else f"a last hidden state of shape {tuple(alone.shape)}"
@@ -88,9 +108,31 @@ def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
                 f"`{family}` lets padding change the embedding of a sentence, so a sentence would have another "
                 "embedding in each batch; start from an encoder of another family."
             )
-        _check_sight(encoder, pooling_mode, alone)
+        _check_sight(encoder, pooling_mode)
         encoder.train()
         _run(encoder, padded, mask)
+
+
+@torch.no_grad()
+def check_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype) -> None:
+    """Raise an error if an encoder fails under automatic mixed precision, as some families do.
+
+    Args:
+        encoder: In any mode, which is kept.
+        option: The name of the option that asks for it.
+        dtype: What to compute in.
+
+    Raises:
+        ValueError: With the encoder's own reason.
+    """
+    tokens = torch.stack([_tokens(encoder, 4)] * 2)
+    mask = torch.ones_like(tokens)
+    mask[0, 2:] = 0
+    try:
+        with probing(encoder), torch.autocast(encoder.device.type, dtype=dtype):
+            _run(encoder, tokens, mask)
+    except ValueError as error:
+        raise ValueError(f"`{option}` cannot be used, leave it out: {error}") from error
 
 
 def has_idle_parameters(encoder: PreTrainedModel) -> bool:
@@ -101,37 +143,77 @@ def has_idle_parameters(encoder: PreTrainedModel) -> bool:
     if getattr(encoder.config, "layerdrop", 0.0) > 0.0:
         return True
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    with torch.enable_grad(), dropout_off(encoder):
+    with torch.enable_grad(), probing(encoder):
+        encoder.train()  # some families have no gradients in evaluation mode
         hidden = _run(encoder, _tokens(encoder, 4)[None])
         gradients = torch.autograd.grad(hidden.sum(), trainable, allow_unused=True)
     return any(gradient is None for gradient in gradients)
 
 
-def _check_sight(encoder: PreTrainedModel, pooling_mode: str, alone: Tensor) -> None:
+def _check_sight(encoder: PreTrainedModel, pooling_mode: str) -> None:
     """Raise an error if [CLS] pooling would ignore the sentence; warn if no token depends on another one.
 
     Args:
         encoder: In evaluation mode.
         pooling_mode: As `pool` takes it.
-        alone: (1, 4, H), the hidden states of the first tokens of `_tokens`.
     """
     family = encoder.config.model_type
-    tokens = _tokens(encoder, 8)
-    other_last = torch.cat([tokens[:3], tokens[7:]])[None]  # (1, 4)
-    other_first = torch.cat([tokens[7:], tokens[1:4]])[None]
-    first_sees_last = not torch.equal(alone[0, 0], _run(encoder, other_last)[0, 0])
+    first_sees_last, last_sees_first = _first_and_last_sight(encoder)
     if not first_sees_last and pooling_mode == "cls":
         raise ValueError(
             f"`pooling_mode` is cls, but the first token of this `{family}` encoder does not depend on the tokens "
             "after it, as in all causal models, so every sentence would get the same embedding; set `pooling_mode` to "
             "mean or lasttoken."
         )
-    last_sees_first = not torch.equal(alone[0, 3], _run(encoder, other_first)[0, 3])
     if not first_sees_last and not last_sees_first:
         logger.warning(
             f"No token of this `{family}` encoder depends on another token: its attention returns zeros. This is how "
             "some families start without pretrained weights, and how `mra` behaves without its CUDA kernels."
         )
+
+
+def _first_and_last_sight(encoder: PreTrainedModel) -> tuple[bool, bool]:
+    """Return whether the first of four tokens depends on the last one, and the last one on the first one.
+
+    The gradient tells: it is 0 exactly where attention is masked. Values would not, as a mixture of experts rounds
+    them differently with each other token.
+    """
+    looked_up = []
+
+    def note(module: nn.Module, args: tuple, output) -> None:
+        embeddings = output[0] if isinstance(output, tuple) else output
+        if not embeddings.requires_grad:
+            embeddings.requires_grad_()
+        looked_up.append(embeddings)
+
+    hook = encoder.get_input_embeddings().register_forward_hook(note)
+    try:
+        for training in (False, True):  # the other mode is for families without gradients in evaluation mode
+            encoder.train(training)
+            try:
+                return _depends(encoder, looked_up, 0, 3), _depends(encoder, looked_up, 3, 0)
+            except (AssertionError, RuntimeError) as error:
+                reason = one_line(error)
+    finally:
+        hook.remove()
+        encoder.eval()
+    raise ValueError(f"`{encoder.config.model_type}` gives no gradients ({reason}); start from another encoder.")
+
+
+@torch.enable_grad()
+def _depends(encoder: PreTrainedModel, looked_up: list[Tensor], token: int, other: int) -> bool:
+    """Return whether the hidden state of a token depends on the embedding of another one.
+
+    Args:
+        encoder: It appends what it looks up to `looked_up`.
+        looked_up: Results of the encoder's look-ups, each (1, L, E).
+        token, other: Places among four tokens.
+    """
+    looked_up.clear()
+    hidden = _run(encoder, _tokens(encoder, 4)[None])[0, token]  # (H,)
+    weights = torch.arange(1.0, len(hidden) + 1, device=hidden.device)  # all alike would be cancelled by a norm
+    (gradient,) = torch.autograd.grad((hidden * weights).sum(), looked_up[0])
+    return bool(gradient.flatten(0, -2)[other].any())
 
 
 def _run(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
@@ -178,4 +260,5 @@ def padding_id(encoder: PreTrainedModel) -> int:
 
 
 def _is_close(first: Tensor, second: Tensor, scale: Tensor) -> bool:
-    return bool((first - second).abs().max() <= TOLERANCE * scale)
+    tolerance = CPU_TOLERANCE if first.device.type == "cpu" else GPU_TOLERANCE
+    return bool((first - second).abs().max() <= tolerance * scale)

@@ -9,10 +9,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.encoder_checks import check_family
 from mocose_hf.encoding import encode
 from mocose_hf.negative_queue import NegativeQueue
-from mocose_hf.pooling import first_tokens, pool, rotate_rows
+from mocose_hf.pooling import exclude_prompt, first_tokens, pool, rotate_rows
 from mocose_hf.zero import whole_weights
 
 
@@ -50,7 +49,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue|reverse_queue)\."]
 
     def __init__(self, config: MoCoSEConfig):
         super().__init__(config)
@@ -70,6 +69,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        prompt_length: int | None = None,
         **encoder_options,
     ) -> BaseModelOutputWithPooling:
         """Encode a padded batch.
@@ -80,6 +80,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
             input_ids: (B, L) int64.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
             token_type_ids: (B, L) int64; ignored if the encoder takes none.
+            prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
             encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`. With
                 `position_ids` the batch reaches the encoder as it is.
 
@@ -99,7 +100,8 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
             batch = {name: rotate_rows(rows, starts) for name, rows in batch.items()}
         output = self.encoder(**batch, attention_mask=attention_mask, return_dict=True, **encoder_options)
         hidden, states = output.last_hidden_state, output.get("hidden_states")  # (B, L, H)
-        pooled = pool(hidden, attention_mask, self.config.pooling_mode)  # (B, H)
+        pooled_tokens = exclude_prompt(attention_mask, prompt_length, hidden)  # (B, L)
+        pooled = pool(hidden, pooled_tokens, self.config.pooling_mode)  # (B, H)
         if starts is not None:
             hidden = rotate_rows(hidden, -starts)
             states = states and tuple(rotate_rows(state, -starts) for state in states)
@@ -118,7 +120,6 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
 
 def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     """Build the encoder without its own pooler, which MoCoSE replaces."""
-    check_family(config.encoder_config)
     with whole_weights():
         encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:

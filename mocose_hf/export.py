@@ -13,8 +13,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModel
 
 from mocose_hf import markdown
-from mocose_hf.encoding import encoder_max_length
+from mocose_hf.encoding import longest_input
 from mocose_hf.errors import SaveError, one_line
+from mocose_hf.lower_casing import lower_case
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import pooler_dense, save_tokenizer
 from mocose_hf.saved_files import equalize_file_modes, make_config_portable
@@ -36,8 +37,10 @@ _UNTRAINED = (
 def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: str | Path) -> Path:
     """Write the online encoder as a plain one that loads without this package.
 
-    `AutoModel`, `pipeline("feature-extraction")` and `SentenceTransformer` load the directory; the last of these pools
-    and truncates as this model does. An encoder whose class has a pooler gets the trained pooler dense in it.
+    `AutoModel`, `pipeline("feature-extraction")` and `SentenceTransformer` load the directory; the last of these
+    returns what `MoCoSEModel.encode` does, with its pooling, prompts, normalisation and limits. If the encoder's class
+    has a pooler, it gets the trained dense layer; without `use_pooler` there is none, and the export leaves the pooler
+    out.
 
     Args:
         model: The trained model.
@@ -47,23 +50,27 @@ def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: s
     Returns:
         The directory.
     """
-    directory = Path(directory)
+    directory, config = Path(directory), model.config
     directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = lower_case(tokenizer) if config.do_lower_case else tokenizer
     with whole_weights():
-        encoder = AutoModel.from_config(model.config.encoder_config, trust_remote_code=False)
+        encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     missing = encoder.load_state_dict(model.mocose.encoder.state_dict(), strict=False)
     unplaced = [name for name in missing.missing_keys if not name.startswith("pooler.")] + missing.unexpected_keys
     if unplaced:
         raise RuntimeError(f"The plain encoder does not take these weights: {', '.join(unplaced)}.")
     dense = pooler_dense(encoder)
-    if dense is not None:
+    if dense is not None and model.config.use_pooler:
         dense.load_state_dict(model.pooler.state_dict())
-    encoder.save_pretrained(directory)
+    weights = encoder.state_dict()
+    if not model.config.use_pooler:  # the encoder's own pooler is random here: no training gave it a value
+        weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
+    encoder.save_pretrained(directory, state_dict=weights)
     make_config_portable(directory)
     equalize_file_modes(directory)
     save_tokenizer(tokenizer, directory)
-    max_seq_length = encoder_max_length(tokenizer, model.config.encoder_config)
-    write_layout(directory, model.config.pooling_mode, model.config.hidden_size, max_seq_length)
+    settings = config.embedding_settings | {"max_seq_length": longest_input(tokenizer, config)}
+    write_layout(directory, config.pooling_mode, config.hidden_size, **settings)
     return directory
 
 
@@ -100,8 +107,13 @@ class RunRecord:
     is_start: bool = False
 
 
-def model_card(record: RunRecord, pooling_mode: str) -> str:
-    """Return the text of a model card, with the metadata block that the hub reads."""
+def model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: str = "cosine") -> str:
+    """Return the text of a model card, with the metadata block that the hub reads.
+
+    Args:
+        record: The run.
+        pooling_mode, similarity_fn_name: Of the model's configuration.
+    """
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
@@ -119,14 +131,14 @@ def model_card(record: RunRecord, pooling_mode: str) -> str:
     development = [
         "## Scores on the development pairs\n",
         _table(["", *names], scores),
-        "`stsb_spearman` is Spearman's correlation of cosine and human score, × 100; less is better for `alignment` "
-        "and `uniformity`.\n",
+        f"`stsb_spearman` is Spearman's correlation of {similarity_fn_name} and human score, × 100; less is better "
+        "for `alignment` and `uniformity`.\n",
     ]
     sections = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# Sentence encoder trained by {record.approach}\n",
         f"Trained without labels from {markdown.code(record.start)} by {record.method}; the sentence embedding is the "
-        f"last hidden state under {pooling_mode} pooling. Compare embeddings by cosine.\n",
+        f"last hidden state under {pooling_mode} pooling. Compare embeddings by {similarity_fn_name}.\n",
         *([_UNTRAINED] if record.is_start else []),
         "## Use\n",
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"

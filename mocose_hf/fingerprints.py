@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
@@ -66,15 +68,24 @@ def _columns_sha256(dataset: Dataset) -> str:
     start = 0
     for batch in dataset.with_format("arrow").iter(_ROWS_AT_ONCE):
         for name, digest in digests.items():
-            values = batch.column(name).to_pylist()
-            digest.update(repr(values).encode(errors="surrogatepass"))
+            digest.update(_column_bytes(batch.column(name)))
             if name == "sentence_id" and is_numbered:
-                is_numbered = values == list(range(start, start + len(values)))
+                is_numbered = batch.column(name).to_pylist() == list(range(start, start + batch.num_rows))
         start += batch.num_rows
     if is_numbered:
         del digests["sentence_id"]
     parts = "".join(f"{name} {digest.hexdigest()}\n" for name, digest in digests.items())
     return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _column_bytes(column: pa.ChunkedArray) -> bytes:
+    """Return the values of a column as bytes, however arrow holds them; lists of numbers, as tokens are, at once."""
+    if pa.types.is_list(column.type) and pa.types.is_primitive(column.type.value_type) and not column.null_count:
+        numbers = pc.list_flatten(column)
+        if not numbers.null_count:
+            parts = (pc.list_value_length(column), numbers)
+            return b"".join([str(column.type).encode(), *(part.to_numpy().tobytes() for part in parts)])
+    return repr(column.to_pylist()).encode(errors="surrogatepass")
 
 
 def _as_text(value) -> str:

@@ -1,8 +1,13 @@
-"""Projection head and predictor (https://arxiv.org/abs/2202.13093, section 3.1 and Table 4)."""
+"""Pooler, projection head and predictor (https://arxiv.org/abs/2202.13093, section 3.1 and Table 4)."""
 
 from torch import nn
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
+
+
+def build_pooler(config: MoCoSEConfig) -> nn.Module:
+    """Build the dense layer (H, H) on the pooled embedding; without `use_pooler`, the identity."""
+    return nn.Linear(config.hidden_size, config.hidden_size) if config.use_pooler else nn.Identity()
 
 
 def build_projection_head(config: MoCoSEConfig) -> nn.Sequential:

@@ -4,10 +4,10 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
+from mocose_hf.argument_checks import VIEW_CHANGES, changes_a_view
 from mocose_hf.queue_policies import parse_window
 from mocose_hf.study.algorithms import ALGORITHMS
 
-_RANDOM_CHANGES = ("position_shuffle", "token_cutoff", "feature_cutoff", "embedding_noise")
 _OF_THE_QUEUE = ("queue_window", "queue_window_softness", "queue_half_life", "queue_centroids")
 _OF_A_HUB_DATASET = ("dataset_name", "dataset_config_name", "dataset_split", "dataset_revision")
 
@@ -64,15 +64,27 @@ _RULES = [
     *_algorithm_rules(),
     _Rule(
         ("augment_view",),
-        _RANDOM_CHANGES,
-        lambda values: not any(getattr(values, name) for name in _RANDOM_CHANGES),
-        f"none of {', '.join(_RANDOM_CHANGES)} is on",
+        VIEW_CHANGES,
+        lambda values: not changes_a_view(values),
+        f"none of {', '.join(VIEW_CHANGES)} is on",
     ),
     _Rule(
         ("queue_init_size", *_OF_THE_QUEUE),
         ("queue_size",),
         lambda values: values.queue_size == 0,
         "there is no queue",
+    ),
+    _Rule(
+        ("queue_init_size",),
+        ("queue_size",),
+        lambda values: values.queue_init_size is not None and values.queue_init_size > values.queue_size,
+        "it is larger than the queue, which now starts with a quarter of its size",
+    ),
+    _Rule(
+        ("in_batch_queue",),
+        ("in_batch_weight", "queue_size"),
+        lambda values: values.in_batch_weight == 0.0 or values.queue_size == 0,
+        "there is no in-batch term, or no queue",
     ),
     _Rule(
         ("queue_window_softness",),

@@ -81,6 +81,50 @@ def info_nce_loss(
     return F.cross_entropy(logits, _own_columns(queries, labels))
 
 
+def nearest_rows(
+    keys: Tensor, rows: Tensor, count: int, excluded: Tensor, min_similarity: float = -1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the rows nearest to each key by cosine.
+
+    Args:
+        keys: (B, D), L2-normalised; no gradient passes.
+        rows: (N, D), L2-normalised, N ≥ 1.
+        count: k ≥ 1, at most N are returned.
+        excluded: Broadcasts to (B, N) bool, rows that a key must not take.
+        min_similarity: Least cosine of a row that counts.
+
+    Returns:
+        The rows, nearest first, (B, k) int64, and whether each counts, (B, k) bool.
+    """
+    with torch.no_grad(), torch.autocast(device_type=keys.device.type, enabled=False):
+        similarity = keys.detach().float() @ rows.float().T  # (B, N)
+        similarity = similarity.masked_fill(excluded, float("-inf"))
+        nearest = similarity.topk(min(count, len(rows)), dim=1)
+    return nearest.indices, nearest.values >= min_similarity
+
+
+def multi_positive_loss(
+    logits: Tensor, labels: Tensor, columns: Tensor, is_positive: Tensor, weight: float = 1.0
+) -> Tensor:
+    """Return the mean InfoNCE loss of queries with several positives, a float32 scalar.
+
+    ℓ_i = −( log p_i,own + w · Σ_{c ∈ P_i} log p_ic ) / (1 + w·|P_i|), with p_i the softmax over all candidates. This
+    is the loss of supervised contrastive learning (https://arxiv.org/abs/2004.11362, eq. 2) with positives that are
+    found and not given. Without further positives it is `info_nce_loss`.
+
+    Args:
+        logits: (B, C), over the temperature, −∞ for what is no candidate.
+        labels: (B,) int64, the column of each query's own key.
+        columns: (B, k) int64, the columns of further positives P_i, all different.
+        is_positive: (B, k) bool, which of them count.
+        weight: w ≥ 0, the weight of each beside the own key.
+    """
+    log_shares = logits.log_softmax(dim=1)  # (B, C)
+    own = log_shares.gather(1, labels[:, None])[:, 0]  # (B,)
+    others = log_shares.gather(1, columns).masked_fill(~is_positive, 0.0)  # (B, k)
+    return -((own + weight * others.sum(1)) / (1.0 + weight * is_positive.sum(1))).mean()
+
+
 def chunked_info_nce_loss(
     queries: Tensor,
     keys: Tensor,

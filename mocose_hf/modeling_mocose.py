@@ -10,25 +10,28 @@ from transformers.utils import ModelOutput, logging
 
 from mocose_hf.augmentation import Augmentation, contrast_under_attack
 from mocose_hf.branches import View, embed_view
-from mocose_hf.configuration_mocose import POOLING_MODES, MoCoSEConfig
+from mocose_hf.configuration_mocose import CHUNKED_FROM, POOLING_MODES, MoCoSEConfig
 from mocose_hf.distributed import gather_rows, gather_rows_with_gradient, process_index
 from mocose_hf.encoder_checks import check_encoder
 from mocose_hf.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel, build_encoder
-from mocose_hf.heads import build_predictor, build_projection_head
+from mocose_hf.heads import build_pooler, build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
-from mocose_hf.losses import SentenceIds, chunked_info_nce_loss, contrastive_logits
+from mocose_hf.losses import (
+    SentenceIds,
+    chunked_info_nce_loss,
+    contrastive_logits,
+    multi_positive_loss,
+    nearest_rows,
+)
 from mocose_hf.momentum import cosine_ema_decay, update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.padding_free import find_first_position
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
 from mocose_hf.queue_policies import find_centroids
-from mocose_hf.zero import check_whole, local_values
+from mocose_hf.two_sided import contrast_both_views
+from mocose_hf.zero import check_whole, local_values, whole_shape
 
 logger = logging.get_logger(__name__)
-
-
-CHUNKED_FROM = 65_536
-"""Size of the queue from which the loss passes over it chunk by chunk."""
 
 
 @dataclass
@@ -48,6 +51,8 @@ class MoCoSEOutput(ModelOutput):
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
         key_embeddings: (B, D) float32, L2-normalised, without gradient (here; a subclass may let it through).
         sentence_ids: (B,) int64, as given; they enter the queue together with the keys.
+        reverse_key_embeddings: (B, D) float32, L2-normalised, without gradient: the keys of the query view, which
+            enter the reverse queue. None without `symmetric_loss`.
     """
 
     loss: Tensor | None = None
@@ -57,6 +62,7 @@ class MoCoSEOutput(ModelOutput):
     query_embeddings: Tensor | None = None
     key_embeddings: Tensor | None = None
     sentence_ids: Tensor | None = None
+    reverse_key_embeddings: Tensor | None = None
 
 
 class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
@@ -67,12 +73,13 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     Modules:
         mocose: `MoCoSEModel`, the online encoder.
-        pooler: Linear (H, H) on the pooled embedding, without activation.
+        pooler: Linear (H, H) on the pooled embedding, without activation; the identity without `config.use_pooler`.
         projection_head: `num_projection_layers` of Linear, LayerNorm, Dropout; H to D.
         predictor: `num_predictor_layers` of the same on D, the last one Linear and tanh; online branch only.
         target: `encoder`, `pooler` and `projection_head` as an EMA of the above, frozen. The embedding layer is the
             online one where `config.share_embeddings`.
         queue: `NegativeQueue`.
+        reverse_queue: The queue of the other direction, with `symmetric_loss` and a queue; else None.
 
     Attributes:
         only_first_token: Whether, with [CLS] pooling, the last layer computes what follows attention for [CLS] alone,
@@ -97,14 +104,15 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         config.check_memory()
         config.check_libraries()
         self.mocose = MoCoSEModel(config)
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.pooler = build_pooler(config)
         self.projection_head = build_projection_head(config)
         self.predictor = build_predictor(config)
         self.target = self.build_target(config)
         self.queue = self.build_queue(config)
+        self.reverse_queue = self.build_queue(config) if config.symmetric_loss and config.queue_size else None
         prepared = [prepare_last_layer(encoder) for encoder in self.encoders()]
         self._last_layer_prepared = all(prepared)
-        if config.share_embeddings:
+        if config.share_embeddings and config.has_target:
             self._share_embeddings()
         else:
             self._tied_weights_keys = None
@@ -141,12 +149,12 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
     ) -> "MoCoSEForPreTraining":
         """Start a new training from any encoder that `AutoModel` loads.
 
-        The pooler is the encoder's own dense layer where it has one; the heads, the queue and a missing pooler are
-        drawn from torch's global generator, so seed it for a repeatable start.
+        If the encoder has a pooler of its own, its dense layer is the start of ours. The heads, the queue and a
+        missing pooler are drawn from torch's global generator: seed it for a repeatable start.
 
         Args:
-            name_or_path: A directory or hub id of a plain encoder, of a sentence-transformers model, whose pooling is
-                kept unless `pooling_mode` is given, or of a MoCoSE model, whose encoder, pooler and pooling are taken.
+            name_or_path: A directory or hub id of a plain encoder, of a sentence-transformers model, or of a MoCoSE
+                model. Pooling, prompts and the other settings of its embeddings are kept unless they are given.
             revision, cache_dir, attn_implementation: As `AutoModel.from_pretrained` takes them.
             config: Fields of `MoCoSEConfig`.
 
@@ -169,11 +177,12 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                     f"{', '.join(POOLING_MODES)}; set `pooling_mode`."
                 )
             config["pooling_mode"] = source.pooling_mode
+        config = source.settings | config
         attention = source.encoder.config._attn_implementation
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
         _load_encoder(model.mocose.encoder, source.encoder)
         check_encoder(model.mocose.encoder, model.config.pooling_mode)
-        if source.pooler is not None:
+        if source.pooler is not None and model.config.use_pooler:
             model.pooler.load_state_dict(source.pooler.state_dict())
         model.update_target(0.0)
         model.config.name_or_path = source.encoder.config.name_or_path
@@ -181,11 +190,13 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     @staticmethod
     def build_target(config: MoCoSEConfig) -> nn.ModuleDict:
-        """Build what follows the online branch; what is empty follows nothing."""
+        """Build what follows the online branch; empty if no term of the loss needs it."""
+        if not config.has_target:
+            return nn.ModuleDict()
         return nn.ModuleDict(
             {
                 "encoder": build_encoder(config),
-                "pooler": nn.Linear(config.hidden_size, config.hidden_size),
+                "pooler": build_pooler(config),
                 "projection_head": build_projection_head(config),
             }
         )
@@ -195,6 +206,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         """Build the queue with its initial part."""
         queue_dtype = getattr(torch, config.queue_dtype)
         return NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
+
+    def queues(self) -> list[NegativeQueue]:
+        """Return the queue, and the reverse queue if there is one."""
+        return [queue for queue in (self.queue, self.reverse_queue) if queue is not None]
 
     def encoders(self) -> list[PreTrainedModel]:
         """Return the encoder of each branch, the online one first."""
@@ -206,7 +221,31 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     @staticmethod
     def check_settings(config: MoCoSEConfig, args) -> None:
-        """Refuse what `check_arguments` does, of a model of that configuration; here nothing."""
+        """Raise the errors of `check_arguments` for a model of that configuration."""
+        if not config.has_target:
+            check_no_target_arguments(args, "this loss")
+            if args.queue_telemetry_steps:
+                raise ValueError(
+                    f"`queue_telemetry_steps` is {args.queue_telemetry_steps}, but the drift of keys needs a target; "
+                    "set `queue_weight` above 0, or leave it out."
+                )
+        if args.fgsm_epsilon and config.encodes_both_views_online:
+            raise ValueError(
+                "`fgsm_epsilon` moves the query view alone, but `in_batch_weight` and `symmetric_loss` train both "
+                "views; leave it out."
+            )
+        changes = [name for name in ("token_cutoff", "feature_cutoff", "embedding_noise") if getattr(args, name)]
+        if changes and config.encodes_both_views_online and config.has_target and not config.share_embeddings:
+            raise ValueError(
+                f"`{changes[0]}` changes word embeddings, of which each branch has its own here, but both branches "
+                "encode the same view; set `share_embeddings` to true, or leave it out."
+            )
+        is_headless = not (config.use_pooler or config.num_projection_layers or config.num_predictor_layers)
+        if args.head_learning_rate is not None and is_headless:
+            raise ValueError(
+                f"`head_learning_rate` is {args.head_learning_rate}, but there is no pooler, projection head or "
+                "predictor; leave it out."
+            )
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
         return self.mocose.get_input_embeddings()
@@ -235,12 +274,14 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         position_ids: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         max_length_q: int | None = None,
+        prompt_length: int | None = None,
         key_input_ids: Tensor | None = None,
         key_attention_mask: Tensor | None = None,
         key_token_type_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
         key_cu_seq_lens_q: Tensor | None = None,
         key_max_length_q: int | None = None,
+        key_prompt_length: int | None = None,
         sentence_ids: Tensor | None = None,
     ) -> MoCoSEOutput:
         """Contrast the two views of a batch with each other and with the queue (eq. 4 of the paper).
@@ -251,18 +292,22 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             input_ids, attention_mask, token_type_ids: (B, L) or (1, T), the view of the online branch.
             position_ids, cu_seq_lens_q, max_length_q: Of a packed view, as `View` takes them; the names are those of
                 transformers' `FlashAttentionKwargs`.
+            prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
             key_…: The view of the target; the same tokens under another dropout mask where None.
             sentence_ids: (B,) int64, handed through to the output; `mask_same_sentence` goes by them.
         """
         view = View(input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
+        view.prompt_length = prompt_length
         key_view = (key_input_ids, key_attention_mask, key_token_type_ids)
         key_view += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
-        key_view = view if key_input_ids is None else View(*key_view)
+        key_view = view if key_input_ids is None else View(*key_view, prompt_length=key_prompt_length)
         if self.training and self.augmentation is not None:
             encoders = self.encoders()
             view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])
             if self.augmentation.fgsm_epsilon:
                 return contrast_under_attack(self, view, key_view, sentence_ids, self.augmentation.fgsm_epsilon)
+        if self.config.encodes_both_views_online:
+            return contrast_both_views(self, view, key_view, sentence_ids)
         queries = self.encode_queries(**vars(view))  # (B, D)
         keys = self.encode_keys(**vars(key_view))  # (B, D)
         return self.contrast(queries, keys, sentence_ids)
@@ -271,26 +316,60 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         """Contrast queries (B, D) with the keys of all processes and with the queue, which is left as it is.
 
         Raises:
-            ValueError: Where `mask_same_sentence` has no `sentence_ids` (B,) to go by.
+            ValueError: If `mask_same_sentence` or `queue_positives` is set and there are no `sentence_ids` (B,).
+        """
+        return self.info_nce(queries, keys, sentence_ids, self.queue, self.config.in_batch_negatives)
+
+    def info_nce(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        sentence_ids: Tensor | None,
+        queue: NegativeQueue | None,
+        in_batch_negatives: bool = True,
+    ) -> MoCoSEOutput:
+        """Return one InfoNCE term: queries (B, D) against the keys of all processes and the rows of a queue.
+
+        Args:
+            queries: (B, D), L2-normalised.
+            keys: (B, D), L2-normalised; if they carry gradient, those of all processes keep it.
+            sentence_ids: (B,) int64.
+            queue: Gives further negatives by the policies of the configuration; None for none.
+            in_batch_negatives: Whether the keys of other rows are negatives.
+
+        Raises:
+            ValueError: If `mask_same_sentence` or `queue_positives` is set and there are no `sentence_ids`.
         """
         config = self.config
         all_keys = gather_rows_with_gradient(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        negatives, bias = self.negatives()  # (N, D), (N,)
+        negatives, bias = (keys[:0], None) if queue is None else self.queue_candidates(queue)  # (N, D), (N,)
+        takes_positives = config.queue_positives > 0 and len(negatives) > 0
         ids = None
-        if config.mask_same_sentence:
+        if config.mask_same_sentence or takes_positives:
             if sentence_ids is None:
                 raise ValueError(
-                    "`mask_same_sentence` needs the `sentence_ids` of each batch; give them, or leave it out."
+                    "`mask_same_sentence` and `queue_positives` need the `sentence_ids` of each batch; give them, or "
+                    "leave both out."
                 )
-            ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), self.queue.row_ids)
-        contrast = (negatives, config.temperature, labels, config.in_batch_negatives)
+            queued_ids = sentence_ids[:0] if queue is None else queue.row_ids
+            ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), queued_ids)
+        contrast = (negatives, config.temperature, labels, in_batch_negatives)
         if len(negatives) >= CHUNKED_FROM and not keys.requires_grad:  # by chunks, keys would get no gradient
             loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)
             logits = None
         else:
             logits = contrastive_logits(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)  # (B, W·B + N)
-            loss, nearest = F.cross_entropy(logits, labels), logits.argmax(-1) == labels
+            nearest = logits.argmax(-1) == labels
+            if takes_positives:
+                no_candidate = logits[:, len(all_keys) :] == float("-inf")  # (B, N)
+                rows, is_positive = nearest_rows(
+                    keys, negatives, config.queue_positives, no_candidate, config.queue_positive_similarity
+                )
+                columns = rows + len(all_keys)
+                loss = multi_positive_loss(logits, labels, columns, is_positive, config.queue_positive_weight)
+            else:
+                loss = F.cross_entropy(logits, labels)
         return MoCoSEOutput(
             loss=loss,
             logits=logits,
@@ -301,18 +380,18 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             sentence_ids=sentence_ids,
         )
 
-    def negatives(self) -> tuple[Tensor, Tensor]:
-        """Return what of the queue serves as negatives under the policies of the configuration.
+    def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
+        """Return what of a queue serves as negatives under the policies of the configuration.
 
         Returns:
             The slots or, with `queue_centroids`, their centroids, (N, D), and what is added to the logits of each,
             (N,) float32, −∞ for what is no negative.
         """
         config = self.config
-        bias = self.queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
+        bias = queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
         if config.queue_centroids:
-            return find_centroids(self.queue.rows, bias, config.queue_centroids)
-        return self.queue.rows, bias
+            return find_centroids(queue.rows, bias, config.queue_centroids)
+        return queue.rows, bias
 
     def encode_queries(self, *view, **named) -> Tensor:
         """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32.
@@ -367,7 +446,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         pairs = []
         for name, target_module in self.target.items():
             targets, onlines = list(target_module.parameters()), list(online[name].parameters())
-            if [t.shape for t in targets] != [o.shape for o in onlines]:
+            if [whole_shape(t) for t in targets] != [whole_shape(o) for o in onlines]:
                 raise ValueError(
                     f"The online {name} was changed after the model was built: its {len(onlines)} parameters do not "
                     f"correspond to the {len(targets)} of the target. Merge adapters into the encoder before you "
@@ -391,7 +470,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
 
     def _embed(self, encoder: PreTrainedModel, view: View) -> Tensor:
         mode = self.config.pooling_mode
-        cls_alone = self.only_first_token and self._last_layer_prepared and mode == "cls"
+        cls_alone = self.only_first_token and self._last_layer_prepared and mode == "cls" and not view.prompt_length
         return embed_view(encoder, view, mode, self.mocose._takes_token_types, cls_alone)
 
     def _share_embeddings(self) -> None:
@@ -429,3 +508,16 @@ def _load_encoder(encoder: PreTrainedModel, source: PreTrainedModel) -> None:
             "into the encoder first, for example by `merge_and_unload()`."
         )
     encoder.load_state_dict(state)
+
+
+TARGET_ARGUMENTS = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")
+"""Training arguments that steer the target."""
+
+
+def check_no_target_arguments(args, algorithm: str) -> None:
+    """Raise a `ValueError` if training arguments steer a target although there is none."""
+    for name in TARGET_ARGUMENTS:
+        if getattr(args, name) != type(args).__dataclass_fields__[name].default:
+            raise ValueError(
+                f"`{name}` is {getattr(args, name)}, but {algorithm} has no target to move; leave it out."
+            )

@@ -60,6 +60,14 @@ class NegativeQueue(nn.Module):
             "fill": torch.tensor(self.init_size),
         }
 
+    def clear(self) -> None:
+        """Empty all slots in place."""
+        self.rows.zero_()
+        self.row_steps.fill_(-1)
+        self.row_ids.fill_(-1)
+        self.pointer.zero_()
+        self.fill.zero_()
+
     @torch.no_grad()
     def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
         """Write keys into the ring in place, oldest row first, over the oldest rows once the queue is full.

@@ -53,16 +53,6 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     )
 
 
-def check_still_empty(output_dir: str | Path) -> None:
-    """Raise an `InputError` if another run has filled a directory that did not exist when this one began."""
-    entry = next(Path(output_dir).iterdir(), None)
-    if entry is not None:
-        raise InputError(
-            f"--output_dir {output_dir}: another run has written {entry.name} there since this command began; name "
-            "another, or repeat the command."
-        )
-
-
 def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
     """Raise an `InputError` where scores would be written over earlier ones, or no directory can be."""
     path = Path(output_dir)

@@ -55,3 +55,17 @@ def rotate_rows(rows: Tensor, starts: Tensor) -> Tensor:
     length = rows.shape[1]
     places = (torch.arange(length, device=rows.device) + starts[:, None]) % length  # (B, L)
     return rows.take_along_dim(places.view(*places.shape, *[1] * (rows.ndim - 2)), dim=1)
+
+
+def exclude_prompt(attention_mask: Tensor | None, prompt_length: int | None, tokens: Tensor) -> Tensor | None:
+    """Return the mask of the tokens to pool, (B, L), if the prompt at the start of each row is not to be pooled.
+
+    Args:
+        attention_mask: (B, L), padded on the right; None if there is no padding.
+        prompt_length: Tokens of the prompt, special tokens before it included; None or 0 to pool all tokens.
+        tokens: (B, L, …), for shape and device.
+    """
+    if not prompt_length:
+        return attention_mask
+    after = torch.arange(tokens.shape[1], device=tokens.device) >= prompt_length  # (L,)
+    return after.expand(tokens.shape[:2]) if attention_mask is None else attention_mask.bool() & after

@@ -15,6 +15,9 @@ from mocose_hf.errors import EXIT_INTERRUPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_HANGUP = getattr(signal, "SIGHUP", None)
+"""The terminal is gone, or a launcher hands that on; Windows has no such signal."""
+
 _WORKER_GRACE_SECONDS = 60
 
 
@@ -33,9 +36,10 @@ class TrainingInterrupted(SystemExit):
 
 
 class Preemption(TrainerCallback):
-    """Save and stop at the end of the optimizer step in which SIGTERM or SIGINT reaches any process.
+    """Save and stop at the end of the optimizer step in which SIGTERM, SIGINT or SIGHUP reaches any process.
 
-    A second signal of the same kind acts as if this class were not there, so that a second Ctrl-C ends at once.
+    A second SIGTERM or SIGINT acts as if this class were not there, so that a second Ctrl-C ends at once. SIGHUP is
+    left alone if the program ignores it, as under `nohup`.
     Evaluation in progress comes to its end first. The first signal is acknowledged at once on stderr.
     """
 
@@ -59,6 +63,8 @@ class Preemption(TrainerCallback):
         self._received, self.saved_step, self._listening, self.agreed = None, -1, True, False
         if threading.current_thread() is threading.main_thread():
             self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            if _HANGUP is not None and signal.getsignal(_HANGUP) == signal.SIG_DFL:  # `nohup` ignores it
+                self._handlers_before[_HANGUP] = signal.signal(_HANGUP, self._note)
         try:
             yield
         finally:
@@ -110,7 +116,8 @@ class Preemption(TrainerCallback):
 
     def _note(self, number: int, frame) -> None:
         self._received = signal.Signals(number)
-        self._give_back(self._received)
+        if number != _HANGUP:  # which a shell and the kernel may both send
+            self._give_back(self._received)
         if self._is_first_process:
             _acknowledge(self._received)
 
@@ -124,6 +131,8 @@ def _acknowledge(number: signal.Signals) -> None:
     """Say at once that a signal arrived, from within its handler."""
     again = "press Ctrl-C again" if number == signal.SIGINT else f"send {number.name} again"
     line = f"\n{number.name}: finishing this step and saving; {again} to end now.\n"
+    if number == _HANGUP:
+        line = f"\n{number.name}: finishing this step and saving.\n"
     try:
         sys.stderr.write(line)
         sys.stderr.flush()
@@ -153,6 +162,8 @@ class StayForTheStep:
     def __call__(self, worker_id: int) -> None:
         """Set the worker up; the signature is that of `DataLoader`."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if _HANGUP is not None:
+            signal.signal(_HANGUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE_SECONDS))
         if self._worker_init_fn is not None:
             self._worker_init_fn(worker_id)

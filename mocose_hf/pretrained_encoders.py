@@ -5,7 +5,7 @@ import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from urllib.parse import urlparse
@@ -27,10 +27,12 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.encoder_checks import check_family
+from mocose_hf.encoder_checks import check_family, vocabulary_rows
+from mocose_hf.encoding import MODEL_INPUTS
 from mocose_hf.errors import printable
+from mocose_hf.lower_casing import lower_case
 from mocose_hf.saved_files import make_tokenizer_portable
-from mocose_hf.sentence_transformers_format import SentenceTransformersLayout, read_json, read_layout
+from mocose_hf.sentence_transformers_format import MODEL_FILE, SentenceTransformersLayout, read_json, read_layout
 from mocose_hf.zero import whole_weights
 
 logger = logging.get_logger(__name__)
@@ -50,11 +52,13 @@ class PretrainedEncoder:
         encoder: In float32.
         pooler: The dense layer (H, H) of its own pooler, None where it has none or it was not trained.
         pooling_mode: The pooling it was made for; "cls", the paper's, where it says nothing.
+        settings: What else it says of its embeddings: fields of `MoCoSEConfig`, see `EMBEDDING_SETTINGS`.
     """
 
     encoder: PreTrainedModel
     pooler: nn.Linear | None
     pooling_mode: str
+    settings: dict[str, object] = field(default_factory=dict)
 
 
 @whole_weights()
@@ -71,16 +75,11 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
     config, layout, hub_options = _load_config(name_or_path, hub_options)
-    pooling_mode = "cls"
+    pooling_mode, settings = "cls", {}
     if layout is not None:
-        pooling_mode = layout.pooling_mode
-        if layout.other_modules:
-            logger.warning(
-                printable(
-                    f"{name_or_path} has modules beyond encoder and pooling, which are left out: "
-                    f"{', '.join(layout.other_modules)}."
-                )
-            )
+        pooling_mode, settings = layout.pooling_mode, layout.embedding_settings()
+        for warning in _layout_warnings(layout):
+            logger.warning(printable(f"{name_or_path} {warning}"))
     options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -92,7 +91,8 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
                 name_or_path, output_loading_info=True, trust_remote_code=False, **options
             )
             _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
-            return PretrainedEncoder(model.mocose.encoder, model.pooler, config.pooling_mode)
+            pooler = model.pooler if config.use_pooler else None
+            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
@@ -101,7 +101,33 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     dense = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         dense = None
-    return PretrainedEncoder(encoder, dense, pooling_mode)
+    return PretrainedEncoder(encoder, dense, pooling_mode, settings)
+
+
+def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
+    """Say what of a sentence-transformers model is not honoured, or not everywhere."""
+    if layout.other_modules:
+        yield (
+            f"has modules beyond encoder, pooling and normalisation, which are left out of training, scores and "
+            f"export: {', '.join(layout.other_modules)}."
+        )
+    if layout.other_settings:
+        yield f"has settings that are not honoured, so its embeddings may differ: {'; '.join(layout.other_settings)}."
+    if layout.default_prompt_name is None and any(layout.prompts.values()):
+        named = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
+        yield (
+            f"has the prompts {named}, but none is its default, so sentences get none in training and scores; set "
+            f"`default_prompt_name` in its {MODEL_FILE} for one."
+        )
+    if layout.truncate_dim is not None:
+        yield (
+            f"keeps {layout.truncate_dim} dimensions (`truncate_dim`); scores and `encode` do too, training uses all."
+        )
+    if layout.similarity_fn_name != "cosine":
+        yield (
+            f"compares embeddings by {layout.similarity_fn_name} (`similarity_fn_name`); scores on pairs do too, "
+            "training and all other scores go by cosine."
+        )
 
 
 def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
@@ -132,7 +158,7 @@ def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
 
 
 def load_tokenizer(name_or_path: str, **hub_options):
-    """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit.
+    """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit and lower-casing.
 
     Raises:
         OSError: Where there is none; transformers makes one that knows special tokens alone.
@@ -144,6 +170,8 @@ def load_tokenizer(name_or_path: str, **hub_options):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     if layout is not None and layout.max_seq_length:
         tokenizer.model_max_length = layout.max_seq_length
+    if layout is not None and layout.do_lower_case:
+        tokenizer = lower_case(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
     longest = tokenizer.model_max_length
@@ -151,25 +179,37 @@ def load_tokenizer(name_or_path: str, **hub_options):
         raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
     if tokenizer.pad_token is None:
         raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
-    pad_on_the_right(tokenizer)
+    fix_padding(tokenizer)
     return tokenizer
 
 
-def pad_on_the_right(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make a tokenizer pad on the right, in saved copies too: encoders count absolute positions from the left."""
+def fix_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer pad on the right and return attention masks, in saved copies too.
+
+    Encoders count absolute positions from the left, and without a mask they take padding for tokens.
+    """
     tokenizer.padding_side = "right"
-    tokenizer.init_kwargs["padding_side"] = "right"  # without it, the class's own side is back after loading
+    if "attention_mask" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
+    for name in ("padding_side", "model_input_names"):
+        tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # nothing else is saved
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
-    """Refuse a tokenizer whose tokens the encoder has no embeddings for.
+    """Refuse a tokenizer whose tokens the encoder has no embeddings for, or that gives it more than tokens.
 
     Raises:
         ValueError: In one line.
     """
-    rows = getattr(encoder.get_input_embeddings(), "num_embeddings", None)
+    more = tokenizer(["a"]).keys() & (inspect.signature(encoder.forward).parameters.keys() - set(MODEL_INPUTS))
+    if more:
+        raise ValueError(
+            f"the tokenizer also returns `{min(more)}`, which this package does not pass on to `"
+            f"{encoder.config.model_type}`; start from an encoder of another family"
+        )
+    rows = vocabulary_rows(encoder)
     highest = max(tokenizer.get_vocab().values(), default=0)
-    if rows is not None and highest >= rows:
+    if highest >= rows:
         raise ValueError(
             f"the tokenizer has tokens up to id {highest}, but the encoder's embedding has {rows} rows; use the "
             "tokenizer that was saved with the encoder"
@@ -301,7 +341,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def save_tokenizer(tokenizer, directory) -> None:
     """Save a tokenizer for transformers 4 and 5: it pads on the right, and its last call leaves no trace."""
     tokenizer = copy.deepcopy(tokenizer)
-    pad_on_the_right(tokenizer)
+    fix_padding(tokenizer)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import BatchEncoding
 
 from mocose_hf.data import SentenceCollator
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEOutput
@@ -43,15 +44,16 @@ class TrainingSentences:
             id another row has too is not known.
         tokenizer: A tokenizer of transformers.
         max_seq_length: Longest input in tokens.
+        prompt_options: `prompt` and `include_prompt`, as `SentenceCollator` takes them.
     """
 
-    def __init__(self, dataset: Dataset, tokenizer, max_seq_length: int):
+    def __init__(self, dataset: Dataset, tokenizer, max_seq_length: int, **prompt_options):
         ids = np.asarray(dataset.with_format("numpy")["sentence_id"][:])
         ids, first, counts = np.unique(ids, return_index=True, return_counts=True)
         self._ids, self._rows = (torch.from_numpy(column[counts == 1]) for column in (ids, first))
         column = "key_text" if "key_text" in dataset.column_names else "text"
         self._texts = dataset.with_format(None).select_columns([column])
-        self._collator = SentenceCollator(tokenizer, max_seq_length)
+        self._collator = SentenceCollator(tokenizer, max_seq_length, **prompt_options)
 
     def known(self, ids: Tensor) -> Tensor:
         """Return which of the ids (N,) name one row: (N,) bool."""
@@ -77,12 +79,14 @@ class TrainingSentences:
         with computing, _dropout_off(model.target):
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
-                batch = self._collator([{"text": texts[i]} for i in some])
-                keys[some] = model.encode_keys(**{name: value.to(device) for name, value in batch.items()})
+                batch = BatchEncoding(self._collator([{"text": texts[i]} for i in some])).to(device)
+                keys[some] = model.encode_keys(**batch)
         return keys
 
 
-def find_sentences(dataset, tokenizer, max_seq_length: int) -> tuple[TrainingSentences | None, str | None]:
+def find_sentences(
+    dataset, tokenizer, max_seq_length: int, **prompt_options
+) -> tuple[TrainingSentences | None, str | None]:
     """Return the sentences of a training set, or None and why their keys cannot be made again."""
     if tokenizer is None:
         return None, "there is no tokenizer to encode sentences again with"
@@ -91,7 +95,7 @@ def find_sentences(dataset, tokenizer, max_seq_length: int) -> tuple[TrainingSen
     missing = [name for name in ("text", "sentence_id") if name not in dataset.column_names]
     if missing:
         return None, f"the training set has no column `{missing[0]}`"
-    return TrainingSentences(dataset, tokenizer, max_seq_length), None
+    return TrainingSentences(dataset, tokenizer, max_seq_length, **prompt_options), None
 
 
 class Look:
@@ -179,7 +183,7 @@ class Look:
         if outputs.logits is None:
             config, labels = self.model.config, torch.arange(in_batch, device=labels.device)
             batch = (outputs.query_embeddings, outputs.key_embeddings)
-            rows, bias = self.model.negatives()
+            rows, bias = self.model.queue_candidates(self.queue)
             chunks = recomputed_columns(*batch, rows, bias, config.temperature, config.in_batch_negatives)
             own = (batch[0].float() * batch[1].float()).sum(-1) / config.temperature
         else:

@@ -15,6 +15,7 @@ from mocose_hf.checkpointing import read_state
 from mocose_hf.errors import InputError, SaveError, one_line, printable
 from mocose_hf.evaluation.queue_plots import TELEMETRY_FILES, plot_queue_telemetry
 from mocose_hf.modeling_mocose import MoCoSEOutput
+from mocose_hf.prompts import prompt_options
 from mocose_hf.queue_record import Look, TrainingSentences, find_sentences, is_finite, shortened
 
 logger = logging.get_logger(__name__)
@@ -102,12 +103,14 @@ class QueueTelemetry(TrainerCallback, ExportableState):
         parts = {name: value.detach() for name, value in outputs.items() if isinstance(value, Tensor)}
         self._forward = (MoCoSEOutput(**parts), momentum)
 
-    def on_train_begin(self, args, state, control, processing_class=None, train_dataloader=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
         """Look for the training sentences, and take up the state of the checkpoint."""
         first = args.process_index == 0
         dataset = getattr(train_dataloader, "dataset", None)
         dataset = getattr(dataset, "dataset", dataset)
-        self._sentences, self._no_sentences = find_sentences(dataset, processing_class, args.max_seq_length)
+        self._sentences, self._no_sentences = find_sentences(
+            dataset, processing_class, args.max_seq_length, **prompt_options(model.config)
+        )
         if self._no_sentences and first:
             logger.warning(f"The telemetry of the queue leaves out `key_drift`: {self._no_sentences}.")
         saved = (state.stateful_callbacks or {}).get(type(self).__name__) if state.global_step else None

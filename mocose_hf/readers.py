@@ -156,7 +156,11 @@ def _wrong_suffix(path: Path) -> InputError:
 
 def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
     """Give the lines of a .txt file, and refuse a table by the first of them."""
-    first = list(itertools.islice(lines, _SAMPLE_LINES))
+    first, fault = [], None
+    try:
+        first.extend(itertools.islice(lines, _SAMPLE_LINES))
+    except InputError as error:
+        fault = error  # raised when its line is reached
     table = recognize_table(first)
     if table is not None:
         what, suffix, names = table
@@ -169,6 +173,8 @@ def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
             "sentences with --text_column."
         )
     yield from first
+    if fault is not None:
+        raise fault
     yield from lines
 
 
@@ -399,7 +405,9 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {_advice_if_missing(path)}.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a complete gzip file ({one_line(error)}); make it again.") from error
+        plain = "Not a gzipped file" in str(error)
+        remedy = "drop .gz from its name if it is not compressed, or make it again" if plain else "make it again"
+        raise InputError(f"{path}: not a complete gzip file ({one_line(error)}); {remedy}.") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{str(path)[:200]}…: {len(str(path))} characters are no path; check it.") from None
@@ -489,6 +497,8 @@ def _table_records(path, lines, kind, columns, remedy) -> Iterator[tuple[str, di
 
 def _refuse_other_separator(path: Path, header: list[str], kind: str, columns: Sequence[str]) -> None:
     """Refuse a header of one field that another separator would split into the wanted columns, or into others."""
+    if header and header[0].lstrip().startswith("{"):
+        raise InputError(f"{path}, line 1: JSON, not a header of columns; give its name the ending .jsonl.")
     if len(header) != 1 or header[0] in columns:
         return
     separator = next((mark for mark in (";", "\t", "|", ",") if mark in header[0]), None)
@@ -552,7 +562,11 @@ def _parquet_records(path, columns, any_type, remedy) -> Iterator[tuple[str, dic
         except UnicodeDecodeError as error:
             raise InputError(f"{path}, after row {number}: bytes that are not UTF-8; write the file again.") from error
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a complete parquet file ({one_line(error)}); make it again.") from error
+            seekable.seek(0)
+            remedy = "make it again"
+            if seekable.read(4) != b"PAR1":
+                remedy = "give its name the ending of what it is, such as .csv, or make it again"
+            raise InputError(f"{path}: not a complete parquet file ({one_line(error)}); {remedy}.") from error
 
 
 @contextmanager

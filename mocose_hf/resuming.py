@@ -28,8 +28,10 @@ _ARGUMENTS = (
     "adam_epsilon",
     "augment_view",
     "bf16",
+    "crop_share",
     "data_seed",
     "dataloader_drop_last",
+    "deletion_rate",
     "ema_decay",
     "ema_decay_end",
     "ema_schedule",
@@ -53,6 +55,8 @@ _ARGUMENTS = (
     "optim_target_modules",
     "padding_free",
     "position_shuffle",
+    "queue_prefill",
+    "repetition_rate",
     "seed",
     "tf32",
     "token_cutoff",
@@ -86,6 +90,7 @@ def describe_run(
     """Return what must stay the same over all parts of a run, by the names of its options, and what it runs on."""
     described = {name: _plain(getattr(args, name)) for name in _ARGUMENTS}
     described |= {name: _plain(getattr(model.config, name)) for name in model.config.option_names()}
+    described |= {name: value for name, value in _text_settings(model.config).items() if value}
     described["algorithm"] = model.algorithm
     described["attn_implementation"] = model.mocose.encoder.config._attn_implementation
     described["max_steps"] = max_steps
@@ -100,6 +105,12 @@ def describe_run(
     described["torch_version"] = str(torch.__version__)
     described["world_size"] = args.world_size
     return described
+
+
+def _text_settings(config) -> dict[str, object]:
+    """Return what the model does to text before it sees it, by name; nothing of it unless it is set."""
+    excluded = bool(config.default_prompt) and not config.include_prompt
+    return {"do_lower_case": config.do_lower_case, "default_prompt": config.default_prompt, "exclude_prompt": excluded}
 
 
 def checkpoint_to_go_on_from(

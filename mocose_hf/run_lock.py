@@ -3,11 +3,12 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from transformers.utils import logging
 
+from mocose_hf.distributed import any_process
 from mocose_hf.errors import InputError, one_line, printable
 
 try:
@@ -19,6 +20,32 @@ logger = logging.get_logger(__name__)
 
 _held: dict[str, int] = {}
 """The directories that this process holds, each with its open file."""
+
+
+@contextmanager
+def one_run(output_dir: str | Path, args, must_be_empty: bool = False) -> Iterator[None]:
+    """Hold the directory, if it exists, for all processes of a run; every one of them must call it.
+
+    Args:
+        output_dir: The directory; the first process holds it.
+        args: The training arguments.
+        must_be_empty: Whether the directory was new when the command began, so that anything in it is another run's.
+
+    Raises:
+        InputError: On all processes, if another run holds the directory or has written into it.
+    """
+    refusal = None
+    with ExitStack() as held:
+        if args.process_index == 0 and os.path.isdir(output_dir):
+            try:
+                held.enter_context(exclusive(output_dir))
+                if must_be_empty:
+                    _check_empty(output_dir)
+            except InputError as error:
+                refusal = error
+        if any_process(refusal is not None, args.device):
+            raise refusal or InputError(f"`output_dir` {output_dir}: another run is writing there.")
+        yield
 
 
 @contextmanager
@@ -63,6 +90,15 @@ def _lock(path: str, output_dir: str | Path) -> None:
             f"`output_dir` {output_dir}: another run{process} is writing there; wait for its end, stop it, or name "
             "another directory."
         ) from error
+
+
+def _check_empty(output_dir: str | Path) -> None:
+    entry = next(Path(output_dir).iterdir(), None)
+    if entry is not None:
+        raise InputError(
+            f"`output_dir` {output_dir}: another run has written {entry.name} there since this command began; name "
+            "another, or repeat the command."
+        )
 
 
 def _warn(output_dir: str | Path, error: OSError) -> None:

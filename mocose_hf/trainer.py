@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_stat
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
+from mocose_hf.data import SentenceCollator
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.embedding import embed
@@ -29,14 +30,16 @@ from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.fingerprints import text_number
 from mocose_hf.finite_watch import FiniteWatch
 from mocose_hf.head_rate import give_heads_a_rate
+from mocose_hf.lower_casing import lower_case
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.momentum import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.option_support import check_trainer_options
 from mocose_hf.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
 from mocose_hf.preemption import Preemption, StayForTheStep, TrainingInterrupted
+from mocose_hf.queue_prefill import prefill_queue
 from mocose_hf.queue_telemetry import QueueTelemetry
 from mocose_hf.resuming import checkpoint_to_go_on_from, describe_run
-from mocose_hf.run_lock import exclusive
+from mocose_hf.run_lock import one_run
 from mocose_hf.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.step_log import StepLog, measure
 from mocose_hf.streaming import EndlessStream, StreamStart
@@ -49,6 +52,7 @@ from mocose_hf.training_checks import (
     check_model,
     check_model_init,
     check_optimizer,
+    count_training_tokens,
     make_augmentation,
     prepare_data,
     texts_of,
@@ -118,12 +122,15 @@ class MoCoSETrainer(Trainer):
             check_model_init(args, **options)
             self.model_init = model_init
             model = self._build_model(args)
+        if processing_class is not None and getattr(model.config, "do_lower_case", False):
+            processing_class = lower_case(processing_class)
         check_arguments(model, args, processing_class, data_collator)
         model.augmentation = make_augmentation(args, processing_class, model)
         given_collator = data_collator
         train_dataset, data_collator = prepare_data(
             train_dataset, data_collator, args, processing_class, model, key_augmentation
         )
+        self.token_counts = count_training_tokens(train_dataset, data_collator, args)
         check_optimizer(args, **options)
         self._check_evaluation(args, eval_dataset, test_tasks)
         super().__init__(
@@ -260,7 +267,7 @@ class MoCoSETrainer(Trainer):
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
-        with exclusive(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+        with one_run(self.args.output_dir, self.args):
             return self._train_alone(resume_from_checkpoint, trial, **options)
 
     def _train_alone(self, resume_from_checkpoint: str | bool | None, trial, **options) -> TrainOutput:
@@ -372,9 +379,24 @@ class MoCoSETrainer(Trainer):
         self._gradient_norm: Tensor | None = None
         self._finite_watch.forget()
         self._scale = self._loss_scale()
-        for buffer in self.model.queue.buffers():
-            broadcast(buffer)
+        for queue in self.model.queues():
+            for buffer in queue.buffers():
+                broadcast(buffer)
+        if self.args.queue_prefill and self._is_training and self.resumed_from is None:
+            self._prefill_queue()
         self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
+
+    def _prefill_queue(self) -> None:
+        """Fill the queue with keys of training sentences; every process does the same."""
+        collator = SentenceCollator(
+            self.processing_class, self.args.max_seq_length, getattr(self.data_collator, "first_position", None)
+        )
+        model = self.accelerator.unwrap_model(self.model)
+        dtype = torch.bfloat16 if self.args.bf16 else None
+        prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)
+        for queue in model.queues():
+            for buffer in queue.buffers():
+                broadcast(buffer)
 
     def resume_training(self) -> None:
         """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""
@@ -389,7 +411,8 @@ class MoCoSETrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             keys = outputs.key_embeddings.detach()
-            self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids))
+            reverse_keys = outputs.reverse_key_embeddings
+            self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids, reverse_keys))
             if self._telemetry.is_due(self.args, self.state):
                 self._telemetry.note(outputs, self._momentum_metrics())
         return (loss, outputs) if return_outputs else loss
@@ -420,7 +443,7 @@ class MoCoSETrainer(Trainer):
         forwards = [forward.gather() for forward in self._pending]
         gradient_norm, skipped = self._gradient_norm, self._step_was_skipped()
         self._pending, self._gradient_norm = [], None
-        watched = [part for forward in forwards for part in (forward.measures, forward.keys)]
+        watched = [part for forward in forwards for part in forward.numbers()]
         if gradient_norm is not None and not skipped:
             watched.append(gradient_norm)
         self._finite_watch.note(step, watched)
@@ -433,6 +456,8 @@ class MoCoSETrainer(Trainer):
         self._step_log.keys_per_step = max(self._step_log.keys_per_step, entering)
         for forward in forwards:
             model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
+            if model.reverse_queue is not None:
+                model.reverse_queue.enqueue(forward.reverse_keys, forward.sentence_ids, step=step)
         self._queue_fill = min(self._queue_fill + entering, model.queue.size)
         model.update_target(self.ema_decay_at(step + 1))
 
@@ -587,8 +612,9 @@ class MoCoSETrainer(Trainer):
     def _check_weights(self) -> None:
         """Raise a `FloatingPointError`, on all processes, where a weight or key to be saved is not finite."""
         held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.model.parameters())
-        queued = self.model.queue.rows.sum()  # of unit rows; to look at each would take memory for as many again
-        bad = not all(part.isfinite().all() for part in (*held, queued))
+        # The sum of unit rows is finite if they are; a look at each row would take memory for as many again.
+        queued = (queue.rows.sum() for queue in self.model.queues())
+        bad = not all(part.isfinite().all() for part in (*held, *queued))
         if any_process(bad, self.args.device):
             raise FloatingPointError(
                 f"A weight or a queued key is not finite after step {self.state.global_step}; lower `learning_rate` "
@@ -679,7 +705,12 @@ class _Forward:
     measures: Tensor
     keys: Tensor
     sentence_ids: Tensor | None
+    reverse_keys: Tensor | None = None
+
+    def numbers(self) -> list[Tensor]:
+        """Return what must be finite."""
+        return [part for part in (self.measures, self.keys, self.reverse_keys) if part is not None]
 
     def gather(self) -> "_Forward":
-        ids = self.sentence_ids
-        return _Forward(gather_rows(self.measures), gather_rows(self.keys), ids if ids is None else gather_rows(ids))
+        parts = (self.measures, self.keys, self.sentence_ids, self.reverse_keys)
+        return _Forward(*(None if part is None else gather_rows(part) for part in parts))

@@ -77,8 +77,26 @@ class MoCoSETrainingArguments(TrainingArguments):
     augment_view: str = field(
         default="query",
         metadata={
-            "help": "Which view position_shuffle, token_cutoff, feature_cutoff and embedding_noise apply to: query, "
-            "key or both; they leave evaluation alone."
+            "help": "Which view crop_share, deletion_rate, repetition_rate, position_shuffle, token_cutoff, "
+            "feature_cutoff and embedding_noise apply to: query, key or both; evaluation sees whole sentences."
+        },
+    )
+    crop_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Least share of a sentence's tokens that a view keeps as one span, in (0, 1]; each view draws its "
+            "own span, as in Contriever; 1 keeps all (paper: 1)."
+        },
+    )
+    deletion_rate: float = field(
+        default=0.0,
+        metadata={"help": "Probability with which a view loses each token, in [0, 1); TSDAE: 0.6 (paper: 0)."},
+    )
+    repetition_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Largest share of the tokens that a view has twice, in [0, 1]; ESimCSE: 0.32 of the words (paper: "
+            "0)."
         },
     )
     position_shuffle: bool = field(
@@ -134,6 +152,13 @@ class MoCoSETrainingArguments(TrainingArguments):
     )
     stop_on_collapse: bool = field(
         default=False, metadata={"help": "Whether collapsing embeddings end the run, and not just warn."}
+    )
+    queue_prefill: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the queue starts with keys of randomly drawn training sentences instead of random rows; "
+            "costs one forward of queue_size sentences (paper: false)."
+        },
     )
     queue_telemetry_steps: int = field(
         default=0,

@@ -12,15 +12,18 @@ from transformers.utils import logging
 
 from mocose_hf.augmentation import Augmentation
 from mocose_hf.branches import takes_embeddings
-from mocose_hf.data import SentenceCollator, with_sentence_ids
-from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
+from mocose_hf.data import SentenceCollator, sample_rows, with_sentence_ids
+from mocose_hf.encoder_checks import check_autocast, check_encoder, has_idle_parameters
 from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.pairs import positive_score
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import check_tokenizer
+from mocose_hf.prompts import prompt_options
 from mocose_hf.streaming import ReplayCollator, as_stream
 from mocose_hf.text_augmentation import TextAugmentation, build_key_augmentation
+from mocose_hf.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
+from mocose_hf.token_views import TokenViews
 from mocose_hf.training_args import METRICS, MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -40,6 +43,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     if processing_class is not None:
         check_length(args, processing_class, model.config.encoder_config)
         check_tokenizer(processing_class, model.mocose.encoder)
+        check_prompt(args, processing_class, model.config)
     if args.n_gpu > 1:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs; start one for each with `accelerate launch`, or show it a single "
@@ -68,6 +72,9 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
     model.check_arguments(args)
     check_model(model)
     check_encoder(encoder, model.config.pooling_mode)
+    for option, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if getattr(args, option):
+            check_autocast(encoder, option, dtype)
     if args.world_size > 1 and has_idle_parameters(encoder):
         args.ddp_find_unused_parameters = True  # DDP otherwise waits for a gradient of every parameter
 
@@ -77,6 +84,16 @@ def check_length(args, tokenizer, encoder_config) -> None:
     longest = encoder_max_length(tokenizer, encoder_config)
     if longest is not None and args.max_seq_length > longest:
         raise ValueError(f"`max_seq_length` is {args.max_seq_length}, but the encoder takes {longest}; lower it.")
+
+
+def check_prompt(args, tokenizer, config) -> None:
+    """Raise a `ValueError` if the default prompt leaves no room for sentences."""
+    taken = len(tokenizer(config.default_prompt)["input_ids"]) if config.default_prompt else 0
+    if taken >= args.max_seq_length:
+        raise ValueError(
+            f"`max_seq_length` is {args.max_seq_length}, but the model's default prompt "
+            f"{config.default_prompt_name!r:.60} alone takes {taken} tokens; raise it."
+        )
 
 
 def check_optimizer(args, optimizers=(None, None), **options) -> None:
@@ -223,9 +240,31 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
     _check_collator(collator, dataset)
     needs_text = collator is None
     key_augmentation = _key_augmentation(key_augmentation, args, collator)
+    token_views = TokenViews(args.crop_share, args.deletion_rate, args.repetition_rate)
+    if token_views.is_active and collator is not None:
+        raise ValueError(
+            "`crop_share`, `deletion_rate` and `repetition_rate` are applied by the trainer's own collator; leave out "
+            "`data_collator`, or these."
+        )
     if collator is None:
         first_position = _first_position(model) if args.padding_free and dataset is not None else None
-        collator = SentenceCollator(tokenizer, args.max_seq_length, first_position, key_augmentation, args.seed)
+        collator = SentenceCollator(
+            tokenizer,
+            args.max_seq_length,
+            first_position,
+            key_augmentation,
+            args.seed,
+            token_views if token_views.is_active else None,
+            args.augment_view,
+            **prompt_options(model.config),
+        )
+    elif model.config.default_prompt:
+        logger.warning(
+            f"The model's default prompt {model.config.default_prompt!r:.60} is put before sentences by the trainer's "
+            "own collator; yours must do so itself."
+        )
+    if args.queue_prefill:
+        _check_prefill(dataset, collator, model)
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), ReplayCollator(collator)
     columns = getattr(dataset, "column_names", None)
@@ -309,6 +348,41 @@ def check_development_pairs(eval_dataset, metric: str | None) -> None:
             f"`metric_for_best_model` {metric:.60}: is not scored with these development pairs{remedy}; choose one of "
             f"{', '.join(names)}."
         )
+
+
+def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
+    """Count cut sentences and unknown tokens in a sample of the training set, and warn if there are many.
+
+    Args:
+        dataset: The training set as `prepare_data` returns it.
+        collator: Its collator.
+        args: The training arguments.
+
+    Returns:
+        None if there is no text, or a collator of the user's tokenises it.
+    """
+    collator = collator.collate if isinstance(collator, ReplayCollator) else collator
+    if dataset is None or not isinstance(collator, SentenceCollator):
+        return None
+    rows, is_sample = sample_rows(dataset, SAMPLE_ROWS)
+    rows = [row for row in rows if isinstance(row, dict)]
+    texts = [row[name] for row in rows for name in ("text", "key_text") if isinstance(row.get(name), str)]
+    texts = [collator.prompt + text for text in texts]
+    counts = count_tokens(texts, collator.tokenizer, args.max_seq_length, is_sample)
+    if args.process_index == 0:
+        for message in counts.warnings():
+            logger.warning_once(message)
+    return counts
+
+
+def _check_prefill(dataset, collator, model) -> None:
+    """Refuse `queue_prefill` if there is no queue or nothing to draw its sentences from."""
+    if not model.config.queue_size:
+        raise ValueError("`queue_prefill` is true, but `queue_size` is 0; raise it, or leave `queue_prefill` out.")
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("`queue_prefill` draws sentences at random, which a stream does not allow; leave it out.")
+    if not isinstance(collator, SentenceCollator):
+        raise ValueError("`queue_prefill` needs the trainer's own collator; leave out `data_collator`, or this.")
 
 
 def _check_last_batch(rows: int, args) -> None:

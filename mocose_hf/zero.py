@@ -91,6 +91,11 @@ def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tenso
                 yield first.data, second.data
 
 
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """Return the shape of a parameter, the whole one if ZeRO-3 has sharded it."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
 def whole_model(trainer) -> nn.Module | None:
     """Return the trainer's model with whole weights, to be saved or exported; every process must call it.
 

@@ -12,11 +12,15 @@ from safetensors.torch import load_file
 
 def parallel_runs_agree(folder: Path, encoder_dir: Path, algorithm: str) -> None:
     """Assert that an algorithm ends in the same model on two processes as on one with the same global batches."""
+    runs_agree(folder, encoder_dir, {"algorithm": algorithm})
+
+
+def runs_agree(folder: Path, encoder_dir: Path, changes: dict) -> None:
+    """Assert the same of a run with these changes, as `train_on_processes.py` takes them."""
     script = REPOSITORY / "tests" / "train_on_processes.py"
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
-        changes = json.dumps({"algorithm": algorithm})
-        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), changes]
+        arguments = [str(encoder_dir), str(folder / str(processes)), str(16 // processes), json.dumps(changes)]
         subprocess.run(
             [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
         )

@@ -507,5 +507,5 @@ def test_what_cannot_work_is_refused_before_training(tmp_path, tokenizer):
         make_trainer(tmp_path, tokenizer, fgsm_epsilon=1e-3, **reentrant)
     with pytest.raises(ValueError, match="`fgsm_epsilon` needs gradients that `fp16` would round to 0; set `bf16`"):
         training_arguments(tmp_path, fgsm_epsilon=1e-3, fp16=True)
-    with pytest.raises(ValueError, match=r"`augment_view` key says where .* apply, but none of them is on"):
+    with pytest.raises(ValueError, match=r"`augment_view` is key, but none of crop_share, .* is on"):
         training_arguments(tmp_path, augment_view="key", fgsm_epsilon=1e-3)

@@ -468,7 +468,7 @@ def test_training_value(refused, options):
         ({"embedding_noise": "nan"}, "`embedding_noise` is a number, 0 or above, but is nan", "0 or above"),
         ({"fgsm_epsilon": "-1"}, "`fgsm_epsilon` is a number, 0 or above, but is -1.0", "0 or above"),
         ({"augment_view": "target", "token_cutoff": "0.1"}, "`augment_view` is one of", "query, key, both"),
-        ({"augment_view": "key"}, "`augment_view` key says where", "give one, or leave it out"),
+        ({"augment_view": "key"}, "`augment_view` is key, but none of", "give one, or leave it out"),
         ({"position_shuffle": "often"}, "argument --position_shuffle/--position-shuffle: Truthy", "true/false"),
         ({"key_augmentation": "os:getcwd"}, "`key_augmentation` is one of synonyms, typos", "but is os:getcwd"),
         ({"key_augmentation_rate": "0"}, "`key_augmentation_rate` lies in (0, 1], but is 0.0", "(0, 1]"),

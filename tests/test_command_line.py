@@ -186,7 +186,7 @@ def test_the_view_of_augmentations_is_an_option_beside_one_of_them(tmp_path):
     ):
         assert parse_command_line([*typed, f"--{name}", value]).training.augment_view == "both"
         assert parse(tmp_path, f"{name}: {value}\naugment_view: key\n").training.augment_view == "key"
-    assert "none of them is on" in refusal(typed)
+    assert "`augment_view` is both, but none of" in refusal(typed)
 
 
 def test_dashes_stand_for_underscores(tmp_path):
@@ -287,6 +287,19 @@ def test_lists(tmp_path, text):
     assert parse(tmp_path, text).training.label_names == ["a", "b"]
 
 
+@pytest.mark.parametrize("text", ["report_to: [tensorboard, wandb]\n", '{"report_to": ["tensorboard", "wandb"]}'])
+def test_several_loggers(tmp_path, text):
+    assert parse(tmp_path, text).training.report_to == ["tensorboard", "wandb"]
+    assert parse_command_line(["--report_to", "tensorboard", "wandb"]).training.report_to == ["tensorboard", "wandb"]
+    assert parse_command_line(["--report_to", "none"]).training.report_to == []
+    assert parse(tmp_path, "report_to: []\n").training.report_to == []
+
+
+def test_a_configuration_that_is_too_large_is_an_error(tmp_path):
+    path = write(tmp_path, f"seed: 1  # {'a' * 2**20}\n")
+    assert refusal([path]) == f"{path}: larger than 1 MiB; a configuration is one option a line."
+
+
 def test_mappings(tmp_path):
     text = "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 2}\n"
     assert parse(tmp_path, text).training.lr_scheduler_kwargs == {"num_cycles": 2}
@@ -350,6 +363,8 @@ def test_the_bundled_configurations_are_usable(name):
         ("validation_file: a.tsv\n", "--senteval_dir senteval", {1: "validation_file"}),
         ("senteval_dir: senteval\n", "--validation_file a.tsv", {1: "senteval_dir"}),
         ("tf32: true\n", "--use_cpu", {1: "tf32"}),
+        ("queue_size: 512\nqueue_init_size: 128\n", "--queue_size 64", {2: "queue_init_size"}),
+        ("in_batch_queue: target\nin_batch_weight: 1\n", "--in_batch_weight 0", {1: "in_batch_queue"}),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("--") else "",
 )
@@ -374,10 +389,12 @@ def test_a_line_that_an_override_makes_idle_is_ignored_with_a_notice(tmp_path, t
     ids=["in the file alone", "typed"],
 )
 def test_an_option_without_effect_that_nothing_overrides_stays_an_error(tmp_path, text, typed):
-    assert "`augment_view` both" in refusal([write(tmp_path, text), *typed])
+    assert "`augment_view` is both, but none of" in refusal([write(tmp_path, text), *typed])
 
 
 def test_a_line_keeps_its_effect_if_another_line_of_its_kind_is_overridden(tmp_path):
+    options = parse(tmp_path, "token_cutoff: 0.1\naugment_view: both\n", "--token_cutoff", "0", "--crop_share", "0.9")
+    assert (options.notices, options.training.augment_view) == ([], "both")
     options = parse(tmp_path, "token_cutoff: 0.1\nfeature_cutoff: 0.1\naugment_view: both\n", "--token_cutoff", "0")
     assert (options.notices, options.training.augment_view) == ([], "both")
     text = "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}\n"

@@ -26,13 +26,26 @@ OTHER_VALUES = {
     "queue_half_life": -2.5,
     "mask_same_sentence": True,
     "share_embeddings": False,
+    "use_pooler": False,
+    "queue_weight": 0.5,
+    "in_batch_weight": 2.0,
+    "symmetric_loss": True,
+    "in_batch_queue": "target",
+    "queue_positives": 5,
+    "queue_positive_weight": 0.5,
+    "queue_positive_similarity": 0.6,
 }
 """A value for each field that is not its default, of those that go together."""
 
 OTHERS_APART = {"queue_centroids": 3}
 """The same for those that do not go with them."""
 
-NEEDED = {"queue_window_softness": {"queue_window": "middle"}}
+NEEDED = {
+    "queue_window_softness": {"queue_window": "middle"},
+    "in_batch_queue": {"in_batch_weight": 1.0},
+    "queue_positive_weight": {"queue_positives": 5},
+    "queue_positive_similarity": {"queue_positives": 5},
+}
 """What a field set alone does not do without."""
 
 BAD_VALUES = [
@@ -97,6 +110,25 @@ BAD_VALUES = [
     ("queue_window_softness", 0.1),  # of a window without edges
     ("queue_window_softness", -0.1),
     ("queue_window_softness", math.nan),
+    ("use_pooler", 1),
+    ("use_pooler", None),
+    ("queue_weight", -0.1),
+    ("queue_weight", math.nan),
+    ("queue_weight", True),
+    ("in_batch_weight", -1),
+    ("in_batch_weight", math.inf),
+    ("in_batch_weight", "1"),
+    ("symmetric_loss", 1),
+    ("symmetric_loss", "true"),
+    ("in_batch_queue", "past"),
+    ("in_batch_queue", None),
+    ("queue_positives", -1),
+    ("queue_positives", 513),
+    ("queue_positives", 2.0),
+    ("queue_positive_weight", 0.0),
+    ("queue_positive_weight", math.inf),
+    ("queue_positive_similarity", 1.1),
+    ("queue_positive_similarity", math.nan),
     ("queue_window_softness", math.inf),
     ("queue_window_softness", "0.1"),
     ("queue_window_softness", None),
@@ -153,6 +185,14 @@ def test_defaults_are_those_of_the_paper():
     config = MoCoSEConfig()
     assert {name: getattr(config, name) for name in config.option_names()} == {
         "pooling_mode": "cls",
+        "use_pooler": True,
+        "queue_weight": 1.0,
+        "in_batch_weight": 0.0,
+        "symmetric_loss": False,
+        "in_batch_queue": "none",
+        "queue_positives": 0,
+        "queue_positive_weight": 1.0,
+        "queue_positive_similarity": -1.0,
         "projection_dim": None,
         "num_projection_layers": 1,
         "num_predictor_layers": 2,

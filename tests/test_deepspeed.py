@@ -328,6 +328,17 @@ class Announced:
         return True
 
 
+def test_pairs_of_parameters_are_compared_by_their_whole_shapes():
+    """Under ZeRO-3 a parameter holds nothing between forwards, or all of it, the other of its pair aside."""
+    model = tiny_model()
+    target, online = next((t, o) for t, o in model.momentum_pairs() if t.ndim == 2)
+    online.ds_shape, online.data = online.shape, torch.empty(0)
+    assert len(model.momentum_pairs()) > 1
+    target.ds_shape = torch.Size([1, 1])
+    with pytest.raises(ValueError, match="was changed after the model was built"):
+        model.momentum_pairs()
+
+
 def test_models_are_built_whole_though_zero3_is_announced():
     from transformers.integrations import deepspeed as integration
 

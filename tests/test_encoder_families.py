@@ -13,18 +13,19 @@ from conftest import REPOSITORY, random_batch, sentences, tiny_bert_config, tiny
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from test_trainer import make_trainer
-from transformers import AutoModel, AutoModelForPreTraining, BertModel, PreTrainedConfig
+from transformers import AutoModel, AutoModelForPreTraining, BertModel, BertTokenizer, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
+from mocose_hf.branches import takes_embeddings
 from mocose_hf.configuration_mocose import POOLING_MODES
 from mocose_hf.data import SentenceCollator
-from mocose_hf.encoder_checks import check_encoder, has_idle_parameters
+from mocose_hf.encoder_checks import check_autocast, check_encoder, has_idle_parameters
 from mocose_hf.encoding import NO_LIMIT
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export import export_sentence_encoder
-from mocose_hf.pretrained_encoders import PretrainedEncoder, save_tokenizer
+from mocose_hf.pretrained_encoders import PretrainedEncoder, check_tokenizer, save_tokenizer
 from run_mocose import main
 
 SIZES = {
@@ -93,7 +94,12 @@ REFUSED = {
 }
 """Families that cannot embed sentences, each with the reason in its error message."""
 
-CAUSAL = {"bloom", "clip_text_model", "ctrl", "gemma3_text", "gpt2", "llama", "mamba", "molmo2_text", "opt", "qwen3"}
+CAUSAL = {
+    *("bloom", "clip_text_model", "ctrl", "gemma3_text", "gpt2", "llama", "mamba", "mixtral", "molmo2_text", "opt"),
+    *("qwen3", "rwkv"),
+}
+"""Families whose tokens see those before them alone; of most only a few stand here for many alike."""
+
 CLS_REFUSED = CAUSAL | {"mra"}
 """Families whose first token ignores the others: causal ones, and one that needs CUDA kernels."""
 
@@ -102,6 +108,9 @@ PACKED = {
     *("eurobert", "gte", "jina_embeddings_v3", "layoutlm", "modernbert", "nomic_bert", "roberta", "ultrabert"),
     *("roberta-prelayernorm", "roc_bert", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
+
+WITHOUT_EMBEDDINGS = CAUSAL - {"clip_text_model"} | {"esmc", "eurobert", "ultrabert", "xlnet"}
+"""Families whose embeddings are no module of their own, so both branches cannot share it."""
 
 IDLE = {"esm", "lilt", "longformer", "luke", "mra", "visual_bert", "xlnet"}
 """Families with parameters that take no part in a sentence embedding."""
@@ -157,7 +166,7 @@ def embed_alone(model: MoCoSEForPreTraining, texts: list[str], tokenizer) -> tor
 
 @pytest.mark.parametrize("family", [name for name in encoder_families() if name not in {*REFUSED, *COMPOSITE}])
 def test_a_family_trains_packs_or_pads_and_exports_bit_for_bit(save_encoder, tokenizer, tmp_path, family):
-    model = start(save_encoder(family))
+    model = start(save_encoder(family), share_embeddings=family not in WITHOUT_EMBEDDINGS)
     rows = [{"text": text} for text in sentences(5, seed=3)]
     padded, texts = SentenceCollator(tokenizer)(rows), sentences(6, seed=1)
 
@@ -215,7 +224,7 @@ def test_a_family_that_cannot_embed_sentences_is_refused_in_one_line(save_encode
 @pytest.mark.parametrize("family", sorted(COMPOSITE))
 def test_a_family_of_several_parts_is_refused_before_it_is_built(family):
     with pytest.raises(ValueError, match=r"encoder-decoder|more than text|no `hidden_size`"):
-        MoCoSEForPreTraining(MoCoSEConfig(encoder_config=CONFIG_MAPPING[family](), share_embeddings=False))
+        MoCoSEConfig(encoder_config=CONFIG_MAPPING[family]())
 
 
 def test_first_token_pooling_of_a_causal_encoder_is_refused(save_encoder):
@@ -224,6 +233,15 @@ def test_first_token_pooling_of_a_causal_encoder_is_refused(save_encoder):
         start(directory, pooling_mode="cls")
     assert "\n" not in str(caught.value)
     assert start(directory, pooling_mode="lasttoken").config.pooling_mode == "lasttoken"
+
+
+def test_a_long_text_has_one_embedding_in_big_bird_before_and_after_a_short_one(save_encoder):
+    """With sparse attention, the first short batch would change the attention of all later ones."""
+    model = start(save_encoder("big_bird", max_position_embeddings=800)).mocose.eval()
+    long, short = (torch.arange(length)[None] % 100 + 5 for length in (790, 20))
+    first = model(input_ids=long).pooler_output
+    model(input_ids=short)
+    assert torch.equal(model(input_ids=long).pooler_output, first)
 
 
 def test_bert_as_a_decoder_is_causal_too(save_encoder):
@@ -341,3 +359,44 @@ def test_two_processes_train_an_encoder_with_parameters_without_gradient(save_en
     first, second = (load_file(tmp_path / "out" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert (first["steps"].item(), first["processes"].item()) == (20, 2)
     assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize("family", ["deberta", "xmod"])
+def test_mixed_precision_that_a_family_cannot_do_is_refused(tmp_path, tokenizer, family):
+    torch.manual_seed(0)
+    settings = {"pooling_mode": "mean", "queue_size": 8, "queue_init_size": 8}
+    model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=tiny_config(family), **settings))
+    make_trainer(tmp_path, tokenizer, model)
+    with pytest.raises(ValueError, match="`bf16` cannot be used, leave it out: `" + family) as caught:
+        make_trainer(tmp_path, tokenizer, model, bf16=True)
+    assert "\n" not in str(caught.value)
+
+
+class ShapeTokenizer(BertTokenizer):
+    """A tokenizer that also describes the shape of its tokens, as that of RoCBert does."""
+
+    def __call__(self, *args, **options):
+        batch = super().__call__(*args, **options)
+        batch["input_shape_ids"] = batch["input_ids"]
+        return batch
+
+
+def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_would_use_it(encoder_dir):
+    tokenizer = ShapeTokenizer.from_pretrained(encoder_dir)
+    with pytest.raises(ValueError, match="also returns `input_shape_ids`"):
+        check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("roc_bert")))
+    check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("bert")))
+    batch = SentenceCollator(tokenizer)([{"text": text} for text in sentences(3)])
+    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert tiny_model().encode(sentences(3), tokenizer).shape == (3, 32)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
+def test_an_attention_for_gpus_does_not_stand_in_the_way_of_the_checks(attention):
+    encoder = BertModel(tiny_bert_config(), add_pooling_layer=False)
+    encoder.config._attn_implementation = attention
+    check_encoder(encoder, "cls")
+    check_autocast(encoder, "bf16", torch.bfloat16)
+    assert not has_idle_parameters(encoder)
+    assert takes_embeddings(encoder)
+    assert encoder.config._attn_implementation == attention

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentences
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import BertTokenizer
 
 from mocose_hf.fingerprints import dataset_fingerprint, rows_sha256, text_number, tokenizer_fingerprint
@@ -27,6 +27,27 @@ def test_all_rows_and_columns_count_in_their_order():
     found = [dataset_fingerprint(Dataset.from_dict(columns)) for columns in same + others]
     assert found[0] == found[1]
     assert len(set(found)) == len(found) - 1
+
+
+def test_lists_of_numbers_count_with_their_lengths_and_however_they_are_held(tmp_path):
+    rows = [[1, 2], [3], [], [4, 5, 6]]
+    plain = Dataset.from_dict({"input_ids": rows})
+    plain.save_to_disk(tmp_path / "saved")
+    held = [
+        Dataset.load_from_disk(tmp_path / "saved"),
+        Dataset.from_dict({"input_ids": [[9], *rows, [9]]}).select(range(1, 5)),
+        Dataset.from_dict({"input_ids": rows[::-1]}).select([3, 2, 1, 0]),
+        concatenate_datasets([plain.select([0]), plain.select(range(1, 4))]),
+    ]
+    assert {dataset_fingerprint(dataset) for dataset in held} == {dataset_fingerprint(plain)}
+    others = [
+        [[1], [2, 3], [], [4, 5, 6]],
+        [*rows[:3], [4, 5, 7]],
+        [*rows[:2], None, rows[3]],
+        [*rows[:3], [4, None, 6]],
+    ]
+    found = [dataset_fingerprint(Dataset.from_dict({"input_ids": other})) for other in (rows, *others)]
+    assert len(set(found)) == 5
 
 
 def test_values_that_look_alike_are_told_apart():

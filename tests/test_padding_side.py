@@ -11,10 +11,12 @@ from sentence_transformers import SentenceTransformer
 from test_modeling_mocose import FAMILIES
 from test_padding_free import CAN, loss_and_gradients, model_of
 from test_trainer import BATCH, make_trainer, scored_pairs, training_arguments
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, BertModel, LlamaTokenizer
 
 from mocose_hf import MoCoSETrainer, load_tokenizer
 from mocose_hf.data import SentenceCollator
+from mocose_hf.errors import InputError
 from mocose_hf.export import export_sentence_encoder
 from mocose_hf.pooling import POOLING_MODES
 
@@ -148,3 +150,29 @@ def test_the_export_pads_on_the_right_if_the_class_of_the_tokenizer_pads_on_the_
     assert "padding_side" not in tokenizer.init_kwargs
     export_sentence_encoder(tiny_model(), tokenizer, tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).padding_side == "right"
+
+
+def test_a_tokenizer_without_masks_gets_them(tmp_path, tokenizer):
+    maskless = copy.deepcopy(tokenizer)
+    maskless.model_input_names = maskless.init_kwargs["model_input_names"] = ["input_ids"]
+    model, texts = tiny_model(pooling_mode="mean").eval(), sentences(6, seed=3)
+    assert "attention_mask" not in maskless(texts)
+    rows = [{"text": text} for text in texts]
+    found, wanted = (SentenceCollator(given)(rows) for given in (maskless, tokenizer))
+    assert torch.equal(found["attention_mask"], wanted["attention_mask"])
+    assert torch.equal(model.encode(texts, maskless), model.encode(texts, tokenizer))
+    export_sentence_encoder(model, maskless, tmp_path)
+    encoder = SentenceTransformer(str(tmp_path), device="cpu")
+    torch.testing.assert_close(encoder.encode(texts, convert_to_tensor=True), model.encode(texts, tokenizer))
+    assert "attention_mask" in load_tokenizer(str(tmp_path)).model_input_names
+
+
+@pytest.mark.parametrize("first_position", [None, 0])
+def test_a_sentence_without_a_token_is_refused(tokenizer, first_position):
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert bare("\u200b")["input_ids"] == []
+    with pytest.raises(InputError, match="finds no token in the sentence"):
+        SentenceCollator(bare, first_position=first_position)([{"text": "a cat"}, {"text": "\u200b"}])
+    with pytest.raises(InputError, match="finds no token in the sentence"):
+        tiny_model().encode(["a cat", "\u200b"], bare)

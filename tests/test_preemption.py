@@ -235,6 +235,28 @@ def test_the_first_ctrl_c_saves_and_the_second_ends_at_once(tmp_path, tokenizer)
     assert [step_of(path) for path in checkpoints(tmp_path)] == [3]
 
 
+@pytest.fixture
+def hangup():
+    """The handler of SIGHUP as a shell leaves it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    after = signal.signal(signal.SIGHUP, before)
+    assert after == signal.SIG_DFL
+
+
+def test_a_terminal_that_goes_away_ends_training_with_its_step_saved(tmp_path, tokenizer, hangup):
+    trainer = trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, signal.SIGHUP, signal.SIGHUP))
+    with pytest.raises(TrainingInterrupted, match=r"^SIGHUP ended training after step 3 of 14, which is saved"):
+        trainer.train()
+    assert why_incomplete(tmp_path / "checkpoint-3") is None
+
+
+def test_a_training_under_nohup_goes_on(tmp_path, tokenizer, hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, signal.SIGHUP)).train().global_step == 14
+    assert signal.signal(signal.SIGHUP, signal.SIG_DFL) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize(
     ("number", "again"), [(signal.SIGINT, "press Ctrl-C again"), (signal.SIGTERM, "send SIGTERM again")]
 )
@@ -369,7 +391,7 @@ class Struck(Dataset):
         return 4
 
     def __getitem__(self, row):
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGHUP):
             os.kill(os.getpid(), number)
         return signal.alarm(0), int(os.environ.get("WORKER_THAT_WAS_SET_UP", -1))
 

@@ -7,12 +7,11 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from test_trainer import make_trainer
+from test_trainer import make_trainer, training_arguments
 from transformers import TrainerCallback
 
 from mocose_hf.errors import InputError
-from mocose_hf.output_dir import check_still_empty
-from mocose_hf.run_lock import exclusive
+from mocose_hf.run_lock import exclusive, one_run
 
 HOLD = """
 import os, sys, time
@@ -122,10 +121,17 @@ def test_training_gives_its_output_directory_back(tmp_path, tokenizer):
 
 
 def test_a_directory_that_another_run_filled_meanwhile_is_refused(tmp_path):
-    check_still_empty(tmp_path)
+    args = training_arguments(tmp_path)
+    with one_run(tmp_path, args, must_be_empty=True):
+        pass
+    with one_run(tmp_path / "none", args, must_be_empty=True):
+        pass
     (tmp_path / "checkpoint-3").mkdir()
-    with pytest.raises(InputError, match="another run has written checkpoint-3 there since this command began"):
-        check_still_empty(tmp_path)
+    said = "another run has written checkpoint-3 there since this command began"
+    with pytest.raises(InputError, match=said), one_run(tmp_path, args, must_be_empty=True):
+        pass
+    with one_run(tmp_path, args):
+        pass
 
 
 def test_the_command_is_refused_while_another_process_writes_there(tmp_path, encoder_dir, start_holder):

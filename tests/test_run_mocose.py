@@ -12,6 +12,7 @@ from conftest import REPOSITORY, sentences
 from safetensors.torch import load_file, save_file
 from senteval_folder import write_senteval
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+from transformers.utils import logging
 
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.checkpointing import read_manifest, write_manifest
@@ -71,6 +72,36 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
         assert torch.equal(embedding, plain(**batch).last_hidden_state[:, 0])
     assert int(whole.queue.fill) == 16
     assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
+
+
+def test_the_summary_says_what_is_cut_and_what_is_unknown(command, capsys, told):
+    out = command("--max_steps", "1")
+    printed = capsys.readouterr().out
+    line = (
+        "0.0% of the sentences are longer than 32 tokens and are cut (--max_seq_length); "
+        "0.0% of the tokens are unknown to the tokenizer (--model_name_or_path)."
+    )
+    assert f"sentences.txt: {line}\n" in printed
+    assert "0.0% of the sentences are longer than 32 tokens and are cut" in (out / "README.md").read_text()
+    assert "max_seq_length" not in told.text
+    assert "unknown" not in told.text
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streaming"])
+def test_text_that_is_cut_or_of_another_language_is_warned_about(command, tmp_path, capsys, told, streams):
+    text = [f"a cat sees the dog near a river {i % 10}" if i % 4 else "猫 は 犬 を 見 る ねこ いぬ" for i in range(40)]
+    path = tmp_path / "mixed.txt"
+    lines = [f"{line} {word}\n" for line, word in zip(text, sentences(40), strict=True)]
+    path.write_text("".join(lines), encoding="utf-8")
+    logging.warning_once.cache_clear()
+    options = ["--train_file", str(path), "--max_seq_length", "9", "--max_steps", "1"]
+    command(*options, *(["--streaming", "true"] if streams else []))
+    printed = capsys.readouterr().out
+    assert re.search(r"mixed\.txt: 100\.0% of the sentences.* are longer than 9 tokens and are cut", printed)
+    assert "`max_seq_length` 9 cuts 100.0% of the training sentences; raise it" in told.text
+    assert re.search(
+        r"2\d\.\d% of the tokens of the training text are unknown to the tokenizer; start from", told.text
+    )
 
 
 def test_the_saved_arguments_of_a_run_and_an_overridden_configuration_train(command, encoder_dir, text_file, capsys):

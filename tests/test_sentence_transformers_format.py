@@ -96,7 +96,7 @@ def test_classes_are_known_by_their_last_name(tmp_path):
         package="sentence_transformers.sentence_transformer.modules",
     )
     write_json(tmp_path / "1_Pooling" / "config.json", {"pooling_mode": "max"})
-    assert read_layout(str(tmp_path)) == SentenceTransformersLayout("", "max", None, ())
+    assert read_layout(str(tmp_path)) == SentenceTransformersLayout("", "max", None, (), normalize=True)
 
 
 def test_an_encoder_in_a_folder_of_its_own(tmp_path):
@@ -160,7 +160,7 @@ def test_a_written_layout_has_the_files_of_sentence_transformers(tmp_path):
     ]
     pooling = json.loads((tmp_path / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     assert pooling["word_embedding_dimension"] == 32
-    assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_cls_token"]
+    assert [name for name, value in pooling.items() if value is True] == ["include_prompt", "pooling_mode_cls_token"]
     assert {name for name in pooling if name.startswith("pooling_mode_")} == set(OLD_KEYS.values())
     length = json.loads((tmp_path / "sentence_bert_config.json").read_text(encoding="utf-8"))
     assert length["max_seq_length"] == 24

@@ -159,9 +159,10 @@ def test_two_workers_share_the_trials_of_a_storage_and_none_runs_twice(options, 
 @pytest.mark.slow
 def test_a_study_told_to_stop_ends_with_75_and_goes_on(options, files):
     options = [*options, "--max_steps", "400", "--per_device_train_batch_size", "1", "--seeds", "0"]
-    process = start(options, "table3", "--cells", "η = 0.5")
+    process = start([*options, "--save_strategy", "steps", "--save_steps", "5"], "table3", "--cells", "η = 0.5")
     read_until(process, "begun", 1)
-    time.sleep(3)
+    while process.poll() is None and not list((files / "study").rglob("checkpoint-*")):
+        time.sleep(0.1)  # until it trains
     process.send_signal(signal.SIGTERM)
     said = process.stdout.read()
     assert process.wait() == 75, said

@@ -62,6 +62,18 @@ def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
     assert result.options["ema_decay"] == 0.5
 
 
+def test_the_cosines_of_the_pairs_are_those_of_the_best_checkpoint(runner, common, tmp_path):
+    for label, options in (("trained", {}), ("start", {"baseline": "start"}), ("TF-IDF", {"baseline": "tfidf"})):
+        result = runner.run(label, options, seed=0)
+        assert result.pair_scores == [i * 0.25 for i in range(20)]
+        score = spearman(result.pair_cosines, result.pair_scores)
+        assert score == pytest.approx(result.figures["dev_spearman"], abs=1e-3)
+    last = common | {"load_best_model_at_end": False, "learning_rate": 3e-2}
+    result = TrialRunner("mine", last, tmp_path / "last").run("a", {}, seed=0)
+    assert result.figures["dev_spearman"] != result.figures["last_dev_spearman"]
+    assert result.pair_cosines == []
+
+
 def test_seeds_give_different_scores_and_the_order_of_trials_does_not_matter(runner):
     first = [runner.run("a", {}, seed).figures["dev_spearman"] for seed in (0, 1)]
     again = [runner.run("b", {}, seed).figures["dev_spearman"] for seed in (1, 0)]

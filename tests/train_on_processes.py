@@ -31,8 +31,13 @@ OPTIONS = {
 def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> None:
     changes = {"config": {}, "training": {}, "algorithm": "mocose", "num_ids": 320} | json.loads(changes)
     algorithm = changes["algorithm"]
-    # A new dense layer alone on a random encoder gives biases gradients of rounding's size, which Adam makes large.
-    optimizer = {"optim": "sgd", "learning_rate": 0.05} if algorithm == "simcse" else {"learning_rate": 1e-4}
+    # With gradient through both sides some biases have gradients of the size of rounding errors, which Adam scales up.
+    is_two_sided = algorithm == "simcse" or changes["config"].get("in_batch_weight", 0.0) > 0.0
+    optimizer = (
+        {"optim": "sgd", "learning_rate": 0.05 if algorithm == "simcse" else 1e-3}
+        if is_two_sided
+        else {"learning_rate": 1e-4}
+    )
     settings = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     settings |= optimizer | {"per_device_train_batch_size": int(batch)} | changes["training"]
     args = MoCoSETrainingArguments(output_dir=output_dir, **settings)
@@ -44,7 +49,7 @@ def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> 
     known = {name: value for name, value in options.items() if name in kind.config_class.option_names()}
     model = kind.from_encoder_pretrained(encoder_dir, **known)
     rows = {"text": sentences(320), "sentence_id": [number % changes["num_ids"] for number in range(320)]}
-    if algorithm == "simcse":  # without dropout both passes of one text are equal
+    if is_two_sided:  # without dropout both passes of one text are equal
         rows["key_text"] = sentences(320, seed=1)
     trainer = MoCoSETrainer(
         model=model,

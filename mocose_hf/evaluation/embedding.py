@@ -20,10 +20,12 @@ class SentenceEmbeddings:
     Args:
         sentences: M different sentences.
         matrix: (M, H) float32, their embeddings.
+        similarity_fn_name: How the model compares embeddings, as `pair_similarities` takes it.
     """
 
-    def __init__(self, sentences: Sequence[str], matrix: Tensor):
+    def __init__(self, sentences: Sequence[str], matrix: Tensor, similarity_fn_name: str = "cosine"):
         self.matrix = matrix
+        self.similarity_fn_name = similarity_fn_name
         self._rows = {sentence: row for row, sentence in enumerate(sentences)}
 
     def __call__(self, sentences: Sequence[str]) -> Tensor:
@@ -65,7 +67,8 @@ def embed(
             f"All {len(different):,} sentences have the same embedding, so there is nothing to score: no correlation "
             "with a constant is a number; use another checkpoint, or another `pooling_mode`."
         )
-    return SentenceEmbeddings(different, embeddings)
+    similarity_fn_name = getattr(getattr(model, "config", None), "similarity_fn_name", "cosine")
+    return SentenceEmbeddings(different, embeddings, similarity_fn_name)
 
 
 def _have_one_direction(embeddings: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Scored pairs of sentences: read them, and correlate the cosines of their embeddings with the scores."""
+"""Scored pairs of sentences: read them, and correlate the similarities of their embeddings with the scores."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -177,8 +177,26 @@ def pair_cosines(first: Embeddings, second: Embeddings) -> Tensor:
     return F.cosine_similarity(first.double(), second.double())
 
 
+def pair_similarities(first: Tensor, second: Tensor, similarity_fn_name: str = "cosine") -> Tensor:
+    """Return the similarity of each row of (N, H) to the same row of the other, (N,) float64.
+
+    Args:
+        first, second: (N, H).
+        similarity_fn_name: cosine, dot, euclidean or manhattan; the last two are distances with a minus sign.
+    """
+    if similarity_fn_name == "cosine":
+        return pair_cosines(first, second)
+    first, second = first.double(), second.double()
+    if similarity_fn_name == "dot":
+        return (first * second).sum(-1)
+    return -(first - second).norm(p={"euclidean": 2, "manhattan": 1}[similarity_fn_name], dim=-1)
+
+
 def evaluate_pairs(model, tokenizer, pairs: Dataset, batch_size: int = 128, **encode_options) -> dict[str, float]:
     """Score the sentence embeddings of a model on scored pairs; with several processes, each encodes its share.
+
+    Pairs are compared by the `similarity_fn_name` of the model's configuration, which is cosine unless the start was
+    a sentence-transformers model with another one.
 
     Args:
         model: Anything with `encode(sentences, tokenizer, …)`, such as `MoCoSEModel` and `MoCoSEForPreTraining`.
@@ -206,11 +224,12 @@ def score_pairs(pairs: Dataset, embeddings) -> dict[str, float]:
     """
     first, second, scores = list(pairs["sentence1"]), list(pairs["sentence2"]), list(pairs["score"])
     left, right = embeddings(first), embeddings(second)
-    metrics = {"stsb_spearman": spearman(pair_cosines(left, right), scores)}
+    name = getattr(embeddings, "similarity_fn_name", "cosine")
+    metrics = {"stsb_spearman": spearman(pair_similarities(left, right, name), scores)}
     if math.isnan(metrics["stsb_spearman"]):
         raise FloatingPointError(
-            f"The Spearman correlation of the {len(scores):,} development pairs is not a number, as their cosines or "
-            "their scores are all equal; give pairs of different sentences and scores, or use another checkpoint."
+            f"The Spearman correlation of the {len(scores):,} development pairs is not a number, as similarities "
+            "or scores are all equal; give pairs of different sentences and scores, or use another checkpoint."
         )
     positive = torch.tensor(scores) > positive_score(scores)
     if positive.any():

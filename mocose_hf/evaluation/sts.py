@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import pearson, spearman
-from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_cosines, pairs_dataset, scored_pair
+from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_similarities, pairs_dataset, scored_pair
 from mocose_hf.readers import read_lines
 
 STS_YEARS = ("sts12", "sts13", "sts14", "sts15", "sts16")
@@ -120,7 +120,7 @@ class STSTask:
             `{name}_without_stsb_dev_pairs`, the number of test pairs that are left.
         """
         scores = {subset: _scores(pairs) for subset, pairs in self.subsets.items()}
-        cosines = {subset: _cosines(pairs, embeddings) for subset, pairs in self.subsets.items()}
+        cosines = {subset: _similarities(pairs, embeddings) for subset, pairs in self.subsets.items()}
         sizes = torch.tensor([len(pairs) for pairs in scores.values()], dtype=torch.float64)
         metrics = {}
         unseen = self._unseen()
@@ -138,7 +138,7 @@ class STSTask:
                 metrics |= {f"{self.name}_{_word(s)}_{kind}": value for s, value in zip(scores, own, strict=True)}
             if self.development is not None:
                 pairs = self.development
-                metrics[f"{self.name}_dev_{kind}"] = correlation(_cosines(pairs, embeddings), _scores(pairs))
+                metrics[f"{self.name}_dev_{kind}"] = correlation(_similarities(pairs, embeddings), _scores(pairs))
         if unseen is not None:
             metrics[f"{self.name}_{WITHOUT_DEV}_pairs"] = float(unseen.sum())
         return metrics
@@ -267,8 +267,9 @@ def _scores(pairs: Dataset) -> Tensor:
     return torch.tensor(list(pairs["score"]), dtype=torch.float64)
 
 
-def _cosines(pairs: Dataset, embeddings) -> Tensor:
-    return pair_cosines(embeddings(list(pairs["sentence1"])), embeddings(list(pairs["sentence2"])))
+def _similarities(pairs: Dataset, embeddings) -> Tensor:
+    left, right = (embeddings(list(pairs[column])) for column in ("sentence1", "sentence2"))
+    return pair_similarities(left, right, getattr(embeddings, "similarity_fn_name", "cosine"))
 
 
 def _year_files(name: str, subset: str, root: Path) -> tuple[Path, Path]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.modeling_mocose import TARGET_ARGUMENTS, MoCoSEForPreTraining
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 from mocose_hf.study.released import ReleasedMoCoSE
-from mocose_hf.study.simcse import OF_THE_TARGET, SimCSE
+from mocose_hf.study.simcse import SimCSE
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ ALGORITHMS = {
             "[MoCoSE](https://arxiv.org/abs/2202.13093) as [its authors' code](https://github.com/xbdxwyh/mocose) "
             "does it",
         ),
-        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)", OF_THE_TARGET),
+        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)", TARGET_ARGUMENTS),
     )
 }
 """By the names under which `--algorithm` takes them."""

@@ -17,6 +17,7 @@ from mocose_hf.study.block_model import (
     range_of_cells,
 )
 from mocose_hf.study.declarations import Cell, Study
+from mocose_hf.study.pair_bootstrap import PairInterval, pair_intervals
 from mocose_hf.study.results import SCORE, STATES, TrialResult
 from mocose_hf.study.seed_statistics import (
     CONFIDENCE,
@@ -56,6 +57,8 @@ class CellOutcome:
         block_verdict: The verdict by `block_p`, "" without it.
         equivalence_p: p of equivalence to the default by two one-sided paired tests, None without a paired p.
         adjusted_equivalence_p: The same by Holm's method over the cells.
+        over_pairs: Interval of the difference to the default over development pairs, None if trials do not have the
+            cosines of their pairs.
     """
 
     cell: Cell
@@ -72,6 +75,7 @@ class CellOutcome:
     block_verdict: str = ""
     equivalence_p: float | None = None
     adjusted_equivalence_p: float | None = None
+    over_pairs: PairInterval | None = None
 
     @property
     def is_equivalent(self) -> bool:
@@ -226,6 +230,11 @@ def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, bound: float
     adjusted = _adjusted({label: test.p for label, test in tests.items()})
     block_p = _adjusted({label: block and block.p for label, block in blocks.items()})
     adjusted_equivalent = _adjusted(equivalent)
+    over_pairs = pair_intervals(
+        {outcome.cell.label: outcome.trials for outcome in outcomes},
+        default.cell.label,
+        fixed=[outcome.cell.label for outcome in outcomes if outcome.cell.is_fixed],
+    )
     return [
         replace(
             outcome,
@@ -237,6 +246,7 @@ def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, bound: float
             block_verdict=_block_verdict(blocks.get(label), block_p.get(label)),
             equivalence_p=equivalent.get(label),
             adjusted_equivalence_p=adjusted_equivalent.get(label),
+            over_pairs=over_pairs.get(label),
         )
         for label, outcome in ((outcome.cell.label, outcome) for outcome in outcomes)
     ]

@@ -49,7 +49,7 @@ def summary_csv(made: Analysis) -> str:
     head += [f"{name}_{part}" for name in figures for part in ("count", "mean", "sd")]
     head += ["common_seeds", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
     head += ["block_difference", "block_low", "block_high", "block_df", "block_p", "block_p_holm", "block_verdict"]
-    head += ["equivalence_bound", "equivalence_p", "equivalence_p_holm"]
+    head += ["equivalence_bound", "equivalence_p", "equivalence_p_holm", "over_pairs_low", "over_pairs_high"]
     return _written(head, [_summary_line(made, outcome, figures) for outcome in made.cells])
 
 
@@ -67,7 +67,9 @@ def _summary_line(made: Analysis, outcome: CellOutcome, figures: Sequence[str]) 
     own = [] if block is None else [block.difference, block.low, block.high, block.degrees_of_freedom, block.p]
     line += own or [None] * 5
     line += [outcome.block_p, outcome.block_verdict, made.study.equivalence_bound]
-    return [*line, outcome.equivalence_p, outcome.adjusted_equivalence_p]
+    pairs = outcome.over_pairs
+    line += [outcome.equivalence_p, outcome.adjusted_equivalence_p]
+    return line + ([None] * 2 if pairs is None else [pairs.low, pairs.high])
 
 
 def curves_csv(made: Analysis) -> str | None:

@@ -26,8 +26,8 @@ CAUTIONS = (
     "A score is the best of a run's evaluations on the same development pairs, so it is biased upwards, more so where "
     "runs are evaluated often or vary much; so is the score of the best cell. The test sets had no part in either "
     "choice.",
-    "All cells share one set of development pairs and one encoder: no interval here holds what other pairs, another "
-    "text or another encoder would change. Scores of single pairs are not stored, so no interval is over pairs.",
+    "All cells share one set of development pairs and one encoder. The interval over pairs holds what other pairs "
+    "would change, all others what other seeds would. None holds both, nor what another text or encoder would change.",
     "The paper's figures are means over test sets, on which its released code also chooses the checkpoint, without "
     "seeds, and may be of another encoder: compare order and shape, not height.",
 )
@@ -35,7 +35,7 @@ CAUTIONS = (
 
 _SHORT_CAUTION = (
     "Scores are of the best evaluation of each run, on development pairs that all cells share: they are biased "
-    "upwards, and neither the spread over seeds nor the noise floor says what other pairs would change."
+    "upwards, and neither the spread over seeds nor the noise floor holds what other pairs would change."
 )
 
 

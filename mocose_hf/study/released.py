@@ -39,6 +39,14 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
 
     model_type = "mocose_released"
 
+    use_pooler: bool = True
+    queue_weight: float = 1.0
+    in_batch_weight: float = 0.0
+    symmetric_loss: bool = False
+    in_batch_queue: str = "none"
+    queue_positives: int = 0
+    queue_positive_weight: float = 1.0
+    queue_positive_similarity: float = -1.0
     stale_fgsm_epsilon: float = field(
         default=5e-9,
         metadata={
@@ -53,6 +61,7 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
         return queue_slots(self.queue_size, self.queue_init_size)
 
     def _check_values(self) -> None:
+        self._check_absent("the released code has no such option")
         super()._check_values()
         for name in _OF_THE_QUEUE:
             if getattr(self, name) != getattr(MoCoSEConfig, name):

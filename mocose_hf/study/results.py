@@ -1,5 +1,6 @@
 """What a trial of a study gave."""
 
+import json
 from dataclasses import asdict, dataclass, field
 
 from mocose_hf.study.field_checks import (
@@ -39,6 +40,8 @@ class TrialResult:
         spectrum: Singular values of the embeddings, the largest first, empty where not asked for.
         reason: Why it failed, in one line.
         options: All options it was run with, by name, with secrets masked.
+        pair_scores, pair_cosines: Score and cosine of each development pair, by the checkpoint that `SCORE` is of;
+            empty if its cosines are not known.
     """
 
     study: str
@@ -50,6 +53,8 @@ class TrialResult:
     spectrum: list[float] = field(default_factory=list)
     reason: str = ""
     options: dict[str, object] = field(default_factory=dict)
+    pair_scores: list[float] = field(default_factory=list)
+    pair_cosines: list[float] = field(default_factory=list)
 
     def __post_init__(self):
         for name in ("cell", "reason"):
@@ -59,6 +64,13 @@ class TrialResult:
     def as_dict(self) -> dict:
         """Return it as JSON can hold it."""
         return asdict(self)
+
+    def as_json(self) -> str:
+        """Return it as JSON to read, with the figures of all pairs on one line each."""
+        made = self.as_dict()
+        long = {name: made.pop(name) for name in ("pair_scores", "pair_cosines")}
+        lines = [f'  "{name}": {json.dumps(figures)}' for name, figures in long.items()]
+        return ",\n".join([json.dumps(made, indent=2).removesuffix("\n}"), *lines]) + "\n}\n"
 
     @classmethod
     def from_dict(cls, made: dict) -> "TrialResult":
@@ -70,6 +82,8 @@ class TrialResult:
         check_fields(made, _FIELDS, needed=("study", "cell", "seed", "state"))
         if made["state"] == "complete" and not is_number(made.get("figures", {}).get(SCORE)):
             raise ValueError(f"a complete trial needs a number as its `{SCORE}`")
+        if len(made.get("pair_scores", [])) != len(made.get("pair_cosines", [])):
+            raise ValueError("`pair_scores` and `pair_cosines` have different lengths")
         curve = [(int(step), float(score)) for step, score in made.get("curve", [])]
         return cls(**{name: made[name] for name in _FIELDS if name in made} | {"curve": curve})
 
@@ -88,4 +102,6 @@ _FIELDS = {
     "spectrum": list_of(is_number),
     "reason": is_text,
     "options": is_mapping,
+    "pair_scores": list_of(is_number),
+    "pair_cosines": list_of(is_number),
 }

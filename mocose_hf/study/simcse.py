@@ -1,6 +1,6 @@
 """SimCSE without labels, the baseline of the paper, in the same trainer (https://arxiv.org/abs/2104.08821)."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,11 +9,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from mocose_hf.branches import View
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.encoder_mocose import MoCoSEModel
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.modeling_mocose import MoCoSEForPreTraining, check_no_target_arguments
 from mocose_hf.pretrained_encoders import PretrainedEncoder
-
-OF_THE_TARGET = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_steps")
-"""Training arguments that have no use here."""
 
 
 class SimCSEConfig(MoCoSEConfig):
@@ -30,18 +27,20 @@ class SimCSEConfig(MoCoSEConfig):
     num_predictor_layers: int = 0
     head_dropout_prob: float = 0.0
     in_batch_negatives: bool = True
+    queue_weight: float = 1.0
+    in_batch_weight: float = 0.0
+    symmetric_loss: bool = False
+    in_batch_queue: str = "none"
+    queue_positives: int = 0
+    queue_positive_weight: float = 1.0
+    queue_positive_similarity: float = -1.0
     queue_size: int = 0
     queue_init_size: int = 0
     queue_dtype: str = "float32"
     share_embeddings: bool = False
 
     def _check_values(self) -> None:
-        for f in fields(type(self)):
-            absent = f.name not in self.option_names() and f.name in MoCoSEConfig.option_names()
-            if absent and getattr(self, f.name) != f.default:
-                raise ValueError(
-                    f"`{f.name}` is {getattr(self, f.name)}, but SimCSE has no heads, target and queue; leave it out."
-                )
+        self._check_absent("SimCSE has no heads, target and queue")
         super()._check_values()
 
 
@@ -60,7 +59,7 @@ class SimCSE(MoCoSEForPreTraining):
 
     Modules:
         mocose: `MoCoSEModel`, the encoder.
-        pooler: Linear (H, H), followed by tanh.
+        pooler: Linear (H, H), followed by tanh; the identity, without tanh, if not `config.use_pooler`.
         projection_head, predictor, target, queue: Empty.
     """
 
@@ -81,14 +80,17 @@ class SimCSE(MoCoSEForPreTraining):
     @staticmethod
     def check_settings(config: SimCSEConfig, args) -> None:
         """Raise a `ValueError` where arguments steer a target."""
-        for name in OF_THE_TARGET:
-            if getattr(args, name) != type(args).__dataclass_fields__[name].default:
-                raise ValueError(f"`{name}` is {getattr(args, name)}, but SimCSE has no target to move; leave it out.")
+        check_no_target_arguments(args, "SimCSE")
 
     def encode_queries(self, *view, **named) -> Tensor:
-        """Run encoder, dense layer, tanh and L2 norm. (B, H), float32; the arguments are those of `View`."""
-        pooled = self._embed(self.mocose.encoder, View(*view, **named))  # (B, H)
-        return F.normalize(self.pooler(pooled).tanh().float(), dim=-1)
+        """Run encoder, dense layer, tanh and L2 norm. (B, H), float32; the arguments are those of `View`.
+
+        Without `use_pooler` the dense layer and the tanh are left out.
+        """
+        embeddings = self._embed(self.mocose.encoder, View(*view, **named))  # (B, H)
+        if self.config.use_pooler:
+            embeddings = self.pooler(embeddings).tanh()  # (B, H)
+        return F.normalize(embeddings.float(), dim=-1)
 
     def encode_keys(self, *view, **named) -> Tensor:
         """Run the same again, under other dropout masks and with gradient too."""

@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,8 +22,9 @@ from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpointing import checkpoints, find_checkpoint
 from mocose_hf.command_line import Options, check_option_names, parse_command_line
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.pairs import evaluate_pairs
+from mocose_hf.evaluation.pairs import evaluate_pairs, pair_cosines
 from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.preemption import TrainingInterrupted
 from mocose_hf.scoring import read_evaluation_tasks, read_pairs
@@ -38,6 +38,11 @@ from mocose_hf.study.tfidf import TfidfModel
 from mocose_hf.text_augmentation import build_key_augmentation
 
 RESULT_FILE = "result.json"
+
+_SAME_SCORE = 1e-3
+"""Points of Spearman × 100 by which two scores of one model on the same pairs may differ, by rounding."""
+
+_COSINE_DECIMALS = 8  # or cosines of a collapsed encoder would be ties
 
 _LONGEST_NAME = 200
 """Characters of the longest name of a folder; file systems take 255."""
@@ -206,7 +211,9 @@ class TrialRunner:
             if isinstance(alarm, CollapseAlarm) and alarm.alarm_step is not None:
                 made["figures"]["alarm_step"] = float(alarm.alarm_step)
         encoder = trainer.accelerator.unwrap_model(trainer.model)
-        return self._finish(made, options, encoder, tokenizer)
+        args = trainer.args
+        encoding = {"batch_size": args.eval_batch_size, "autocast_dtype": args.evaluation_dtype}
+        return self._finish(made, options, encoder, tokenizer, **encoding)
 
     def _score_baseline(self, options: Options, baseline: str) -> dict:
         if baseline == "tfidf":
@@ -219,21 +226,28 @@ class TrialRunner:
         figures = {SCORE: scores.pop(_DEVELOPMENT), "dev_step": 0.0, **scores}
         return self._finish({"state": "complete", "figures": figures}, options, model, tokenizer)
 
-    def _finish(self, made: dict, options: Options, model, tokenizer) -> dict:
-        """Add the figures of the test sets and the spectrum."""
+    def _finish(self, made: dict, options: Options, model, tokenizer, **encoding) -> dict:
+        """Add the figures of the test sets, the spectrum and the cosines of the development pairs."""
         for task in self._tasks(options).final:
             made["figures"] |= task.score(embed_tasks(model, tokenizer, [task]))
         made["figures"] |= averages(made["figures"])
+        pairs = self._pairs(options)
+        geometry = GeometryTask(pairs)
+        embeddings = embed_tasks(model, tokenizer, [geometry], **encoding)
         if self._spectrum:
-            geometry = GeometryTask(self._pairs(options))
-            made["spectrum"] = geometry.spectrum(embed_tasks(model, tokenizer, [geometry])).tolist()
+            made["spectrum"] = geometry.spectrum(embeddings).tolist()
+        cosines = pair_cosines(embeddings(list(pairs["sentence1"])), embeddings(list(pairs["sentence2"])))
+        # Without the best checkpoint loaded, the model is another one than the score is of.
+        if abs(spearman(cosines, pairs["score"]) - made["figures"][SCORE]) < _SAME_SCORE:
+            made["pair_scores"] = [float(score) for score in pairs["score"]]
+            made["pair_cosines"] = [round(cosine, _COSINE_DECIMALS) for cosine in cosines.tolist()]
         return made
 
     def _keep(self, result: TrialResult) -> None:
         """Write the result beside what the trial leaves, and take its checkpoints away."""
         folder = self.folder_of(result.cell, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+        (folder / RESULT_FILE).write_text(result.as_json(), encoding="utf-8")
         if not self._keep_models:
             for checkpoint in checkpoints(folder):
                 shutil.rmtree(checkpoint, ignore_errors=True)

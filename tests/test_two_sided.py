@@ -1,0 +1,241 @@
+"""The in-batch term, the symmetric loss and their queues, against slow loops, on processes and across resumes."""
+
+import pytest
+import torch
+from conftest import random_batch, tiny_model
+from processes import runs_agree
+from safetensors.torch import load_file
+from test_resuming import run
+from test_simcse import simcse_model, slow_loss
+from test_trainer import differing, make_trainer
+from test_trajectory import follow
+from torch.nn import functional as F
+from transformers import AutoModelForPreTraining
+
+from mocose_hf import MoCoSEForPreTraining
+
+HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
+NO_DROPOUT = {"encoder_dropout_prob": 0.0, "head_dropout_prob": 0.0}
+NO_QUEUE = {"queue_size": 0, "queue_init_size": 0}
+IN_BATCH_ONLY = {"queue_weight": 0.0, "in_batch_weight": 1.0, **NO_QUEUE}
+ESIMCSE = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "target"}
+CROSS_BATCH_MEMORY = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "online"}
+BOTH_TERMS = {"queue_weight": 0.5, "in_batch_weight": 2.0, "symmetric_loss": True}
+SETTINGS = {
+    "in-batch": IN_BATCH_ONLY,
+    "esimcse": ESIMCSE,
+    "cross-batch memory": CROSS_BATCH_MEMORY,
+    "both terms, symmetric": BOTH_TERMS,
+    "momentum, symmetric": {"symmetric_loss": True},
+    "esimcse, symmetric": ESIMCSE | {"symmetric_loss": True},
+}
+
+
+def two_views(rows: int = 5) -> dict[str, torch.Tensor]:
+    """A batch whose key view has tokens of its own."""
+    key_view = {f"key_{name}": value for name, value in random_batch(1, rows).items()}
+    return random_batch(0, rows) | key_view | {"sentence_ids": torch.arange(rows)}
+
+
+def slow_term(queries, keys, queue_rows, temperature: float = 0.05) -> torch.Tensor:
+    """InfoNCE as loops: the candidates of a query are the keys of the batch and the rows of a queue."""
+    total = torch.zeros(())
+    for row, query in enumerate(queries):
+        denominator = sum(torch.exp(query @ key / temperature) for key in keys)
+        denominator = denominator + sum((torch.exp(query @ n / temperature) for n in queue_rows), torch.zeros(()))
+        total = total - torch.log(torch.exp(query @ keys[row] / temperature) / denominator)
+    return total / len(queries)
+
+
+def slow_loss_of(model, batch) -> torch.Tensor:
+    """The loss as its definition has it, each encoding done anew."""
+    config = model.config
+    view = (batch["input_ids"], batch["attention_mask"])
+    key_view = (batch["key_input_ids"], batch["key_attention_mask"])
+    rows = model.queue.negatives()
+    reverse_rows = model.reverse_queue.negatives() if config.symmetric_loss and config.queue_size else rows[:0]
+    directions = [(view, key_view, rows), (key_view, view, reverse_rows)][: 1 + config.symmetric_loss]
+    loss = torch.zeros(())
+    for left, right, queue_rows in directions:
+        queries, others = model.encode_queries(*left), model.encode_queries(*right)
+        if config.queue_weight:
+            keys = model.encode_keys(*right)
+            loss = loss + config.queue_weight * slow_term(queries, keys, queue_rows) / len(directions)
+        if config.in_batch_weight:
+            used = queue_rows if config.in_batch_queue != "none" else rows[:0]
+            loss = loss + config.in_batch_weight * slow_term(queries, others, used) / len(directions)
+    return loss
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_loss_and_gradient_are_those_of_a_slow_loop(settings):
+    model = tiny_model(**NO_DROPOUT, **settings).train()
+    if model.config.has_target:
+        with torch.no_grad():  # a target that stands elsewhere than the online branch
+            for parameter in model.target.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    batch = two_views()
+    expected = slow_loss_of(model, batch)
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    output = model(**batch)
+    output.loss.backward()
+
+    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=0)
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_in_batch_term_alone_is_the_loss_of_sentence_transformers(symmetric):
+    losses = pytest.importorskip("sentence_transformers.losses")
+    model = tiny_model(**HEADLESS, **NO_DROPOUT, **IN_BATCH_ONLY, symmetric_loss=symmetric).eval()
+    batch = two_views()
+    with torch.no_grad():
+        output = model(**batch)
+        views = [
+            model.mocose(batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]).pooler_output
+            for prefix in ("", "key_")
+        ]
+        directions = ("query_to_doc", "doc_to_query")[: 1 + symmetric]
+        loss = losses.MultipleNegativesRankingLoss(
+            model=None, scale=20.0, directions=directions, partition_mode="per_direction"
+        )
+        expected = loss.compute_loss_from_embeddings(views, None)
+    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=0)
+
+
+def test_the_in_batch_term_alone_is_headless_simcse():
+    ours = tiny_model(**HEADLESS, **NO_DROPOUT, **IN_BATCH_ONLY).train()
+    simcse = simcse_model(use_pooler=False, encoder_dropout_prob=0.0).train()
+    simcse.mocose.load_state_dict(ours.mocose.state_dict())
+    batch = two_views()
+    for model in (ours, simcse):
+        model(**batch).loss.backward()
+    torch.testing.assert_close(ours(**batch).loss, simcse(**batch).loss, atol=1e-6, rtol=0)
+    for one, other in zip(ours.mocose.parameters(), simcse.mocose.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=0)
+
+
+def test_headless_embeddings_are_those_a_user_gets():
+    batch = random_batch()
+    for model in (tiny_model(**HEADLESS).eval(), simcse_model(use_pooler=False).eval()):
+        embeddings = F.normalize(model.mocose(**batch).pooler_output, dim=-1)
+        assert torch.equal(model.encode_queries(**batch), embeddings)
+        assert torch.equal(model.encode_keys(**batch), embeddings)
+        assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+        loss = slow_loss(embeddings, embeddings)
+        if model.algorithm == "simcse":
+            torch.testing.assert_close(model(**batch).loss, loss, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "online", "target"),
+    [(IN_BATCH_ONLY, 2, 0), (ESIMCSE, 2, 1), (CROSS_BATCH_MEMORY, 2, 0), (BOTH_TERMS, 2, 2), ({}, 1, 1)],
+)
+def test_each_branch_encodes_each_view_at_most_once(settings, online, target):
+    model = tiny_model(**settings).train()
+    calls = {"online": 0, "target": 0}
+
+    def count(branch):
+        def hook(*_):
+            calls[branch] += 1
+
+        return hook
+
+    model.mocose.encoder.register_forward_hook(count("online"))
+    if model.config.has_target:
+        model.target["encoder"].register_forward_hook(count("target"))
+    assert model.config.has_target == (target > 0)
+    model(**two_views()).loss.backward()
+    assert calls == {"online": online, "target": target}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, settings):
+    model = tiny_model(**NO_DROPOUT, **settings)
+    batch = two_views(8)
+    view = (batch["input_ids"], batch["attention_mask"])
+    with torch.no_grad():
+        encode = model.encode_keys if model.config.has_target else model.encode_queries
+        expected = encode(*view)
+    follow(model, [view], tmp_path, max_steps=1)
+    if model.config.queue_size:
+        for queue in model.queues():
+            torch.testing.assert_close(queue.negatives()[:8].flip(0), expected, atol=1e-6, rtol=0)
+        assert len(model.queues()) == 1 + model.config.symmetric_loss
+
+
+@pytest.mark.parametrize("settings", [CROSS_BATCH_MEMORY, BOTH_TERMS, ESIMCSE], ids=["xbm", "both", "esimcse"])
+def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, settings):
+    straight = run(tmp_path / "straight", tokenizer, config=settings, save_steps=3)
+    resumed = run(tmp_path / "killed", tokenizer, kills=[(5,)], config=settings, save_steps=3)
+    assert differing(straight.model.state_dict(), resumed.model.state_dict()) == []
+
+
+@pytest.mark.parametrize("settings", [IN_BATCH_ONLY, BOTH_TERMS], ids=["in-batch", "both"])
+def test_packed_batches_give_the_loss_of_padded_ones(tmp_path, tokenizer, settings):
+    ends = []
+    for padding_free in (False, True):
+        model = tiny_model(**NO_DROPOUT, **settings, pooling_mode="mean")
+        trainer = make_trainer(tmp_path, tokenizer, model, max_steps=3, logging_steps=1, padding_free=padding_free)
+        trainer.train()
+        ends.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert ends[0] == pytest.approx(ends[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_saved_model_loads_again_with_its_queues(tmp_path, settings):
+    model = tiny_model(**settings).eval()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert type(loaded) is MoCoSEForPreTraining
+    assert differing(model.state_dict(), loaded.state_dict()) == []
+    assert len(loaded.queues()) == len(model.queues())
+    light, info = type(model.mocose).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert differing(light.state_dict(), model.mocose.state_dict()) == []
+    assert any(name.startswith("reverse_queue.") for name in load_file(tmp_path / "model.safetensors")) == (
+        model.config.symmetric_loss and model.config.queue_size > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"queue_weight": 0.0}, "both 0"),
+        ({"queue_weight": -1.0}, "`queue_weight` is a number of at least 0"),
+        ({"in_batch_weight": float("inf")}, "`in_batch_weight`"),
+        ({"queue_weight": 0.0, "in_batch_weight": 1.0}, "no term uses the queue"),
+        ({"in_batch_queue": "target"}, "raise both above 0"),
+        ({"in_batch_queue": "past"}, "one of none, target, online"),
+        (IN_BATCH_ONLY | {"in_batch_queue": "online"}, "raise both above 0"),
+        ({"in_batch_weight": 1.0, "in_batch_queue": "online"}, "set `queue_weight` to 0"),
+    ],
+)
+def test_settings_that_have_no_meaning_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**config)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (IN_BATCH_ONLY, {"ema_decay": 0.5}, "`ema_decay` is 0.5, but this loss has no target"),
+        (CROSS_BATCH_MEMORY, {"queue_telemetry_steps": 5}, "needs a target"),
+        (BOTH_TERMS, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` moves the query view alone"),
+        (HEADLESS, {"head_learning_rate": 1e-3}, "no pooler"),
+        (BOTH_TERMS | {"share_embeddings": False}, {"token_cutoff": 0.1}, "`share_embeddings` to true"),
+    ],
+)
+def test_arguments_without_effect_are_refused(tmp_path, tokenizer, config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, tiny_model(**config), **fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [CROSS_BATCH_MEMORY | HEADLESS, BOTH_TERMS | HEADLESS], ids=["xbm", "both"])
+def test_weights_and_queues_of_two_processes_equal_those_of_one(tmp_path, encoder_dir, settings):
+    runs_agree(tmp_path, encoder_dir, {"config": settings})

@@ -346,6 +346,18 @@ def test_a_prompt_that_leaves_no_room_is_refused(make_start, tmp_path):
         )
 
 
+def test_the_prompt_counts_where_sentences_are_cut(make_start, tmp_path):
+    start = make_start(prompts={"p": "man sees "}, default_prompt_name="p")
+    data = Dataset.from_dict({"text": ["a cat", "the dog"] * 4})  # 4 tokens each with [CLS] and [SEP]
+    trainer = MoCoSETrainer(
+        start_training(start),
+        arguments(tmp_path, max_seq_length=5),
+        train_dataset=data,
+        processing_class=load_tokenizer(str(start)),
+    )
+    assert trainer.token_counts.cut_share == 1.0
+
+
 def test_a_collator_of_ones_own_is_reminded_of_the_prompt(make_start, tmp_path, told):
     start = make_start(prompts={"p": "man "}, default_prompt_name="p")
     collator = SentenceCollator(load_tokenizer(str(start)))

@@ -180,7 +180,7 @@ def test_text_of_windows_is_not_read_as_latin_1(tmp_path):
         ),
         ("no-such", b"a\n", r"--encoding no-such: is unknown; name one that Python has, such as cp1252\."),
         ("base64", b"a\n", r"--encoding base64: is unknown"),
-        ("a\0b", b"a\n", r"--encoding a\0b: is unknown"),
+        ("a\0b", b"a\n", r"--encoding a\\x00b: is unknown"),
     ],
     ids=["byte", "half", "unknown", "no text", "zero"],
 )

@@ -1,10 +1,8 @@
 """Make text of unknown content safe to print and to open in a spreadsheet."""
 
 import re
-import unicodedata
 
-_JOINERS = "\u200c\u200d"
-"""Format characters that scripts and emoji need."""
+from mocose_hf.errors import escape_controls
 
 _FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """What makes a spreadsheet take a cell for a formula, also in full width."""
@@ -12,7 +10,7 @@ _FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 def visible(text: str) -> str:
     """Return a text on one line, with characters escaped that would steer a terminal or change the order of others."""
-    return "".join(_visible(character) for character in re.sub(r"[\t\n\v\f\r]+", " ", text).strip())
+    return escape_controls(re.sub(r"[\t\n\v\f\r]+", " ", text).strip())
 
 
 def spreadsheet_cell(value: object) -> object:
@@ -21,12 +19,6 @@ def spreadsheet_cell(value: object) -> object:
         return value
     text = visible(value)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) and not _is_number(text) else text
-
-
-def _visible(character: str) -> str:
-    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
-        return character
-    return character.encode("unicode_escape").decode()
 
 
 def _is_number(text: str) -> bool:

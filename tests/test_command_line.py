@@ -63,6 +63,12 @@ DATA = {
 }
 EVALUATION = {
     "validation_file": ("pairs.tsv", "pairs.tsv"),
+    "validation_dataset_name": ("user/pairs", "user/pairs"),
+    "validation_dataset_split": ("dev", "dev"),
+    "retrieval_file": ("queries.tsv", ["queries.tsv"]),
+    "label_file": ("labels.tsv", ["labels.tsv"]),
+    "v_measure": ("true", True),
+    "dev_from_text": ("100", 100),
     "senteval_dir": ("senteval", "senteval"),
     "eval_tasks": ("sts12", ["sts12"]),
     "eval_protocol": ("released", "released"),

@@ -105,7 +105,7 @@ def score_worse_each_time(monkeypatch, send=None):
             send.strike(step)
         return {"stsb_spearman": 50.0 - step, "uniformity": -1.0}
 
-    monkeypatch.setattr("mocose_hf.trainer.evaluate_pairs", scores)
+    monkeypatch.setattr("mocose_hf.trainer.score_sets", scores)
 
 
 BY_EPOCH = {"logging_strategy": "epoch", "eval_strategy": "epoch"}

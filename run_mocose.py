@@ -56,15 +56,15 @@ from mocose_hf.scoring import (
     evaluate_alone,
     evaluate_trained,
     is_start,
+    read_development,
     read_evaluation_tasks,
-    read_pairs,
     report,
     score,
+    with_held_out,
 )
 from mocose_hf.streaming import check_stream_arguments
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.trainer import ARGUMENTS_FILE, MoCoSETrainer
-from mocose_hf.training_args import METRICS
 from mocose_hf.zero import whole_model
 
 _SECONDS_FOR_THE_FIRST = 3
@@ -104,20 +104,21 @@ def run(options: Options, command: str) -> None:
         if options.trains:
             train(options, command, held)
         else:
-            pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
+            development, tasks = read_development(options), read_evaluation_tasks(options)
             model, tokenizer = build_model(options)
-            evaluate_alone(options, model.mocose, tokenizer, pairs, tasks)
+            evaluate_alone(options, model.mocose, tokenizer, development, tasks)
 
 
 def train(options: Options, command: str, held: ExitStack) -> None:
     """Train, score, save and report; `held` keeps the output directory to the end."""
     is_new = not os.path.isdir(options.output_dir)
     checkpoint = plan_start(options)
-    pairs, tasks = read_pairs(options), read_evaluation_tasks(options)
+    development, tasks = read_development(options), read_evaluation_tasks(options)
     sentences = read_training_sentences(options)
+    development = with_held_out(development, sentences)
     model, tokenizer = build_model(options)
     with refusing(options.output_dir):
-        trainer = build_trainer(options, model, tokenizer, sentences, pairs, tasks)
+        trainer = build_trainer(options, model, tokenizer, sentences, development, tasks)
         options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
         hold_output_dir(options, held, must_be_empty=is_new)
         if checkpoint is None and options.data.overwrite_output_dir:
@@ -125,7 +126,7 @@ def train(options: Options, command: str, held: ExitStack) -> None:
                 clear_output_dir(options.output_dir)
         result = trainer.train(resume_from_checkpoint=checkpoint)
     with saving(options.output_dir):
-        scores = score(trainer, result.metrics)
+        scores = score(trainer, options, result.metrics)
         selections = compare(trainer, tasks)
         save(trainer, options)
         results = evaluate_trained(trainer, options, tasks, scores, selections)
@@ -162,19 +163,27 @@ def check_options(options: Options) -> None:
         )
     if options.trains and options.output_dir is None:
         raise InputError("--output_dir is needed for training: the directory for model and checkpoints.")
+    if wanted.validation_file and wanted.validation_dataset_name:
+        raise InputError("--validation_file and --validation_dataset_name are both given; drop one.")
+    if wanted.v_measure and not wanted.label_file:
+        raise InputError("--v_measure clusters each --label_file; give one, or leave it out.")
+    if wanted.dev_from_text and (options.data.streaming or not options.trains):
+        reason = "a stream is not known before" if options.data.streaming else "there is no training text"
+        raise InputError(f"--dev_from_text holds out rows of the training text, but {reason}; leave it out.")
     if strategy != IntervalStrategy.NO and not options.develops:
         raise InputError(
-            f"--eval_strategy {strategy.value} needs development pairs; give --validation_file or --senteval_dir."
+            f"--eval_strategy {strategy.value} needs a development set; give --validation_file, --retrieval_file, "
+            "--label_file, --senteval_dir or --dev_from_text."
         )
-    metric = options.training.best_metric
-    known = METRICS if wanted.eval_protocol == "dev" else (*METRICS, "sts_avg_spearman")
+    metric, known = options.training.best_metric, options.development_figures
+    known = known if wanted.eval_protocol == "dev" else [*known, "sts_avg_spearman"]
     by_tests = wanted.eval_protocol == "released" and metric.startswith("sts_avg")
     if options.training.load_best_model_at_end and metric not in known and not by_tests:
         raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(known)}.")
     if not options.trains and not options.develops and not wanted.eval_tasks:
         raise InputError(
             "there is nothing to do: give --train_file or --dataset_name to train, and --eval_tasks, "
-            "--validation_file or --senteval_dir to score."
+            "--validation_file, --retrieval_file, --label_file or --senteval_dir to score."
         )
     if not options.trains and options.output_dir is not None:
         check_results_dir(options.output_dir, options.data.overwrite_output_dir)

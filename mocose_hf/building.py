@@ -10,6 +10,7 @@ from transformers import set_seed
 from mocose_hf.command_line import Options
 from mocose_hf.data import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.held_out import hold_out
 from mocose_hf.output_dir import cannot_be_made
 from mocose_hf.pretrained_encoders import check_tokenizer, load_encoder, load_encoder_config, load_tokenizer
 from mocose_hf.streaming import HubDataset, SentenceStream
@@ -36,6 +37,8 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
             data.dataset_revision,
         )
     source = data.train_file or data.dataset_name
+    if options.evaluation.dev_from_text:
+        sentences = hold_out(sentences, options.evaluation.dev_from_text, str(source))
     batch = training.global_batch_size
     if training.dataloader_drop_last and len(sentences.dataset) < batch:
         raise InputError(

@@ -13,6 +13,13 @@ from transformers.hf_argparser import string_to_bool
 from mocose_hf.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.configuration_mocose import MoCoSEConfig
 from mocose_hf.errors import InputError, escape_controls, one_line
+from mocose_hf.evaluation.development import PAIR_FIGURES
+from mocose_hf.evaluation.held_out import NAME as DEV_FROM_TEXT
+from mocose_hf.evaluation.labels import FIGURES as LABEL_FIGURES
+from mocose_hf.evaluation.labels import V_MEASURE
+from mocose_hf.evaluation.retrieval import FIGURES as RETRIEVAL_FIGURES
+from mocose_hf.evaluation.retrieval import retrieval_task_name
+from mocose_hf.evaluation.task_names import task_name
 from mocose_hf.idle_options import find_idle
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.training_args import MoCoSETrainingArguments
@@ -50,9 +57,10 @@ TRANSFORMERS_OPTIONS = {
     "use_cpu": "Whether to leave a GPU alone.",
     "deepspeed": "DeepSpeed's configuration, such as ds_configs/zero2.json; the launcher's where not given.",
     "dataloader_num_workers": "Processes that tokenise ahead of training; 0 for none.",
-    "eval_strategy": "When to evaluate: no, steps or epoch; steps where there are development pairs.",
-    "load_best_model_at_end": "Whether to end with the best checkpoint; true where there are development pairs.",
-    "metric_for_best_model": "Score that decides which is best; stsb_spearman where there are development pairs.",
+    "eval_strategy": "When to evaluate: no, steps or epoch; steps if there is a development set.",
+    "load_best_model_at_end": "Whether to end with the best checkpoint; true if there is a development set.",
+    "metric_for_best_model": "Score that decides which is best; by default stsb_spearman of pairs, NAME_ndcg_at_10 of "
+    "the first retrieval_file or NAME_precision_at_10 of the first label_file.",
     "resume_from_checkpoint": "true for the newest complete checkpoint of output_dir, if any, or the path of one.",
     "report_to": "Where to send logs: tensorboard, wandb, ...; none for nowhere.",
     "push_to_hub": "Whether to upload the finished model.",
@@ -144,7 +152,41 @@ class EvaluationArguments:
     _argument_group_name = "evaluation"
 
     validation_file: str | None = field(
-        default=None, metadata={"help": "Development pairs: a TSV of score, sentence, sentence without header."}
+        default=None,
+        metadata={
+            "help": "Development pairs: .csv, .tsv, .jsonl or .parquet with columns sentence1, sentence2, score, or a "
+            "TSV of score, sentence, sentence without header; scores on any scale."
+        },
+    )
+    validation_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Development pairs on the hub: a dataset with columns sentence1, sentence2, score."},
+    )
+    validation_dataset_split: str = field(default="validation", metadata={"help": "Split of that dataset."})
+    retrieval_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Development sets of retrieval: .csv, .tsv, .jsonl or .parquet with columns query, text, or "
+            "folders in BEIR's layout; scored as NAME_ndcg_at_10, NAME_mrr_at_10, NAME_recall_at_1, _10, _100."
+        },
+    )
+    label_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Development sets of labelled texts: .csv, .tsv, .jsonl or .parquet with columns label, text; "
+            "scored as NAME_precision_at_10, NAME_knn_accuracy_at_1, NAME_knn_accuracy_at_10 on 4,000 rows at most."
+        },
+    )
+    v_measure: bool = field(
+        default=False,
+        metadata={"help": "Whether each label_file is clustered by k-means too, for NAME_v_measure; takes seconds."},
+    )
+    dev_from_text: int = field(
+        default=0,
+        metadata={
+            "help": "Rows of the training text that are not trained on but make a development set, for those without "
+            "labels: a crop of each is to find the whole; of pairs, the text its key. 0 for none."
+        },
     )
     senteval_dir: str | None = field(
         default=None,
@@ -173,6 +215,8 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
+        if self.dev_from_text < 0:
+            raise ValueError(f"`dev_from_text` is a number of rows, 0 or above, but is {self.dev_from_text}.")
         if self.eval_protocol not in EVAL_PROTOCOLS:
             raise ValueError(
                 f"`eval_protocol` is one of {', '.join(EVAL_PROTOCOLS)}, but is {self.eval_protocol:.40}."
@@ -227,8 +271,20 @@ class Options:
 
     @property
     def develops(self) -> bool:
-        """Whether there are development pairs."""
-        return bool(self.evaluation.validation_file or self.evaluation.senteval_dir)
+        """Whether there is a development set."""
+        wanted = self.evaluation
+        return bool(self.has_own_sets or wanted.senteval_dir or (self.trains and wanted.dev_from_text))
+
+    @property
+    def has_own_sets(self) -> bool:
+        """Whether there are files or datasets to develop on, apart from SentEval's and the training text."""
+        wanted = self.evaluation
+        return any((wanted.validation_file, wanted.validation_dataset_name, wanted.retrieval_file, wanted.label_file))
+
+    @property
+    def development_figures(self) -> list[str]:
+        """The names of what the development sets are scored by, see `development_figures`."""
+        return development_figures(self.evaluation)
 
     def say(self, line: str) -> None:
         """Print on the first process alone, with control characters escaped apart from line feeds."""
@@ -267,7 +323,9 @@ def parse_command_line(argv: list[str]) -> Options:
     from_config = [part for entry in in_force.values() for part in entry.as_typed()]
     try:
         model, method, data, evaluation, training, rest = parser.parse_args_into_dataclasses(
-            _development_defaults(given) + from_config + argv, return_remaining_strings=True, look_for_args_file=False
+            _development_defaults(parser, from_config + argv, given) + from_config + argv,
+            return_remaining_strings=True,
+            look_for_args_file=False,
         )
     except (ValueError, TypeError, ImportError) as error:  # InputError is a ValueError
         raise InputError(locate(one_line(error), in_force)) from error
@@ -279,9 +337,9 @@ def parse_command_line(argv: list[str]) -> Options:
         raise InputError(f"unknown option {argument[:99]}; {hint}")
     options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force, notices)
     # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
-    asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not evaluation.validation_file
     is_saved = "local_rank" in config  # which only a saved training_args.json has, and it has all fields
     _check_switches(options, typed if is_saved else given)
+    asked = "do_eval" in given and string_to_bool(given["do_eval"] or "true") and not options.has_own_sets
     if evaluation.eval_tasks is None and asked:
         if options.trains and not evaluation.senteval_dir:
             raise InputError("--do_eval: there is nothing to score on; give --senteval_dir or name --eval_tasks.")
@@ -377,16 +435,37 @@ def _typed(argv: list[str]) -> dict[str, str]:
     return typed
 
 
-def _development_defaults(given: dict[str, str]) -> list[str]:
-    """Return the options that development pairs switch on: evaluation, and keeping the best checkpoint."""
-    if not {"validation_file", "senteval_dir"} & given.keys():
+def development_figures(wanted) -> list[str]:
+    """Return the names of what the development sets are scored by; the first one selects if none is named.
+
+    A set of the user's own goes before STS-B, and pairs before retrieval, labels and the training text.
+
+    Args:
+        wanted: `EvaluationArguments`, or anything with its fields.
+    """
+    names = [
+        f"{retrieval_task_name(path)}_{figure}" for path in wanted.retrieval_file or () for figure in RETRIEVAL_FIGURES
+    ]
+    of_labels = (*LABEL_FIGURES, V_MEASURE) if wanted.v_measure else LABEL_FIGURES
+    names += [f"{task_name(path)}_{figure}" for path in wanted.label_file or () for figure in of_labels]
+    if wanted.dev_from_text:
+        names += [f"{DEV_FROM_TEXT}_{figure}" for figure in RETRIEVAL_FIGURES]
+    if wanted.validation_file or wanted.validation_dataset_name:
+        return [*PAIR_FIGURES, *names]
+    return [*names, *(PAIR_FIGURES if wanted.senteval_dir else ())]
+
+
+def _development_defaults(parser: "_Parser", arguments: list[str], given: dict[str, str]) -> list[str]:
+    """Return the options that development sets switch on: evaluation, and keeping the best checkpoint."""
+    figures = development_figures(parser.parse_known_args(arguments)[0])
+    if not figures:
         return []
     strategy = given.get("eval_strategy", "steps")
     defaults = ["--eval_strategy", strategy, "--eval_on_start", "true"]
     if strategy != "no":
         defaults += ["--save_strategy", strategy]
         if given.get("save_strategy", strategy) in (strategy, "best"):
-            defaults += ["--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"]
+            defaults += ["--load_best_model_at_end", "true", "--metric_for_best_model", figures[0]]
     return defaults
 
 

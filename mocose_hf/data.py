@@ -2,10 +2,10 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
 from numbers import Integral
 from pathlib import Path
 
@@ -31,12 +31,14 @@ class Sentences:
         rows_read: Rows in the file.
         dropped: Rows left out, by reason.
         sha256: Of the clean texts, in order, so that a run can be told apart from one on other data.
+        held_out: A development set made of rows that are not in the dataset.
     """
 
     dataset: Dataset
     rows_read: int
     dropped: dict[str, int] = field(default_factory=dict)
     sha256: str = ""
+    held_out: object | None = None
 
     def summary(self) -> str:
         """Return one line: rows read, dropped and why, sentences left."""
@@ -74,6 +76,14 @@ def read_hub_sentences(
     source = f"{name} ({split})"
     rows = record_rows(load_hub_dataset(name, config_name, split, revision=revision), source, text_column, key_column)
     return _clean(rows, source, key_column is not None)
+
+
+def texts_sha256(texts: Iterable[str], key_texts: Iterable[str] | None = None) -> str:
+    """Return the sha256 (hex) of clean texts, or of pairs of them, in order."""
+    digest = hashlib.sha256()
+    for text, key_text in zip(texts, repeat("") if key_texts is None else key_texts, strict=False):
+        digest.update(_line(text, key_text))
+    return digest.hexdigest()
 
 
 def with_sentence_ids(dataset):
@@ -239,6 +249,10 @@ class SentenceCollator:
         return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)} | more
 
 
+def _line(text: str, key_text: str) -> bytes:
+    return f"{text}\0{key_text}\n".encode()
+
+
 def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:
     """Strip, drop blank rows and exact duplicates, and count."""
     texts, key_texts, seen = [], [], set()
@@ -253,7 +267,7 @@ def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:
             blank += 1
             continue
         text, key_text = stripped
-        line = f"{text}\0{key_text}\n".encode()
+        line = _line(text, key_text)
         mark = hashlib.blake2b(line, digest_size=16).digest()
         if mark in seen:
             duplicate += 1

@@ -129,10 +129,12 @@ def model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: str = "
     scores = [[markdown.escape(when), *(_number(m.get(n)) for n in names)] for when, m in record.scores]
     settings = [[f"`{name}`", markdown.code(str(value))] for name, value in record.settings.items()]
     development = [
-        "## Scores on the development pairs\n",
+        f"## Scores on the development {'pairs' if 'stsb_spearman' in names else 'sets'}\n",
         _table(["", *names], scores),
         f"`stsb_spearman` is Spearman's correlation of {similarity_fn_name} and human score, × 100; less is better "
-        "for `alignment` and `uniformity`.\n",
+        "for `alignment` and `uniformity`.\n"
+        if "stsb_spearman" in names
+        else "All figures are × 100; more is better.\n",
     ]
     sections = [
         f"---\n{data.to_yaml()}\n---\n",

@@ -2,12 +2,13 @@
 
 import ctypes
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from mocose_hf.preemption import LAUNCHER_DIED
 
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _COMPILER = "ACCELERATE_DYNAMO_"
@@ -45,7 +46,7 @@ def adopt_launcher_settings(args) -> None:
 
 
 def end_with_launcher() -> None:
-    """Ask the kernel for a SIGTERM to this process when its launcher dies; Linux only.
+    """Ask the kernel for `LAUNCHER_DIED` to this process when its launcher dies; Linux only.
 
     `accelerate launch` (1.15) of one process hands no SIGTERM on, and neither does a killed launcher of any kind, so
     the training would run on, out of sight.
@@ -54,9 +55,9 @@ def end_with_launcher() -> None:
     if not sys.platform.startswith("linux") or not _is_launcher(parent):
         return
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, LAUNCHER_DIED)
         if os.getppid() != parent:  # it died before the call
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), LAUNCHER_DIED)
 
 
 def _is_launcher(process: int) -> bool:

@@ -15,8 +15,12 @@ from mocose_hf.errors import EXIT_INTERRUPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+LAUNCHER_DIED = getattr(signal, "SIGUSR2", None)
+"""What the kernel sends when the launcher dies, see `end_with_launcher`; Windows has no such signal."""
+
 _HANGUP = getattr(signal, "SIGHUP", None)
-"""The terminal is gone, or a launcher hands that on; Windows has no such signal."""
+_MAY_COME_TWICE = tuple(number for number in (_HANGUP, LAUNCHER_DIED) if number is not None)
+"""A shell and the kernel may both send SIGHUP, and the kernel tells of each thread of a launcher that dies."""
 
 _WORKER_GRACE_SECONDS = 60
 
@@ -63,8 +67,9 @@ class Preemption(TrainerCallback):
         self._received, self.saved_step, self._listening, self.agreed = None, -1, True, False
         if threading.current_thread() is threading.main_thread():
             self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
-            if _HANGUP is not None and signal.getsignal(_HANGUP) == signal.SIG_DFL:  # `nohup` ignores it
-                self._handlers_before[_HANGUP] = signal.signal(_HANGUP, self._note)
+            for number in _MAY_COME_TWICE:
+                if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                    self._handlers_before[number] = signal.signal(number, self._note)
         try:
             yield
         finally:
@@ -76,7 +81,7 @@ class Preemption(TrainerCallback):
 
     def report(self, state: TrainerState) -> str:
         """Return in one line what arrived, where training stands, and how it goes on."""
-        what = self._received.name if self._received else "A signal to another process"
+        what = _name(self._received) if self._received else "A signal to another process"
         saved = "which is saved" if self.saved_step == state.global_step else "which is not saved, unlike earlier ones"
         return (
             f"{what} ended training after step {state.global_step} of {state.max_steps}, {saved}; go on with "
@@ -115,10 +120,11 @@ class Preemption(TrainerCallback):
         self.saved_step = state.global_step
 
     def _note(self, number: int, frame) -> None:
+        is_repeated = number in _MAY_COME_TWICE and self._received == number
         self._received = signal.Signals(number)
-        if number != _HANGUP:  # which a shell and the kernel may both send
+        if number not in _MAY_COME_TWICE:
             self._give_back(self._received)
-        if self._is_first_process:
+        if self._is_first_process and not is_repeated:
             _acknowledge(self._received)
 
     def _give_back(self, number: signal.Signals) -> None:
@@ -127,12 +133,16 @@ class Preemption(TrainerCallback):
             signal.signal(number, before)
 
 
+def _name(number: signal.Signals) -> str:
+    return "The death of the launcher" if number == LAUNCHER_DIED else number.name
+
+
 def _acknowledge(number: signal.Signals) -> None:
     """Say at once that a signal arrived, from within its handler."""
     again = "press Ctrl-C again" if number == signal.SIGINT else f"send {number.name} again"
     line = f"\n{number.name}: finishing this step and saving; {again} to end now.\n"
-    if number == _HANGUP:
-        line = f"\n{number.name}: finishing this step and saving.\n"
+    if number in _MAY_COME_TWICE:
+        line = f"\n{_name(number)}: finishing this step and saving.\n"
     try:
         sys.stderr.write(line)
         sys.stderr.flush()
@@ -162,8 +172,8 @@ class StayForTheStep:
     def __call__(self, worker_id: int) -> None:
         """Set the worker up; the signature is that of `DataLoader`."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if _HANGUP is not None:
-            signal.signal(_HANGUP, signal.SIG_IGN)
+        for number in _MAY_COME_TWICE:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE_SECONDS))
         if self._worker_init_fn is not None:
             self._worker_init_fn(worker_id)

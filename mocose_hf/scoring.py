@@ -10,8 +10,10 @@ from datasets import Dataset
 from mocose_hf.checkpointing import STATE_FILE, read_state, step_of
 from mocose_hf.command_line import Options
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.development import PAIR_FIGURES, DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
+from mocose_hf.evaluation.labels import LabelTask, read_label_task
+from mocose_hf.evaluation.pairs import load_scored_pairs, read_scored_pairs
 from mocose_hf.evaluation.plots import plot_alignment_uniformity, plot_spectrum
 from mocose_hf.evaluation.report import (
     RESULT_FILES,
@@ -20,19 +22,20 @@ from mocose_hf.evaluation.report import (
     SPECTRUM_TABLE,
     TITLES,
     Row,
-    development_table,
+    development_tables,
     tables,
     text_table,
     write_results,
     write_spectrum,
 )
-from mocose_hf.evaluation.selection import average_name, compare_selections, is_greater_better
+from mocose_hf.evaluation.retrieval import DEVELOPMENT_SPLITS, SPLITS, RetrievalTask, read_retrieval_task
+from mocose_hf.evaluation.selection import DEVELOPMENT, average_name, compare_selections, is_greater_better
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
+from mocose_hf.evaluation.tfidf import has_sklearn
 from mocose_hf.export import SENTENCE_ENCODER
 from mocose_hf.output_dir import clear_results, saving
 from mocose_hf.trainer import MoCoSETrainer
-from mocose_hf.training_args import METRICS
 
 START_IS_BEST = (
     "No checkpoint has a better {metric} than the start, so both are the start, as if it had not been trained; try a "
@@ -63,6 +66,9 @@ def read_pairs(options: Options):
     wanted = options.evaluation
     if wanted.validation_file:
         source, pairs = wanted.validation_file, read_scored_pairs(wanted.validation_file)
+    elif wanted.validation_dataset_name:
+        source = f"{wanted.validation_dataset_name} ({wanted.validation_dataset_split})"
+        pairs = load_scored_pairs(wanted.validation_dataset_name, wanted.validation_dataset_split)
     elif wanted.senteval_dir is None or (not options.trains and wanted.eval_tasks):
         return None
     else:
@@ -70,6 +76,34 @@ def read_pairs(options: Options):
         pairs = read_stsb(wanted.senteval_dir, check_counts=not wanted.allow_partial_tasks)
     options.say(f"{source}: {len(pairs):,} development pairs.")
     return pairs
+
+
+def read_development(options: Options) -> Dataset | DevelopmentSets | None:
+    """Read all development sets and print what they hold.
+
+    Returns:
+        Pairs alone if there is no other set; None if there is none at all.
+
+    Raises:
+        InputError: If a file cannot be read, or two sets have one name.
+    """
+    wanted = options.evaluation
+    pairs = read_pairs(options)
+    splits = DEVELOPMENT_SPLITS if options.trains else SPLITS
+    sets: list[RetrievalTask | LabelTask] = [read_retrieval_task(p, splits) for p in wanted.retrieval_file or ()]
+    sets += [read_label_task(path, wanted.v_measure) for path in wanted.label_file or ()]
+    for task in sets:
+        options.say(task.summary())
+    return DevelopmentSets(pairs, sets) if sets else pairs
+
+
+def with_held_out(development: Dataset | DevelopmentSets | None, sentences) -> Dataset | DevelopmentSets | None:
+    """Add the development set that was made of the training text, if there is one."""
+    held_out = getattr(sentences, "held_out", None)
+    if held_out is None:
+        return development
+    sets = development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
+    return DevelopmentSets(sets.pairs, [*sets.tasks, held_out])
 
 
 def read_evaluation_tasks(options: Options) -> Tasks:
@@ -107,21 +141,36 @@ def _read(options: Options, names: Sequence[str]) -> list[Task]:
     return tasks
 
 
-def score(trainer: MoCoSETrainer, metrics: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
-    """Return the scores at the start, from the log, and those of the model as it is saved, measured now."""
+def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -> list[Row]:
+    """Return the scores at the start, from the log, of TF-IDF, and of the model as it is saved, measured now."""
     if metrics:
         trainer.save_metrics("train", metrics)
     if trainer.eval_dataset is None:
         return []
-    evaluations = [entry for entry in trainer.state.log_history if "eval_stsb_spearman" in entry]
+    names = _as_sets(trainer.eval_dataset).figures
+    evaluations = [entry for entry in trainer.state.log_history if f"eval_{names[0]}" in entry]
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
     end = f"best, step {step_of(best)}" if best else f"last, step {trainer.state.global_step}"
     end = f"{end}: the start" if is_start(trainer) else end
-    start = [("start", _scores(e)) for e in evaluations if e["step"] == 0][:1]
+    start = [("start", _scores(e, names)) for e in evaluations if e["step"] == 0][:1]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)
-    return [*start, (end, _scores(final))]
+    return [*start, *_baselines(trainer.eval_dataset, options), (end, _scores(final, names))]
+
+
+def _baselines(development: Dataset | DevelopmentSets, options: Options) -> list[Row]:
+    """Score TF-IDF on the development sets, on the first process; say so if scikit-learn is missing."""
+    if options.training.process_index != 0:
+        return []
+    if not has_sklearn():
+        options.say("TF-IDF is not scored: scikit-learn is not installed; run pip install 'mocose_hf[evaluation]'.")
+        return []
+    return _as_sets(development).score_baselines()
+
+
+def _as_sets(development: Dataset | DevelopmentSets) -> DevelopmentSets:
+    return development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
 
 
 def is_start(trainer: MoCoSETrainer) -> bool:
@@ -134,7 +183,8 @@ def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
     """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
     if not tasks.during_training:
         return []
-    metric = trainer.args.best_metric if trainer.args.best_metric in METRICS else METRICS[0]
+    names = _as_sets(trainer.eval_dataset).figures
+    metric = trainer.args.best_metric if trainer.args.best_metric in names else DEVELOPMENT
     average = average_name(tasks.during_training)
     return compare_selections(trainer.state.log_history, average, metric, is_greater_better(metric))
 
@@ -159,7 +209,9 @@ def evaluate_trained(
     return results
 
 
-def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, tasks: Tasks) -> None:
+def evaluate_alone(
+    options: Options, model, tokenizer, development: Dataset | DevelopmentSets | None, tasks: Tasks
+) -> None:
     """Score a model without training it, write the figures where there is an output directory, and report."""
     training, source = options.training, options.model.model_name_or_path
     name = f"{_short(source)}, {model.config.pooling_mode} pooling"
@@ -175,8 +227,10 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
         "show_progress": first,
         "needs_spread": True,
     }
-    scores = [] if pairs is None else [(name, evaluate_pairs(model, tokenizer, pairs, **encoding))]
-    results = []
+    scores, results = [], []
+    if development is not None:
+        figures = score_sets(model, tokenizer, development, **encoding)
+        scores = [*_baselines(development, options), (name, figures)]
     with saving(options.output_dir, remedy="put the cause right, such as a full disk, and repeat the command"):
         if tasks.final:
             embeddings = embed_tasks(model, tokenizer, tasks.final, **encoding)
@@ -191,14 +245,17 @@ def evaluate_alone(options: Options, model, tokenizer, pairs: Dataset | None, ta
 
 
 def _write(options: Options, scores: list[Row], results: list[Row], selections: Sequence[Row] = ()) -> None:
-    """Write the figures of tasks, or of development pairs where there are no others."""
-    made = [*([development_table(scores)] if scores else []), *tables(results), *tables(selections)]
+    """Write the figures of tasks, or of development sets if there are no others or these are more than pairs."""
+    made = [*development_tables(scores), *tables(results), *tables(selections)]
     figures = None
     if results or selections:
         figures = _in_json(scores[-1:], results)
         if selections:
             figures["selections"] = [{"selection": how, **row} for how, row in selections]
-    write_results(options.output_dir, [*results, *selections] or scores, made, figures)
+    rows = [*results, *selections] or scores
+    if rows is not scores and any(name not in PAIR_FIGURES for _, metrics in scores for name in metrics):
+        rows = [*((when, _named_apart(metrics)) for when, metrics in scores), *rows]
+    write_results(options.output_dir, rows, made, figures)
 
 
 def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
@@ -231,18 +288,16 @@ def report(
     keeps_start: bool = False,
 ) -> None:
     """Print the scores, where the results are, and whether the model kept is the start."""
-    if scores:
-        width = max(len(when) for when, _ in scores)
-        options.say(
-            f"\n{'development pairs':<{max(width, 17)}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}",
-        )
-    for when, metrics in scores:
-        alignment = f"{metrics['alignment']:.4f}" if "alignment" in metrics else "-"
-        options.say(
-            f"{when:<{max(width, 17)}}  {metrics['stsb_spearman']:>8.2f}  {alignment:>9}  "
-            f"{metrics['uniformity']:>10.4f}",
-        )
-    if len(scores) == 2 and scores[1][1]["stsb_spearman"] < scores[0][1]["stsb_spearman"]:
+    pairs = [(when, metrics) for when, metrics in scores if DEVELOPMENT in metrics]
+    if pairs:
+        width = max(17, *(len(when) for when, _ in pairs))
+        options.say(f"\n{'development pairs':<{width}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}")
+    for when, metrics in pairs:
+        alignment, uniformity = (f"{metrics[n]:.4f}" if n in metrics else "-" for n in ("alignment", "uniformity"))
+        options.say(f"{when:<{width}}  {metrics[DEVELOPMENT]:>8.2f}  {alignment:>9}  {uniformity:>10}")
+    for table in development_tables([(when, _without(PAIR_FIGURES, metrics)) for when, metrics in scores]):
+        options.say(f"\n{text_table(table)}")
+    if pairs and pairs[0][0] == "start" and pairs[-1][1][DEVELOPMENT] < pairs[0][1][DEVELOPMENT]:
         options.say("The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
     for table in tables(results):
         options.say(f"\n{text_table(table)}")
@@ -261,10 +316,20 @@ def report(
 
 def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:
     """Name the figures of tasks and, `eval_development_*`, those of development pairs beside them."""
-    named = {
-        f"eval_development_{name.removeprefix('stsb_')}": v for _, metrics in scores for name, v in metrics.items()
-    }
+    named = {f"eval_{name}": value for _, metrics in scores for name, value in _named_apart(metrics).items()}
     return named | {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
+
+
+def _named_apart(metrics: dict[str, float]) -> dict[str, float]:
+    """Rename the figures of development pairs, which may have the names of those of a test set."""
+    return {
+        f"development_{name.removeprefix('stsb_')}" if name in PAIR_FIGURES else name: value
+        for name, value in metrics.items()
+    }
+
+
+def _without(names: Sequence[str], metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in names}
 
 
 def _short(source: str) -> str:
@@ -272,5 +337,5 @@ def _short(source: str) -> str:
     return str(Path(*Path(source).resolve().parts[-2:])) if Path(source).is_dir() else source
 
 
-def _scores(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[f"eval_{name}"] for name in METRICS if f"eval_{name}" in metrics}
+def _scores(metrics: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}

@@ -23,8 +23,8 @@ from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state
 from mocose_hf.data import SentenceCollator
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line, printable
+from mocose_hf.evaluation.development import score_sets
 from mocose_hf.evaluation.embedding import embed
-from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.selection import score_test_sets, scores_by_step
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.fingerprints import text_number
@@ -81,8 +81,8 @@ class MoCoSETrainer(Trainer):
         train_dataset: A `datasets.Dataset` with a column `text`, and optionally `key_text`, the key view's own text,
             and `sentence_id`, numbers or strings; or a list of such rows or of sentences; or a `SentenceStream` or any
             other iterable dataset of such rows, with `max_steps`.
-        eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`; or a dict
-            of several.
+        eval_dataset: Development pairs: a `datasets.Dataset` with columns `score`, `sentence1`, `sentence2`; or
+            `DevelopmentSets` of pairs, retrieval and labelled texts; or a dict of several.
         processing_class: The tokenizer; the default collator and the evaluation need it.
         test_tasks: STS test sets to score at each evaluation beside `eval_dataset`, as the released code of the paper
             does; they have no say in which checkpoint is best unless `metric_for_best_model` gives it to them.
@@ -514,23 +514,24 @@ class MoCoSETrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Score the sentence embedding on scored pairs; training state is left as it is.
+        """Score the sentence embedding on development sets; training state is left as it is.
 
         Args:
-            eval_dataset: Pairs as in the constructor, which is the default, or a dict of several such.
+            eval_dataset: Pairs or sets as in the constructor, which are the default, or a dict of several such.
             ignore_keys: Not used; kept for `Trainer`.
             metric_key_prefix: What each name starts with.
 
         Returns:
             `eval_stsb_spearman` (Spearman of cosine and score, × 100), `eval_alignment`, `eval_uniformity` and the
-            time taken. The first name is the same for any development pairs. With `test_tasks` and the default pairs
+            time taken. The first name is the same for any development pairs. Of `DevelopmentSets` also the figures of
+            their tasks, such as `eval_shop_mrr_at_10` of a task `shop`. With `test_tasks` and the default pairs
             also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_test_spearman`, and their mean
             `eval_sts_avg_spearman`.
         """
         self._finite_watch.look()
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
-            raise ValueError("`evaluate` needs scored pairs; give the trainer an `eval_dataset`.")
+            raise ValueError("`evaluate` needs scored pairs or other sets; give the trainer an `eval_dataset`.")
         sets = {metric_key_prefix: eval_dataset}
         if isinstance(eval_dataset, dict):
             sets = {f"{metric_key_prefix}_{name}": pairs for name, pairs in eval_dataset.items()}
@@ -543,7 +544,7 @@ class MoCoSETrainer(Trainer):
             with self._weight_sets.evaluating():
                 # A start of one direction cannot be trained to be better; what collapses later scores low.
                 needs_spread = self._is_training and self.state.global_step == 0
-                scores = evaluate_pairs(model, self.processing_class, pairs, needs_spread=needs_spread, **encoding)
+                scores = score_sets(model, self.processing_class, pairs, needs_spread=needs_spread, **encoding)
                 figures = {f"{prefix}_{name}": value for name, value in scores.items()}
                 if scores_tests and prefix == list(sets)[-1]:
                     scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)

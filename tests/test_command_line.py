@@ -31,6 +31,7 @@ MODEL = {
 }
 METHOD = {
     "pooling_mode": ("mean", "mean"),
+    "use_pooler": ("false", False),
     "projection_dim": ("48", 48),
     "num_projection_layers": ("3", 3),
     "num_predictor_layers": ("0", 0),
@@ -38,6 +39,10 @@ METHOD = {
     "encoder_dropout_prob": ("0.3", 0.3),
     "temperature": ("1e-2", 0.01),
     "in_batch_negatives": ("no", False),
+    "queue_weight": ("0.5", 0.5),
+    "in_batch_weight": ("0.25", 0.25),
+    "symmetric_loss": ("true", True),
+    "in_batch_queue": ("target", "target"),
     "queue_size": ("7", 7),
     "queue_init_size": ("5", 5),
     "queue_dtype": ("bfloat16", "bfloat16"),
@@ -45,6 +50,9 @@ METHOD = {
     "queue_window_softness": ("0.1", 0.1),
     "queue_half_life": ("-2.5", -2.5),
     "queue_centroids": ("3", 3),
+    "queue_positives": ("2", 2),
+    "queue_positive_weight": ("0.5", 0.5),
+    "queue_positive_similarity": ("0.75", 0.75),
     "mask_same_sentence": ("true", True),
     "share_embeddings": ("false", False),
 }
@@ -63,6 +71,12 @@ DATA = {
 }
 EVALUATION = {
     "validation_file": ("pairs.tsv", "pairs.tsv"),
+    "validation_dataset_name": ("user/pairs", "user/pairs"),
+    "validation_dataset_split": ("dev", "dev"),
+    "retrieval_file": ("queries.tsv", ["queries.tsv"]),
+    "label_file": ("labels.tsv", ["labels.tsv"]),
+    "v_measure": ("true", True),
+    "dev_from_text": ("100", 100),
     "senteval_dir": ("senteval", "senteval"),
     "eval_tasks": ("sts12", ["sts12"]),
     "eval_protocol": ("released", "released"),
@@ -74,6 +88,10 @@ TRAINING = {
     "ema_decay_end": ("0.75", 0.75),
     "ema_schedule_steps": ("15000", 15000),
     "position_shuffle": ("true", True),
+    "crop_share": ("0.75", 0.75),
+    "deletion_rate": ("0.125", 0.125),
+    "repetition_rate": ("0.25", 0.25),
+    "queue_prefill": ("true", True),
     "token_cutoff": ("0.125", 0.125),
     "feature_cutoff": ("0.0625", 0.0625),
     "embedding_noise": ("1e-3", 1e-3),

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import read_scored_pairs
-from mocose_hf.evaluation.development import DevelopmentSets, evaluate_development
+from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.labels import LabelTask, read_label_task
 from mocose_hf.evaluation.pairs import load_scored_pairs, positive_score, score_pairs
 from mocose_hf.evaluation.retrieval import Judgements, RetrievalTask, read_retrieval_task
@@ -225,23 +225,16 @@ def all_kinds() -> DevelopmentSets:
 
 def test_all_sets_are_scored_on_embeddings_made_once():
     sets, model = all_kinds(), Counted()
-    metrics = evaluate_development(model, None, sets)
+    metrics = score_sets(model, None, sets)
     (given,) = model.calls
     assert sorted(given) == sorted(set(sets.sentences()))
     assert len(sets) == 3 + 3 + 12
     assert metrics == (
         score_pairs(sets.pairs, model.encode) | sets.tasks[0].score(model.encode) | sets.tasks[1].score(model.encode)
     )
-    assert metrics == evaluate_development(model, None, sets.pairs) | metrics  # pairs alone have the same figures
-    assert [DevelopmentSets(tasks=sets.tasks[i:]).primary_metric() for i in (0, 1)] == [
-        "find_ndcg_at_10",
-        "sort_precision_at_10",
-    ]
-    assert sets.primary_metric() == "stsb_spearman"
-    assert {name for name in metrics if name.startswith(("find", "sort"))} >= {
-        "find_ndcg_at_10",
-        "sort_precision_at_10",
-    }
+    assert metrics == score_sets(model, None, sets.pairs) | metrics  # pairs alone have the same figures
+    assert list(metrics) == sets.figures
+    assert [task.figures[0] for task in sets.tasks] == ["find_ndcg_at_10", "sort_precision_at_10"]
 
 
 def test_sets_of_one_name_are_refused(tmp_path):
@@ -256,7 +249,7 @@ def test_tf_idf_is_scored_on_all_sets():
     sets = all_kinds()
     rows = dict(sets.score_baselines())
     assert list(rows) == ["TF-IDF, words", "TF-IDF, characters 3-5"]
-    expected = set(evaluate_development(Counted(), None, sets)) - {"alignment", "uniformity"}
+    expected = set(score_sets(Counted(), None, sets)) - {"alignment", "uniformity"}
     assert all(set(figures) == expected for figures in rows.values())
 
 

@@ -122,10 +122,11 @@ def test_a_task_names_its_figures():
     scores = task.score(lambda texts: embeddings[[int(text) for text in texts]])
     expected = neighbour_metrics(nearest_neighbours(embeddings, 10), labels)
     assert scores == {f"bank_{name}": value for name, value in expected.items()}
-    assert f"bank_{task.primary}" in scores
+    assert task.figures == list(scores)
     pytest.importorskip("sklearn")
     task.clusters = True
     more = task.score(lambda texts: embeddings[[int(text) for text in texts]])
+    assert task.figures == list(more)
     assert more == scores | {"bank_v_measure": kmeans_v_measure(embeddings, np.asarray(labels))}
 
 

@@ -95,7 +95,7 @@ def test_a_schedule_by_score_lowers_the_rate_when_the_score_gets_worse(
     """The figures fall: Spearman gets worse, alignment better."""
     falling = iter(range(100, 0, -1))
     figures = {"stsb_spearman": 0.0, "uniformity": -1.0, "alignment": 0.0}
-    monkeypatch.setattr("mocose_hf.trainer.evaluate_pairs", lambda *a, **k: figures | {metric: float(next(falling))})
+    monkeypatch.setattr("mocose_hf.trainer.score_sets", lambda *a, **k: figures | {metric: float(next(falling))})
     fields = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 1}}
     fields |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": metric}
     trainer = make_trainer(tmp_path, tokenizer, pairs=scored_pairs(), **fields)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerState
 
 from mocose_hf.checkpointing import checkpoints, step_of, why_incomplete
-from mocose_hf.preemption import SIGNALS, Preemption, StayForTheStep, TrainingInterrupted
+from mocose_hf.preemption import LAUNCHER_DIED, SIGNALS, Preemption, StayForTheStep, TrainingInterrupted
 
 STEPS_OF_AN_EPOCH = 7
 EVALUATION = "evaluation"
@@ -105,7 +105,7 @@ def score_worse_each_time(monkeypatch, send=None):
             send.strike(step)
         return {"stsb_spearman": 50.0 - step, "uniformity": -1.0}
 
-    monkeypatch.setattr("mocose_hf.trainer.evaluate_pairs", scores)
+    monkeypatch.setattr("mocose_hf.trainer.score_sets", scores)
 
 
 BY_EPOCH = {"logging_strategy": "epoch", "eval_strategy": "epoch"}
@@ -244,11 +244,17 @@ def hangup():
     assert after == signal.SIG_DFL
 
 
-def test_a_terminal_that_goes_away_ends_training_with_its_step_saved(tmp_path, tokenizer, hangup):
-    trainer = trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, signal.SIGHUP, signal.SIGHUP))
-    with pytest.raises(TrainingInterrupted, match=r"^SIGHUP ended training after step 3 of 14, which is saved"):
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGHUP, "SIGHUP"), (LAUNCHER_DIED, "The death of the launcher")])
+def test_a_terminal_or_launcher_that_is_gone_ends_training_with_its_step_saved(
+    tmp_path, tokenizer, hangup, capsys, number, name
+):
+    """Such a signal may come several times."""
+    trainer = trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, number, number, number))
+    with pytest.raises(TrainingInterrupted, match=f"^{name} ended training after step 3 of 14, which is saved"):
         trainer.train()
     assert why_incomplete(tmp_path / "checkpoint-3") is None
+    assert capsys.readouterr().err.count(f"{name}: finishing this step and saving.") == 1
+    assert signal.getsignal(LAUNCHER_DIED) == signal.SIG_DFL
 
 
 def test_a_training_under_nohup_goes_on(tmp_path, tokenizer, hangup):
@@ -391,7 +397,7 @@ class Struck(Dataset):
         return 4
 
     def __getitem__(self, row):
-        for number in (*SIGNALS, signal.SIGHUP):
+        for number in (*SIGNALS, signal.SIGHUP, LAUNCHER_DIED):
             os.kill(os.getpid(), number)
         return signal.alarm(0), int(os.environ.get("WORKER_THAT_WAS_SET_UP", -1))
 

@@ -307,7 +307,8 @@ def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):
 def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkeypatch):
     scores = iter([5.0, 10.0, 30.0, 20.0])
     monkeypatch.setattr(
-        "mocose_hf.trainer.evaluate_pairs", lambda *args, **kwargs: {"stsb_spearman": next(scores), "uniformity": -1.0}
+        "mocose_hf.trainer.score_sets",
+        lambda *args, **kwargs: {"stsb_spearman": next(scores), "uniformity": -1.0},
     )
     trainer = make_trainer(
         tmp_path,
@@ -334,7 +335,7 @@ def score_in_order(monkeypatch, scores, name="stsb_spearman"):
     """Replace the scores of the development pairs by these, one each evaluation."""
     scores = iter(scores)
     monkeypatch.setattr(
-        "mocose_hf.trainer.evaluate_pairs",
+        "mocose_hf.trainer.score_sets",
         lambda *a, **k: {"stsb_spearman": 0.0, "uniformity": 0.0, name: next(scores)},
     )
 
@@ -367,7 +368,7 @@ def named_scores(monkeypatch, scores):
     """Replace the scores of two development sets, a and b, in turn: alignment of each."""
     scores = iter([value for pair in scores for value in pair])
     figures = {"stsb_spearman": 1.0, "uniformity": -1.0}
-    monkeypatch.setattr("mocose_hf.trainer.evaluate_pairs", lambda *a, **k: figures | {"alignment": next(scores)})
+    monkeypatch.setattr("mocose_hf.trainer.score_sets", lambda *a, **k: figures | {"alignment": next(scores)})
 
 
 @pytest.mark.parametrize(("metric", "best"), [("eval_a_alignment", 2), ("b_alignment", 6)])
@@ -496,7 +497,7 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
     tasks = [read_sts_task(name, tmp_path / "senteval", check_counts=False) for name in ("sts12", "stsb")]
     development = iter([5.0, 30.0, 20.0, 10.0])
     monkeypatch.setattr(
-        "mocose_hf.trainer.evaluate_pairs",
+        "mocose_hf.trainer.score_sets",
         lambda *args, **kwargs: {"stsb_spearman": next(development), "uniformity": -1.0},
     )
     trainer = make_trainer(

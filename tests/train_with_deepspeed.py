@@ -107,8 +107,8 @@ class Runs:
         whole.train()
         self.record(f"whole{stage}", whole)
         scores = iter([30.0, 20.0, 10.0])
-        evaluate_pairs = trainer_module.evaluate_pairs
-        trainer_module.evaluate_pairs = lambda *a, **k: evaluate_pairs(*a, **k) | {"stsb_spearman": next(scores)}
+        score_sets = trainer_module.score_sets
+        trainer_module.score_sets = lambda *a, **k: score_sets(*a, **k) | {"stsb_spearman": next(scores)}
         resumed = self.trainer(
             f"resumed{stage}",
             rounded,
@@ -121,7 +121,7 @@ class Runs:
             **every_step,
         )
         resumed.train(resume_from_checkpoint=str(self.output_dir / f"whole{stage}" / "checkpoint-3"))
-        trainer_module.evaluate_pairs = evaluate_pairs
+        trainer_module.score_sets = score_sets
         spearman = resumed.evaluate()["eval_stsb_spearman"]
         folders = [self.output_dir / f"{name}{stage}" / "checkpoint-6" for name in ("whole", "resumed")]
         files = sorted(p.relative_to(folders[0]) for p in folders[0].rglob("*") if p.suffix in (".pt", ".pth"))

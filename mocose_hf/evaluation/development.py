@@ -14,6 +14,9 @@ from mocose_hf.evaluation.retrieval import RetrievalTask
 from mocose_hf.evaluation.selection import DEVELOPMENT
 from mocose_hf.evaluation.tfidf import BASELINES, MOST_CHARACTERS, TfidfEmbeddings
 
+PAIR_FIGURES = (DEVELOPMENT, "alignment", "uniformity")
+"""What scored pairs are scored by."""
+
 
 @dataclass
 class DevelopmentSets:
@@ -55,9 +58,10 @@ class DevelopmentSets:
             metrics |= task.score(embeddings)
         return metrics
 
-    def primary_metric(self) -> str:
-        """Return the figure that selects the best checkpoint if none is named: that of the first set."""
-        return DEVELOPMENT if self.pairs is not None else primary_metric(self.tasks[0])
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures. Of pairs, `alignment` is scored only if there are positive pairs."""
+        return [*(PAIR_FIGURES if self.pairs is not None else []), *(name for t in self.tasks for name in t.figures)]
 
     def score_baselines(self) -> list[tuple[str, dict[str, float]]]:
         """Score TF-IDF on all sets, each by the frequencies of its own texts.
@@ -83,12 +87,7 @@ class DevelopmentSets:
         return metrics
 
 
-def primary_metric(task: RetrievalTask | LabelTask) -> str:
-    """Return the name of the first figure of a task to look at."""
-    return f"{task.name}_{task.primary}"
-
-
-def evaluate_development(model, tokenizer, sets: DevelopmentSets | Dataset, **encode_options) -> dict[str, float]:
+def score_sets(model, tokenizer, sets: DevelopmentSets | Dataset, **encode_options) -> dict[str, float]:
     """Score the sentence embeddings of a model; each different text of all sets is embedded once.
 
     Args:

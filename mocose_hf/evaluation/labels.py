@@ -14,6 +14,12 @@ from mocose_hf.evaluation.task_names import task_name
 from mocose_hf.evaluation.tfidf import has_sklearn
 from mocose_hf.readers import read_records
 
+FIGURES = ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10")
+"""What a task is scored by; the first one selects the best checkpoint if none is named."""
+
+V_MEASURE = "v_measure"
+"""The figure of the clusters."""
+
 NEIGHBOURS = 10
 """How many neighbours of a text are looked at."""
 
@@ -43,14 +49,17 @@ class LabelTask:
     source: str = ""
     rows: int = 0
 
-    primary = "precision_at_10"
-
     def __post_init__(self):
         if len(self.texts) != len(self.labels) or len(self.texts) <= NEIGHBOURS or len(set(self.labels)) < 2:
             raise ValueError(
                 f"{len(self.texts)} texts and {len(self.labels)} labels, {len(set(self.labels))} of them different; "
                 f"give a label for each of at least {NEIGHBOURS + 1} texts, and at least 2 different labels."
             )
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures, the first one to look at first."""
+        return [f"{self.name}_{figure}" for figure in (*FIGURES, *[V_MEASURE] * self.clusters)]
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -66,7 +75,7 @@ class LabelTask:
         return self.texts
 
     def score(self, embeddings, show_progress: bool = False) -> dict[str, float]:
-        """Return `{name}_knn_accuracy_at_1`, `_knn_accuracy_at_10`, `_precision_at_10` and, with `clusters`,
+        """Return `{name}_precision_at_10`, `_knn_accuracy_at_1`, `_knn_accuracy_at_10` and, with `clusters`,
         `_v_measure`, × 100.
 
         Args:
@@ -77,7 +86,7 @@ class LabelTask:
         labels = torch.from_numpy(np.unique(self.labels, return_inverse=True)[1])
         metrics = neighbour_metrics(nearest_neighbours(matrix, NEIGHBOURS), labels)
         if self.clusters:
-            metrics["v_measure"] = kmeans_v_measure(matrix, labels)
+            metrics[V_MEASURE] = kmeans_v_measure(matrix, labels)
         return {f"{self.name}_{metric}": value for metric, value in metrics.items()}
 
 
@@ -136,9 +145,9 @@ def neighbour_metrics(neighbours: Tensor, labels: Tensor | Sequence[int]) -> dic
         labels: (N,) int64.
 
     Returns:
-        × 100: `knn_accuracy_at_1` (share of rows whose nearest neighbour has their label), `knn_accuracy_at_10` (share
-        of rows whose label most of the neighbours have; of labels with equal votes, the one of the nearest neighbour
-        wins) and `precision_at_10` (mean share of neighbours with the label of the row).
+        × 100: `precision_at_10` (mean share of neighbours with the label of the row), `knn_accuracy_at_1` (share of
+        rows whose nearest neighbour has their label) and `knn_accuracy_at_10` (share of rows whose label most of the
+        neighbours have; of labels with equal votes, the one of the nearest neighbour wins).
     """
     labels = torch.as_tensor(labels)
     found = labels[neighbours]  # (N, 10)
@@ -146,9 +155,9 @@ def neighbour_metrics(neighbours: Tensor, labels: Tensor | Sequence[int]) -> dic
     predicted = found.gather(1, votes.argmax(dim=1, keepdim=True))  # the first of equal maxima is the nearest
     same = found == labels[:, None]
     figures = {
+        "precision_at_10": same,
         "knn_accuracy_at_1": same[:, 0],
         "knn_accuracy_at_10": predicted[:, 0] == labels,
-        "precision_at_10": same,
     }
     return {name: 100.0 * values.double().mean().item() for name, values in figures.items()}
 

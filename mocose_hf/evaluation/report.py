@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mocose_hf.atomic_files import replacing, write_text
+from mocose_hf.evaluation.selection import DEVELOPMENT
 from mocose_hf.evaluation.sts import WITHOUT_DEV
 from mocose_hf.evaluation.tasks import TASK_GROUPS, mean_name
 
@@ -28,6 +29,19 @@ GEOMETRY_FIGURES = (
     "effective_rank",
     "mean_cosine",
 )
+
+_DEVELOPMENT_FIGURES = {
+    "ndcg_at_10": "nDCG@10",
+    "mrr_at_10": "MRR@10",
+    "recall_at_1": "R@1",
+    "recall_at_10": "R@10",
+    "recall_at_100": "R@100",
+    "precision_at_10": "P@10",
+    "knn_accuracy_at_1": "kNN accuracy, k=1",
+    "knn_accuracy_at_10": "k=10",
+    "v_measure": "V-measure",
+}
+"""The figures of retrieval and of labelled texts, and their names in tables."""
 
 Row = tuple[str, dict[str, float]]
 """What was scored, and its figures by name."""
@@ -72,6 +86,23 @@ def markdown_table(table: Table) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     cells = ([html.escape(cell, quote=False).replace("|", "\\|") for cell in line] for line in lines)
     return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def development_tables(rows: Sequence[Row]) -> list[Table]:
+    """Make a table of scores on development pairs, and one for each retrieval task and each set of labelled texts."""
+    pairs = [row for row in rows if DEVELOPMENT in row[1]]
+    made = [development_table(pairs)] if pairs else []
+    for task in dict.fromkeys(task for _, metrics in rows for task in map(_development_task, metrics) if task):
+        figures = [figure for figure in _DEVELOPMENT_FIGURES if any(f"{task}_{figure}" in m for _, m in rows)]
+        body = [[scored, *(_percent(metrics.get(f"{task}_{f}")) for f in figures)] for scored, metrics in rows]
+        made.append((f"{task}, × 100", ["", *(_DEVELOPMENT_FIGURES[figure] for figure in figures)], body))
+    return made
+
+
+def _development_task(name: str) -> str | None:
+    """Return the task that a figure belongs to, None if it is one of pairs."""
+    ends = [figure for figure in _DEVELOPMENT_FIGURES if name.endswith(f"_{figure}")]
+    return name.removesuffix(f"_{max(ends, key=len)}") if ends else None
 
 
 def development_table(rows: Sequence[Row]) -> Table:

@@ -25,6 +25,9 @@ SPLITS = ("test", "dev")
 DEVELOPMENT_SPLITS = ("dev", "test")
 """The same for a model that is still to be selected."""
 
+FIGURES = ("ndcg_at_10", "mrr_at_10", "recall_at_1", "recall_at_10", "recall_at_100")
+"""What a task is scored by; the first one selects the best checkpoint if none is named."""
+
 _CELLS_AT_ONCE = 2**24
 
 
@@ -76,7 +79,10 @@ class RetrievalTask:
     source: str = ""
     unknown: int = 0
 
-    primary = "ndcg_at_10"
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures, the first one to look at first."""
+        return [f"{self.name}_{figure}" for figure in FIGURES]
 
     def __len__(self) -> int:
         """Return the number of queries."""
@@ -122,11 +128,11 @@ def read_retrieval_task(path: str | Path, splits: Sequence[str] = SPLITS) -> Ret
     Raises:
         InputError: With file, line and remedy.
     """
-    path = Path(path)
+    path, name = Path(path), retrieval_task_name(path)
     if path.is_dir():
-        return _read_beir(path, _qrels_file(path, splits), task_name(path))
-    if path.parent.name == "qrels" and (path.parent.parent / "corpus.jsonl").exists():
-        return _read_beir(path.parent.parent, path, task_name(f"{path.parent.parent.name}_{path.name}"))
+        return _read_beir(path, _qrels_file(path, splits), name)
+    if _is_qrels(path):
+        return _read_beir(path.parent.parent, path, name)
     queries: dict[str, int] = {}
     corpus: dict[str, int] = {}
     entries: dict[tuple[int, int], float] = {}
@@ -139,7 +145,18 @@ def read_retrieval_task(path: str | Path, splits: Sequence[str] = SPLITS) -> Ret
             raise InputError(f"{place}: a blank {'text' if query else 'query'}; write it, or drop the row.")
         entries[queries.setdefault(query, len(queries)), corpus.setdefault(text, len(corpus))] = 1.0
     judgements = Judgements.of([(*pair, grade) for pair, grade in entries.items()])
-    return _checked(RetrievalTask(task_name(path), list(queries), list(corpus), judgements, source=str(path)))
+    return _checked(RetrievalTask(name, list(queries), list(corpus), judgements, source=str(path)))
+
+
+def retrieval_task_name(path: str | Path) -> str:
+    """Return the name of the task in a file or folder, without reading it."""
+    path = Path(path)
+    return task_name(f"{path.resolve().parent.parent.name}_{path.name}" if _is_qrels(path) else path)
+
+
+def _is_qrels(path: Path) -> bool:
+    """Return whether a file holds the judgements of a folder in BEIR's layout."""
+    return path.parent.name == "qrels" and (path.parent.parent / "corpus.jsonl").exists()
 
 
 def _qrels_file(folder: Path, splits: Sequence[str]) -> Path:

@@ -9,7 +9,7 @@ import torch
 from conftest import WORDS, sentences, tiny_model
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoTokenizer, BertTokenizer, CanineTokenizer
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, MoCoSETrainer, MoCoSETrainingArguments
 from mocose_hf.configuration_mocose import POOLING_MODES
@@ -368,3 +368,10 @@ def test_a_collator_of_ones_own_is_reminded_of_the_prompt(make_start, tmp_path, 
 def test_a_model_without_settings_has_a_layout_without_them(tmp_path, tokenizer):
     exported = export_sentence_encoder(tiny_model(pooling_mode="mean"), tokenizer, tmp_path)
     assert read_layout(str(exported)) == SentenceTransformersLayout("", "mean", 40, ())
+
+
+def test_lower_casing_that_has_no_effect_is_named(told):
+    tokenizer = CanineTokenizer()
+    assert lower_case(tokenizer).tokenize("A") == ["A"]
+    assert not hasattr(tokenizer, "do_lower_case")
+    assert any("`do_lower_case` has no effect on a CanineTokenizer" in line for line in told.messages)

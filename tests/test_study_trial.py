@@ -217,3 +217,19 @@ def test_labels_make_different_folders(runner):
 def test_options_are_typed_as_the_command_line_takes_them():
     made = as_arguments({"a": True, "b": None, "c": [1, 2], "d": -1e-9, "e": "x y"})
     assert made == ["--a=true", "--c", "1", "2", "--d=-1e-09", "--e=x y"]
+
+
+def test_other_development_sets_are_scored_beside_the_pairs(common, tmp_path):
+    labels, made = tmp_path / "bank.tsv", sentences(24, seed=8)
+    labels.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(made))]))
+    options = common | {"label_file": [str(labels)], "dev_from_text": 20}
+    runner = TrialRunner("mine", options, tmp_path / "trials")
+    runner.check({"a": {}, "start": {"baseline": "start"}})
+    assert "SHA-256 of the development sets" in runner.digests("a")
+    trained, start = (runner.run(label, cell, 0) for label, cell in (("a", {}), ("start", {"baseline": "start"})))
+    for result in (trained, start):
+        assert result.state == "complete"
+        assert {"bank_precision_at_10", "dev_from_text_mrr_at_10", "dev_spearman"} <= result.figures.keys()
+    del options["validation_file"]
+    with pytest.raises(InputError, match="--senteval_dir or --validation_file is needed: a study compares Spearman"):
+        TrialRunner("mine", options, tmp_path / "trials").check({"a": {}})

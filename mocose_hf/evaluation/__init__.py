@@ -1,6 +1,7 @@
 """Scores of sentence embeddings: how they rank pairs, what a classifier finds in them, and how they spread."""
 
 from mocose_hf.evaluation.correlation import pearson, spearman
+from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
 from mocose_hf.evaluation.geometry import (
     GeometryTask,
@@ -10,6 +11,7 @@ from mocose_hf.evaluation.geometry import (
     singular_values,
     uniformity,
 )
+from mocose_hf.evaluation.labels import LabelTask, read_label_task
 from mocose_hf.evaluation.metrics import (
     Alignment,
     EffectiveRank,
@@ -19,6 +21,7 @@ from mocose_hf.evaluation.metrics import (
     Uniformity,
 )
 from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
+from mocose_hf.evaluation.retrieval import RetrievalTask, read_retrieval_task
 from mocose_hf.evaluation.sts import STS_TASKS, STSTask, load_sts_task, read_sts_task, read_stsb
 from mocose_hf.evaluation.tasks import embed_tasks, read_tasks, score_tasks
 from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task
@@ -27,9 +30,12 @@ __all__ = [
     "STS_TASKS",
     "TRANSFER_TASKS",
     "Alignment",
+    "DevelopmentSets",
     "EffectiveRank",
     "GeometryTask",
+    "LabelTask",
     "PearsonOfCosine",
+    "RetrievalTask",
     "STSBenchmark",
     "STSTask",
     "SentenceEmbeddings",
@@ -44,11 +50,14 @@ __all__ = [
     "load_sts_task",
     "mean_cosine",
     "pearson",
+    "read_label_task",
+    "read_retrieval_task",
     "read_scored_pairs",
     "read_sts_task",
     "read_stsb",
     "read_tasks",
     "read_transfer_task",
+    "score_sets",
     "score_tasks",
     "singular_values",
     "spearman",

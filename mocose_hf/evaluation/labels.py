@@ -70,6 +70,10 @@ class LabelTask:
         drawn = f" of {self.rows:,}" if self.rows > len(self.texts) else ""
         return f"{self.source}: {len(self.texts):,}{drawn} texts, {len(set(self.labels)):,} labels."
 
+    def answers(self) -> list[str]:
+        """Return what the texts are scored against, as plain values."""
+        return self.labels
+
     def sentences(self) -> list[str]:
         """Return all texts."""
         return self.texts

@@ -96,6 +96,10 @@ class RetrievalTask:
             f"{len(self.judgements.grades):,} relevant ones{unknown}."
         )
 
+    def answers(self) -> list[list[float]]:
+        """Return what the queries are scored against, as plain values."""
+        return [part.tolist() for part in vars(self.judgements).values()]
+
     def sentences(self) -> list[str]:
         """Return all texts: queries and corpus."""
         return [*self.queries, *self.corpus]

@@ -19,6 +19,8 @@ _PLACES = {
     "train_file": "training sentences",
     "dataset_name": "training sentences",
     "validation_file": "development pairs",
+    "retrieval_file": "retrieval files",
+    "label_file": "label files",
     "senteval_dir": "SentEval files",
 }
 """What these options name; workers on several machines may have it in several places."""

@@ -23,11 +23,12 @@ from mocose_hf.checkpointing import checkpoints, find_checkpoint
 from mocose_hf.command_line import Options, check_option_names, parse_command_line
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import spearman
+from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.pairs import evaluate_pairs, pair_cosines
+from mocose_hf.evaluation.pairs import pair_cosines
 from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.scoring import read_evaluation_tasks, read_pairs
+from mocose_hf.scoring import read_development, read_evaluation_tasks, with_held_out
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.study.declarations import BASELINE, BASELINES
 from mocose_hf.study.descriptions import ENCODER_DIGEST, OF_CONTENT, SENTENCES
@@ -100,8 +101,12 @@ class TrialRunner:
                 raise InputError("--encoder is needed: a hub id or directory of the encoder to start from.")
             if not parsed.trains:
                 raise InputError("--train_file or --dataset_name is needed: the sentences to train on.")
-            if not parsed.develops:
-                raise InputError("--senteval_dir or --validation_file is needed: a study compares development scores.")
+            wanted = parsed.evaluation
+            if not (wanted.validation_file or wanted.validation_dataset_name or wanted.senteval_dir):
+                raise InputError(
+                    "--senteval_dir or --validation_file is needed: a study compares Spearman on development pairs, "
+                    "and keeps the figures of other sets beside it."
+                )
             encoder = self._encoder(parsed)
             with self._told_of(label):
                 check_model_options(parsed, *encoder)
@@ -174,7 +179,7 @@ class TrialRunner:
     def _read_all(self, label: str, options: Options) -> None:
         """Read what a cell shares with others, and what only the augmentation of its text asks for."""
         self._sentences(options)
-        self._pairs(options)
+        self._development(options)
         self._tasks(options)
         training = options.training
         if training.key_augmentation is not None:
@@ -198,15 +203,15 @@ class TrialRunner:
         return parse_command_line(as_arguments(given))
 
     def _train(self, options: Options, beat: Callable[[], None]) -> dict:
-        pairs, tasks = self._pairs(options), self._tasks(options)
+        development, tasks = self._development(options), self._tasks(options)
         model, tokenizer = build_model(options)
         going_on = find_checkpoint(options.output_dir, "true").path
-        trainer = build_trainer(options, model, tokenizer, self._sentences(options), pairs, tasks)
+        trainer = build_trainer(options, model, tokenizer, self._sentences(options), development, tasks)
         trainer.selects_start = False  # a cell is scored by what its training makes
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Beat(beat))
         trainer.train(resume_from_checkpoint=going_on)
-        made = _summarise(trainer.state)
+        made = _summarise(trainer.state, getattr(development, "figures", ()))
         for alarm in trainer.callback_handler.callbacks:
             if isinstance(alarm, CollapseAlarm) and alarm.alarm_step is not None:
                 made["figures"]["alarm_step"] = float(alarm.alarm_step)
@@ -222,7 +227,7 @@ class TrialRunner:
             model, tokenizer = build_model(options)
         else:
             raise _unknown_baseline(baseline)
-        scores = evaluate_pairs(model, tokenizer, self._pairs(options))
+        scores = score_sets(model, tokenizer, self._development(options))
         figures = {SCORE: scores.pop(_DEVELOPMENT), "dev_step": 0.0, **scores}
         return self._finish({"state": "complete", "figures": figures}, options, model, tokenizer)
 
@@ -255,12 +260,19 @@ class TrialRunner:
     def _sentences(self, options: Options):
         data = options.data
         names = ("train_file", "encoding", "dataset_name", "dataset_split", "text_column", "key_column")
-        key = ("sentences", *(getattr(data, name) for name in names))
+        key = ("sentences", options.evaluation.dev_from_text, *(getattr(data, name) for name in names))
         return self._once(key, lambda: read_training_sentences(options))
 
     def _pairs(self, options: Options):
-        key = ("pairs", options.evaluation.validation_file, options.evaluation.senteval_dir)
-        return self._once(key, lambda: read_pairs(options))
+        development = self._development(options)
+        return development.pairs if isinstance(development, DevelopmentSets) else development
+
+    def _development(self, options: Options):
+        wanted, sentences = options.evaluation, self._sentences(options)
+        names = ("validation_file", "validation_dataset_name", "validation_dataset_split", "senteval_dir", "v_measure")
+        files = tuple(wanted.retrieval_file or ()), tuple(wanted.label_file or ())
+        key = ("development", id(sentences), *files, *(getattr(wanted, name) for name in names))
+        return self._once(key, lambda: with_held_out(read_development(options), sentences))
 
     def _tasks(self, options: Options):
         wanted = options.evaluation
@@ -276,9 +288,19 @@ class TrialRunner:
         return {
             SENTENCES: sentences.fingerprint if options.data.streaming else sentences.sha256,
             f"{OF_CONTENT}development pairs": self._digest(pairs),
+            **self._digest_of_sets(options),
             f"{OF_CONTENT}test sets": self._digest(tasks) if tasks.final or tasks.during_training else "none",
             ENCODER_DIGEST: self._once(("encoder", *_encoder_key(options)), lambda: fingerprint_encoder(options)),
         }
+
+    def _digest_of_sets(self, options: Options) -> dict[str, str]:
+        """Return the digest of the development sets that are not pairs, if there are any."""
+        development = self._development(options)
+        tasks = development.tasks if isinstance(development, DevelopmentSets) else ()
+        if not tasks:
+            return {}
+        content = [[task.name, task.sentences(), task.answers()] for task in tasks]
+        return {f"{OF_CONTENT}development sets": content_sha256(content)}
 
     def _digest(self, value: object) -> str:
         """Return the digest of what `_once` has read and keeps."""
@@ -332,8 +354,8 @@ def as_arguments(options: Mapping[str, object]) -> list[str]:
     return arguments
 
 
-def _summarise(state) -> dict:
-    """Return the figures and the curve of a finished training."""
+def _summarise(state, names: Sequence[str] = ()) -> dict:
+    """Return the figures and the curve of a finished training; `names` are figures of sets that are not pairs."""
     of_step: dict[int, dict] = {}
     for entry in state.log_history:
         if f"eval_{_DEVELOPMENT}" in entry:
@@ -346,7 +368,7 @@ def _summarise(state) -> dict:
     figures = {SCORE: trained[best], "dev_step": float(best), "last_dev_spearman": curve[-1][1]}
     if 0 in of_step:
         figures["start_dev_spearman"] = curve[0][1]
-    for name in ("alignment", "uniformity"):
+    for name in ("alignment", "uniformity", *names):
         if f"eval_{name}" in of_step[best]:
             figures[name] = of_step[best][f"eval_{name}"]
     return {"state": "complete", "figures": figures, "curve": curve}

@@ -149,6 +149,19 @@ class MoCoSEConfig(PreTrainedConfig):
         "Weight of the in-batch term: the online embeddings of the two views against each other, with gradient "
         "through both sides as in SimCSE; 0 or above (paper: 0).",
     )
+    relation_weight: float = _option(
+        0.0,
+        "Weight of the relation term, by which a query takes over the similarities of its key to the queue; 0 or "
+        "above (paper: 0; the term is that of ReSSL).",
+    )
+    relation_temperature: float = _option(
+        0.1, "Temperature τ of the query's similarities in the relation term, above 0 (paper: none; ReSSL: 0.1)."
+    )
+    relation_target_temperature: float = _option(
+        0.05,
+        "Temperature τ_t of the key's similarities in the relation term, above 0. Below relation_temperature, "
+        "neighbours move together; above it, apart (paper: none; ReSSL: 0.04).",
+    )
     symmetric_loss: bool = _option(
         False,
         "Whether each term also runs the other way round, from the key view to the query view, with a queue of its "
@@ -256,7 +269,12 @@ class MoCoSEConfig(PreTrainedConfig):
     @property
     def has_target(self) -> bool:
         """Whether a term needs the target branch."""
-        return self.queue_weight > 0.0 or self.in_batch_queue == "target"
+        return self.queue_weight > 0.0 or self.relation_weight > 0.0 or self.in_batch_queue == "target"
+
+    @property
+    def has_other_terms(self) -> bool:
+        """Whether the loss has more than the momentum term from the query view to the key view."""
+        return self.encodes_both_views_online or self.relation_weight > 0.0
 
     @property
     def encodes_both_views_online(self) -> bool:
@@ -461,11 +479,27 @@ class MoCoSEConfig(PreTrainedConfig):
 
     def _check_terms(self) -> None:
         """Refuse weights that leave no term, and parts of the queue that no term uses."""
-        for name in ("queue_weight", "in_batch_weight"):
+        for name in ("queue_weight", "in_batch_weight", "relation_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is a number of at least 0, but is {getattr(self, name)}.")
-        if self.queue_weight == 0.0 and self.in_batch_weight == 0.0:
-            raise ValueError("`queue_weight` and `in_batch_weight` are both 0, so there is no loss; raise one.")
+        if self.queue_weight == self.in_batch_weight == self.relation_weight == 0.0:
+            raise ValueError(
+                "`queue_weight`, `in_batch_weight` and `relation_weight` are all 0, so there is no loss; raise one."
+            )
+        for name in ("relation_temperature", "relation_target_temperature"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is a number above 0, but is {getattr(self, name)}.")
+            if self.relation_weight == 0.0 and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}, but `relation_weight` is 0; raise that, or leave it out."
+                )
+        if self.relation_weight > 0.0 and self.queue_size == 0:
+            raise ValueError("`relation_weight` compares with the queue, but `queue_size` is 0; raise it.")
+        if self.relation_weight > 0.0 and self.queue_centroids:
+            raise ValueError(
+                f"`relation_weight` compares with the keys of the queue, but `queue_centroids` {self.queue_centroids} "
+                "stand in their place; leave out one of the two."
+            )
         if self.in_batch_queue not in IN_BATCH_QUEUES:
             raise ValueError(f"`in_batch_queue` is one of {', '.join(IN_BATCH_QUEUES)}, not {self.in_batch_queue!r}.")
         if self.in_batch_queue != "none" and (self.in_batch_weight == 0.0 or self.queue_size == 0):
@@ -473,15 +507,15 @@ class MoCoSEConfig(PreTrainedConfig):
                 f"`in_batch_queue` is {self.in_batch_queue}, but `in_batch_weight` is {self.in_batch_weight} and "
                 f"`queue_size` {self.queue_size}; raise both above 0, or leave it at none."
             )
-        if self.in_batch_queue == "online" and self.queue_weight > 0.0:
+        if self.in_batch_queue == "online" and self.has_target:
             raise ValueError(
-                "`in_batch_queue` online fills the queue from the online branch, but the momentum term needs it from "
-                "the target; set `queue_weight` to 0, or `in_batch_queue` to target."
+                "`in_batch_queue` online fills the queue from the online branch, but another term needs it from the "
+                "target; set `queue_weight` and `relation_weight` to 0, or `in_batch_queue` to target."
             )
-        if self.queue_weight == 0.0 and self.in_batch_queue == "none" and self.queue_size > 0:
+        if not self.has_target and self.in_batch_queue == "none" and self.queue_size > 0:
             raise ValueError(
                 f"`queue_size` is {self.queue_size}, but `queue_weight` is 0 and `in_batch_queue` is none, so no term "
-                "uses the queue; set `queue_size` and `queue_init_size` to 0, or raise the weight."
+                "uses the queue; set `queue_size` to 0, or raise the weight."
             )
 
     def _check_absent(self, reason: str) -> None:

@@ -54,9 +54,9 @@ def contrastive_logits(
     if not in_batch_negatives:
         of_keys = of_keys.masked_fill(_of_others(queries, keys, labels), float("-inf"))
     if sentence_ids is not None:
-        same = _same_sentence(sentence_ids.queries, sentence_ids.keys) & _of_others(queries, keys, labels)
+        same = same_sentence(sentence_ids.queries, sentence_ids.keys) & _of_others(queries, keys, labels)
         of_keys = of_keys.masked_fill(same, float("-inf"))
-        same = _same_sentence(sentence_ids.queries, sentence_ids.negatives)
+        same = same_sentence(sentence_ids.queries, sentence_ids.negatives)
         of_negatives = of_negatives.masked_fill(same, float("-inf"))
     return torch.cat([of_keys, of_negatives], dim=1)
 
@@ -125,6 +125,35 @@ def multi_positive_loss(
     return -((own + weight * others.sum(1)) / (1.0 + weight * is_positive.sum(1))).mean()
 
 
+def relation_loss(
+    queries: Tensor, keys: Tensor, rows: Tensor, temperature: float, target_temperature: float, excluded: Tensor
+) -> Tensor:
+    """Return the cross-entropy of the queries' similarities to rows under those of the keys, a float32 scalar.
+
+    ℓ_i = −Σ_l p_il log s_il, with p_i the softmax over l of k_i·n_l / τ_t, s_i that of q_i·n_l / τ, and n_l the rows
+    (ReSSL, https://arxiv.org/abs/2107.09282, eq. 4). With τ_t = τ it is least if queries equal keys. With τ_t below τ
+    a query moves towards the rows nearest to its key, with τ_t above τ away from them.
+
+    Args:
+        queries: (B, D), L2-normalised.
+        keys: (B, D), L2-normalised; they get no gradient.
+        rows: (N, D), L2-normalised, without gradient.
+        temperature: τ > 0.
+        target_temperature: τ_t > 0.
+        excluded: (B, N) bool, rows that a sentence is not compared with. A sentence without any row has loss 0.
+    """
+    has_none = excluded.all(dim=1)  # (B,)
+    excluded = excluded & ~has_none[:, None]  # or −∞ − (−∞) would put NaN into the gradient
+    with torch.autocast(device_type=queries.device.type, enabled=False):
+        rows = rows.float()
+        wanted = (keys.detach().float() @ rows.T / target_temperature).masked_fill(excluded, float("-inf"))  # (B, N)
+        found = queries.float() @ rows.T / temperature  # (B, N)
+    shares = wanted.softmax(dim=1).masked_fill(excluded, 0.0)  # (B, N)
+    log_shares = found - found.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, N)
+    losses = -(shares * log_shares).sum(dim=1)  # (B,)
+    return losses.masked_fill(has_none, 0.0).mean()
+
+
 def chunked_info_nce_loss(
     queries: Tensor,
     keys: Tensor,
@@ -179,7 +208,7 @@ class _ChunkedInfoNCE(torch.autograd.Function):
                 rows = negatives[chunk].float()
                 logits = F.linear(scaled, rows, added)  # (B, chunk)
                 if ids is not None:
-                    logits.masked_fill_(_same_sentence(ids.queries, ids.negatives[chunk]), float("-inf"))
+                    logits.masked_fill_(same_sentence(ids.queries, ids.negatives[chunk]), float("-inf"))
                 before, top = top, torch.maximum(top, logits.amax(1))
                 weights = logits.sub_(top[:, None]).exp_()
                 shrunk = (before - top).exp()
@@ -208,6 +237,6 @@ def _of_others(queries: Tensor, keys: Tensor, labels: Tensor | None) -> Tensor:
     return torch.arange(len(keys), device=keys.device) != _own_columns(queries, labels)[:, None]
 
 
-def _same_sentence(query_ids: Tensor, ids: Tensor) -> Tensor:
+def same_sentence(query_ids: Tensor, ids: Tensor) -> Tensor:
     """Return (B, N), true where the id is the query's own and not −1."""
     return (query_ids[:, None] == ids) & (ids != -1)

@@ -16,19 +16,21 @@ from mocose_hf.encoder_checks import check_encoder
 from mocose_hf.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel, build_encoder
 from mocose_hf.heads import build_pooler, build_predictor, build_projection_head
 from mocose_hf.last_layer import prepare_last_layer
+from mocose_hf.loss_terms import combine_terms
 from mocose_hf.losses import (
     SentenceIds,
     chunked_info_nce_loss,
     contrastive_logits,
     multi_positive_loss,
     nearest_rows,
+    relation_loss,
+    same_sentence,
 )
 from mocose_hf.momentum import cosine_ema_decay, update_ema
 from mocose_hf.negative_queue import NegativeQueue
 from mocose_hf.padding_free import find_first_position
 from mocose_hf.pretrained_encoders import PretrainedEncoder, load_encoder
 from mocose_hf.queue_policies import find_centroids
-from mocose_hf.two_sided import contrast_both_views
 from mocose_hf.zero import check_whole, local_values, whole_shape
 
 logger = logging.get_logger(__name__)
@@ -229,10 +231,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
                     f"`queue_telemetry_steps` is {args.queue_telemetry_steps}, but the drift of keys needs a target; "
                     "set `queue_weight` above 0, or leave it out."
                 )
-        if args.fgsm_epsilon and config.encodes_both_views_online:
+        if args.fgsm_epsilon and config.has_other_terms:
             raise ValueError(
-                "`fgsm_epsilon` moves the query view alone, but `in_batch_weight` and `symmetric_loss` train both "
-                "views; leave it out."
+                "`fgsm_epsilon` perturbs the query view of the momentum term alone; leave it out with "
+                "`in_batch_weight`, `relation_weight` and `symmetric_loss`."
             )
         changes = [name for name in ("token_cutoff", "feature_cutoff", "embedding_noise") if getattr(args, name)]
         if changes and config.encodes_both_views_online and config.has_target and not config.share_embeddings:
@@ -306,8 +308,8 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])
             if self.augmentation.fgsm_epsilon:
                 return contrast_under_attack(self, view, key_view, sentence_ids, self.augmentation.fgsm_epsilon)
-        if self.config.encodes_both_views_online:
-            return contrast_both_views(self, view, key_view, sentence_ids)
+        if self.config.has_other_terms:
+            return combine_terms(self, view, key_view, sentence_ids)
         queries = self.encode_queries(**vars(view))  # (B, D)
         keys = self.encode_keys(**vars(key_view))  # (B, D)
         return self.contrast(queries, keys, sentence_ids)
@@ -379,6 +381,22 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             key_embeddings=keys,
             sentence_ids=sentence_ids,
         )
+
+    def relation_loss(
+        self, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None, queue: NegativeQueue
+    ) -> Tensor:
+        """Return the relation term of queries and keys (B, D) over the rows of a queue; see `losses.relation_loss`.
+
+        Raises:
+            ValueError: If there are no `sentence_ids` (B,), by which a sentence's own rows are left out.
+        """
+        if sentence_ids is None:
+            raise ValueError("`relation_weight` needs the `sentence_ids` of each batch; give them, or set it to 0.")
+        config = self.config
+        rows, bias = self.queue_candidates(queue)  # (N, D), (N,)
+        excluded = (bias == float("-inf")) | same_sentence(sentence_ids, queue.row_ids)  # (B, N)
+        temperatures = (config.relation_temperature, config.relation_target_temperature)
+        return relation_loss(queries, keys, rows, *temperatures, excluded)
 
     def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
         """Return what of a queue serves as negatives under the policies of the configuration.

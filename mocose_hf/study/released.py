@@ -44,6 +44,9 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
     in_batch_weight: float = 0.0
     symmetric_loss: bool = False
     in_batch_queue: str = "none"
+    relation_weight: float = 0.0
+    relation_temperature: float = 0.1
+    relation_target_temperature: float = 0.05
     queue_positives: int = 0
     queue_positive_weight: float = 1.0
     queue_positive_similarity: float = -1.0

@@ -1,4 +1,4 @@
-"""The in-batch term, the symmetric loss and their queues, against slow loops, on processes and across resumes."""
+"""In-batch term, relation term, symmetric loss and queues: against slow loops, on processes and across resumes."""
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForPreTraining
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.losses import relation_loss
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
 NO_DROPOUT = {"encoder_dropout_prob": 0.0, "head_dropout_prob": 0.0}
@@ -21,6 +22,7 @@ IN_BATCH_ONLY = {"queue_weight": 0.0, "in_batch_weight": 1.0, **NO_QUEUE}
 ESIMCSE = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "target"}
 CROSS_BATCH_MEMORY = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "online"}
 BOTH_TERMS = {"queue_weight": 0.5, "in_batch_weight": 2.0, "symmetric_loss": True}
+RELATION = {"queue_weight": 0.0, "relation_weight": 1.0}
 SETTINGS = {
     "in-batch": IN_BATCH_ONLY,
     "esimcse": ESIMCSE,
@@ -28,6 +30,8 @@ SETTINGS = {
     "both terms, symmetric": BOTH_TERMS,
     "momentum, symmetric": {"symmetric_loss": True},
     "esimcse, symmetric": ESIMCSE | {"symmetric_loss": True},
+    "relation": RELATION,
+    "all three, symmetric": BOTH_TERMS | {"relation_weight": 0.3, "relation_temperature": 0.2},
 }
 
 
@@ -47,6 +51,17 @@ def slow_term(queries, keys, queue_rows, temperature: float = 0.05) -> torch.Ten
     return total / len(queries)
 
 
+def slow_relation(config, queries, keys, rows) -> torch.Tensor:
+    """The relation term as loops: cross-entropy between two softmaxes over the rows of a queue."""
+    total = torch.zeros(())
+    for query, key in zip(queries, keys, strict=True):
+        wanted = [torch.exp(key @ row / config.relation_target_temperature) for row in rows]
+        found = [torch.exp(query @ row / config.relation_temperature) for row in rows]
+        for share, power in zip(wanted, found, strict=True):
+            total = total - share / sum(wanted) * torch.log(power / sum(found))
+    return total / len(queries)
+
+
 def slow_loss_of(model, batch) -> torch.Tensor:
     """The loss as its definition has it, each encoding done anew."""
     config = model.config
@@ -61,6 +76,9 @@ def slow_loss_of(model, batch) -> torch.Tensor:
         if config.queue_weight:
             keys = model.encode_keys(*right)
             loss = loss + config.queue_weight * slow_term(queries, keys, queue_rows) / len(directions)
+        if config.relation_weight:
+            keys = model.encode_keys(*right)
+            loss = loss + config.relation_weight * slow_relation(config, queries, keys, queue_rows) / len(directions)
         if config.in_batch_weight:
             used = queue_rows if config.in_batch_queue != "none" else rows[:0]
             loss = loss + config.in_batch_weight * slow_term(queries, others, used) / len(directions)
@@ -133,7 +151,14 @@ def test_headless_embeddings_are_those_a_user_gets():
 
 @pytest.mark.parametrize(
     ("settings", "online", "target"),
-    [(IN_BATCH_ONLY, 2, 0), (ESIMCSE, 2, 1), (CROSS_BATCH_MEMORY, 2, 0), (BOTH_TERMS, 2, 2), ({}, 1, 1)],
+    [
+        (IN_BATCH_ONLY, 2, 0),
+        (ESIMCSE, 2, 1),
+        (CROSS_BATCH_MEMORY, 2, 0),
+        (BOTH_TERMS, 2, 2),
+        (RELATION, 1, 1),
+        ({}, 1, 1),
+    ],
 )
 def test_each_branch_encodes_each_view_at_most_once(settings, online, target):
     model = tiny_model(**settings).train()
@@ -153,7 +178,7 @@ def test_each_branch_encodes_each_view_at_most_once(settings, online, target):
     assert calls == {"online": online, "target": target}
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("settings", [settings for settings in SETTINGS.values() if "relation_weight" not in settings])
 def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, settings):
     model = tiny_model(**NO_DROPOUT, **settings)
     batch = two_views(8)
@@ -168,7 +193,9 @@ def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, setti
         assert len(model.queues()) == 1 + model.config.symmetric_loss
 
 
-@pytest.mark.parametrize("settings", [CROSS_BATCH_MEMORY, BOTH_TERMS, ESIMCSE], ids=["xbm", "both", "esimcse"])
+@pytest.mark.parametrize(
+    "settings", [CROSS_BATCH_MEMORY, BOTH_TERMS, ESIMCSE, RELATION], ids=["xbm", "both", "esimcse", "relation"]
+)
 def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, settings):
     straight = run(tmp_path / "straight", tokenizer, config=settings, save_steps=3)
     resumed = run(tmp_path / "killed", tokenizer, kills=[(5,)], config=settings, save_steps=3)
@@ -202,17 +229,67 @@ def test_a_saved_model_loads_again_with_its_queues(tmp_path, settings):
     )
 
 
+def test_the_relation_term_is_least_at_the_key_if_both_temperatures_are_equal():
+    generator = torch.Generator().manual_seed(0)
+    keys, rows = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 20))
+    none = torch.zeros(3, 20, dtype=torch.bool)
+    point = keys.clone().requires_grad_()
+    relation_loss(point, keys, rows, 0.1, 0.1, none).backward()
+    torch.testing.assert_close(point.grad, torch.zeros_like(keys), atol=1e-6, rtol=0)
+    nearest = rows[(keys @ rows.T).argmax(1)]
+    for target_temperature, sign in ((0.05, 1.0), (0.2, -1.0)):
+        point = keys.clone().requires_grad_()
+        relation_loss(point, keys, rows, 0.1, target_temperature, none).backward()
+        towards = -(point.grad * (nearest - keys)).sum(1)  # along the step of gradient descent
+        assert (towards * sign > 0).all()
+
+
+def test_the_relation_term_leaves_out_rows_and_sentences_without_rows():
+    generator = torch.Generator().manual_seed(0)
+    keys, rows = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 6))
+    excluded = torch.zeros(3, 6, dtype=torch.bool)
+    excluded[0], excluded[1, 2:] = True, True
+    point = F.normalize(keys + 0.3, dim=-1).requires_grad_()
+    found = relation_loss(point, keys, rows, 0.1, 0.05, excluded)
+    found.backward()
+    assert torch.isfinite(point.grad).all()
+    assert not point.grad[0].any()
+    parts = [relation_loss(point[1:2], keys[1:2], rows[:2], 0.1, 0.05, excluded[1:2, :2])]
+    parts.append(relation_loss(point[2:], keys[2:], rows, 0.1, 0.05, excluded[2:]))
+    assert found.item() == pytest.approx(sum(part.item() for part in parts) / 3, abs=1e-6)
+
+
+def test_a_sentence_is_not_compared_with_its_own_rows():
+    model = tiny_model(**RELATION, **NO_DROPOUT).eval()
+    batch = two_views(4)
+    queries, keys = F.normalize(torch.randn(2, 4, 32), dim=-1)
+    before = model.relation_loss(queries, keys, batch["sentence_ids"], model.queue)
+    model.queue.enqueue(keys, batch["sentence_ids"], step=1)
+    rows = model.queue.negatives()  # newest first: the last sentence is row 0
+    own = torch.arange(len(rows)) == 3 - torch.arange(4)[:, None]
+    expected = relation_loss(queries, keys, rows, 0.1, 0.05, own)
+    torch.testing.assert_close(model.relation_loss(queries, keys, batch["sentence_ids"], model.queue), expected)
+    assert before != expected
+    with pytest.raises(ValueError, match="needs the `sentence_ids`"):
+        model.relation_loss(queries, keys, None, model.queue)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"queue_weight": 0.0}, "both 0"),
+        ({"queue_weight": 0.0}, "all 0"),
+        ({"relation_weight": -1.0}, "`relation_weight` is a number of at least 0"),
+        ({"relation_weight": 1.0, "relation_temperature": 0.0}, "`relation_temperature` is a number above 0"),
+        ({"relation_target_temperature": 0.1}, "but `relation_weight` is 0"),
+        (NO_QUEUE | {"relation_weight": 1.0}, "`queue_size` is 0"),
+        ({"relation_weight": 1.0, "queue_centroids": 2}, "leave out one of the two"),
         ({"queue_weight": -1.0}, "`queue_weight` is a number of at least 0"),
         ({"in_batch_weight": float("inf")}, "`in_batch_weight`"),
         ({"queue_weight": 0.0, "in_batch_weight": 1.0}, "no term uses the queue"),
         ({"in_batch_queue": "target"}, "raise both above 0"),
         ({"in_batch_queue": "past"}, "one of none, target, online"),
         (IN_BATCH_ONLY | {"in_batch_queue": "online"}, "raise both above 0"),
-        ({"in_batch_weight": 1.0, "in_batch_queue": "online"}, "set `queue_weight` to 0"),
+        ({"in_batch_weight": 1.0, "in_batch_queue": "online"}, "set `queue_weight` and `relation_weight` to 0"),
     ],
 )
 def test_settings_that_have_no_meaning_are_refused(config, message):
@@ -225,7 +302,8 @@ def test_settings_that_have_no_meaning_are_refused(config, message):
     [
         (IN_BATCH_ONLY, {"ema_decay": 0.5}, "`ema_decay` is 0.5, but this loss has no target"),
         (CROSS_BATCH_MEMORY, {"queue_telemetry_steps": 5}, "needs a target"),
-        (BOTH_TERMS, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` moves the query view alone"),
+        (BOTH_TERMS, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` perturbs the query view"),
+        (RELATION, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` perturbs the query view"),
         (HEADLESS, {"head_learning_rate": 1e-3}, "no pooler"),
         (BOTH_TERMS | {"share_embeddings": False}, {"token_cutoff": 0.1}, "`share_embeddings` to true"),
     ],
@@ -236,6 +314,10 @@ def test_arguments_without_effect_are_refused(tmp_path, tokenizer, config, field
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [CROSS_BATCH_MEMORY | HEADLESS, BOTH_TERMS | HEADLESS], ids=["xbm", "both"])
+@pytest.mark.parametrize(
+    "settings",
+    [CROSS_BATCH_MEMORY | HEADLESS, BOTH_TERMS | HEADLESS | {"relation_weight": 1.0}],
+    ids=["xbm", "all"],
+)
 def test_weights_and_queues_of_two_processes_equal_those_of_one(tmp_path, encoder_dir, settings):
     runs_agree(tmp_path, encoder_dir, {"config": settings})

@@ -185,7 +185,7 @@ class EvaluationArguments:
         default=0,
         metadata={
             "help": "Rows of the training text that are not trained on but make a development set, for those without "
-            "labels: a crop of each is to find the whole; of pairs, the text its key. 0 for none."
+            "labels: half of the words of each are to find the other half; of pairs, the text its key. 0 for none."
         },
     )
     senteval_dir: str | None = field(

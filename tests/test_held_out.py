@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from mocose_hf.data import Sentences, read_sentences, texts_sha256
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.held_out import choose_held_out, crop_text, held_out_task, hold_out
+from mocose_hf.evaluation.held_out import choose_held_out, held_out_task, hold_out, split_text
 
 
 def of_texts(texts: list[str], keys: list[str] | None = None) -> Sentences:
@@ -17,30 +17,31 @@ def of_texts(texts: list[str], keys: list[str] | None = None) -> Sentences:
     return Sentences(Dataset.from_dict(columns), len(texts) + 1, {"blank": 1}, texts_sha256(texts, keys))
 
 
-@pytest.mark.parametrize(
-    ("text", "fewest", "most"),
-    [
-        ("a b c d", 2, 2),
-        ("a  b c\td e f g h i j k l", 4, 6),
-        ("今日は天気がいいから散歩しましょう", 6, 8),
-        ("unbelievable extraordinariness", 9, 15),
-    ],
-)
-def test_a_crop_is_a_third_to_a_half_of_the_text(text, fewest, most):
-    words = text.split()
-    joint = " " if len(words) > 3 else ""
-    whole, crops = joint.join(words if joint else text), {crop_text(text, seed) for seed in range(200)}
-    assert all(crop in whole for crop in crops)
-    lengths = {len(crop.split() if joint else crop) for crop in crops}
-    assert fewest <= max(lengths) <= most
-    assert max(lengths) - min(lengths) <= most - fewest + 1  # less a space at an end
-    assert {whole.startswith(crop) for crop in crops} == {whole.endswith(crop) for crop in crops} == {True, False}
-    assert crop_text(text, 5) == crop_text(text, 5)
+@pytest.mark.parametrize("text", ["a b c d", "a  b c\td e f g h i j k l m", "a b a b a c"])
+def test_words_are_dealt_out_to_two_halves_in_their_order(text):
+    words, dealt = text.split(), {split_text(text, seed) for seed in range(50)}
+    assert len(dealt) > 5
+    for halves in dealt:
+        query, rest = (half.split() for half in halves)
+        assert (len(query), len(rest)) == (len(words) // 2, len(words) - len(words) // 2)
+        assert sorted(query + rest) == sorted(words)
+        for half in (query, rest):
+            remaining = iter(words)
+            assert all(word in remaining for word in half)  # in the order of the text
+    assert split_text(text, 5) == split_text(text, 5)
+
+
+def test_a_text_without_spaces_is_dealt_out_in_runs():
+    query, rest = split_text("今日は天気がいいから散歩しましょう")
+    assert sorted(query + rest) == sorted("今日は天気がいいから散歩しましょう")
+    runs = ("今日は天", "気がいい", "から散歩", "しましょ", "う")
+    assert [sum(run in half for half in (query, rest)) >= 1 for run in runs] == [True] * 5
+    assert len(query) in (5, 8)
 
 
 @pytest.mark.parametrize("text", ["a b c", "short", "three longish words"])
-def test_a_short_text_is_not_cropped(text):
-    assert crop_text(text) is None
+def test_a_short_text_is_not_split(text):
+    assert split_text(text) is None
 
 
 def test_rows_are_drawn_once_and_alike_for_all_runs():
@@ -58,13 +59,13 @@ def test_rows_are_drawn_once_and_alike_for_all_runs():
 
 
 def test_what_is_held_out_is_not_trained_on():
-    texts = [text for text in sentences(90) if len(text.split()) > 3][:60]
+    texts = [text for text in sentences(150) if len(text.split()) > 5][:60]
     made = hold_out(of_texts(texts), 20, "text.txt")
     left = made.dataset["text"][:]
-    found = {made.held_out.corpus[t]: made.held_out.queries[q] for q, t, _ in entries(made.held_out)}
-    assert sorted([*left, *found]) == sorted(texts)
-    assert found == {text: crop_text(text) for text in made.held_out.corpus}
-    assert len(found) == 20
+    found = {(made.held_out.queries[q], made.held_out.corpus[t]) for q, t, _ in entries(made.held_out)}
+    held = [text for text in texts if split_text(text) in found]
+    assert sorted([*left, *held]) == sorted(texts)
+    assert len(found) == len(held) == 20
     assert [texts[row] for row in made.dataset["sentence_id"]] == left
     assert made.sha256 == hashlib.sha256("".join(f"{text}\0\n" for text in left).encode()).hexdigest()
     assert made.summary() == "61 rows read, dropped: 1 blank, 20 held out; 40 sentences."

@@ -44,27 +44,25 @@ def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Se
     return replace(sentences, dataset=dataset, dropped=dropped, sha256=sha256, held_out=task)
 
 
-def crop_text(text: str, seed: int = 0) -> str | None:
-    """Cut a third to a half out of a text: consecutive words, or characters if there are hardly any spaces.
+def split_text(text: str, seed: int = 0) -> tuple[str, str] | None:
+    """Deal the words of a text out to two halves at random, each in the order of the text.
 
     Args:
-        text: The text, without spaces around it.
-        seed: Where and how much is cut depends on this and the text alone.
+        text: The text. One with hardly any spaces is dealt out in runs of four characters.
+        seed: Which words go where depends on this and the text alone.
 
     Returns:
-        None if the text is too short: fewer than `FEWEST_WORDS` words and no long run of characters either.
+        None if the text is too short: fewer than `FEWEST_WORDS` words, or runs of characters.
     """
-    words = text.split()
-    if len(words) >= FEWEST_WORDS:
-        units, joint = words, " "
-    elif len(text) >= 4 * FEWEST_WORDS and len(words) <= 2:  # a language without spaces
-        units, joint = list(text), ""
-    else:
+    units, joint = text.split(), " "
+    if len(units) <= 2:  # a language without spaces
+        units, joint = [text[start : start + 4] for start in range(0, len(text), 4)], ""
+    if len(units) < FEWEST_WORDS:
         return None
-    draw = random.Random(f"{seed} {text}")
-    length = max(2, round(len(units) * draw.uniform(1 / 3, 1 / 2)))
-    start = draw.randrange(len(units) - length + 1)
-    return joint.join(units[start : start + length]).strip()
+    first = set(random.Random(f"{seed} {text}").sample(range(len(units)), len(units) // 2))
+    halves = ([unit for i, unit in enumerate(units) if (i in first) == side] for side in (True, False))
+    query, rest = (joint.join(half).strip() for half in halves)
+    return query, rest
 
 
 def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count: int, seed: int) -> list[int]:
@@ -85,7 +83,7 @@ def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count
     for row in order:
         if len(chosen) == count:
             break
-        if key_texts is not None or crop_text(texts[row]) is not None:
+        if key_texts is not None or split_text(texts[row]) is not None:
             chosen.append(row)
     return sorted(chosen)
 
@@ -95,22 +93,24 @@ def held_out_task(
 ) -> RetrievalTask:
     """Make a retrieval task of texts that no model was trained on.
 
-    A crop of each text is to find the text among all of them. Of pairs, the text is to find its partner.
+    Half of the words of each text are to find the other half among the other halves of all. The two share no words but
+    those that the text repeats, so finding a text by its own words, as training on two views of it teaches, earns
+    nothing. Of pairs, the text is to find its partner.
 
     Args:
-        texts: N texts, each long enough for `crop_text` unless there are partners.
+        texts: N texts, each long enough for `split_text` unless there are partners.
         key_texts: N partners, as a title has its body.
         source: Where the text is from.
-        seed: What the crops are drawn by.
+        seed: What the halves are drawn by.
 
     Raises:
         InputError: If fewer than two different texts are to be found.
     """
-    sides = (texts, key_texts) if key_texts is not None else ([crop_text(text, seed) for text in texts], texts)
+    pairs = zip(texts, key_texts, strict=True) if key_texts is not None else (split_text(t, seed) for t in texts)
     queries: dict[str, int] = {}
     corpus: dict[str, int] = {}
     entries: dict[tuple[int, int], float] = {}
-    for query, text in zip(*sides, strict=True):
+    for query, text in pairs:
         entries[queries.setdefault(query, len(queries)), corpus.setdefault(text, len(corpus))] = 1.0
     if len(corpus) < 2:
         raise InputError(

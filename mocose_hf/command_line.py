@@ -21,6 +21,7 @@ from mocose_hf.evaluation.retrieval import FIGURES as RETRIEVAL_FIGURES
 from mocose_hf.evaluation.retrieval import retrieval_task_name
 from mocose_hf.evaluation.task_names import task_name
 from mocose_hf.idle_options import find_idle
+from mocose_hf.recipes import RECIPES
 from mocose_hf.study.algorithms import ALGORITHMS
 from mocose_hf.training_args import MoCoSETrainingArguments
 
@@ -84,6 +85,13 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None,
         metadata={"help": "Attention of the encoder: eager, sdpa, flash_attention_2; its own by default."},
+    )
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Options that go together, as a configuration file has them: {', '.join(RECIPES)}. Lines of a "
+            "configuration file and typed options override a recipe's."
+        },
     )
     algorithm: str = field(
         default="mocose",
@@ -303,10 +311,13 @@ def parse_command_line(argv: list[str]) -> Options:
         InputError: Where an option or a line of the configuration file cannot be used.
         SystemExit: After printing the help.
     """
-    config = {}
+    config, file_names = {}, set()
     if argv and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
         config, argv = read_config_file(argv[0]), argv[1:]
     typed = _typed(argv)
+    recipe = _read_recipe(config, typed)
+    if recipe:
+        config, file_names = recipe | config, set(config)
     parser = build_parser()
     known = {action.dest: action for action in parser._actions}
     for entry in config.values():
@@ -316,7 +327,7 @@ def parse_command_line(argv: list[str]) -> Options:
             raise InputError(f"{entry.place}: `{entry.name}` has no value, only an empty list; write one.")
         if len(entry.values) > 1 and known[entry.name].nargs not in ("+", "*"):
             raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
-    in_force, notices = _entries_in_force(parser, config, argv, typed)
+    in_force, notices = _entries_in_force(parser, config, argv, typed, {*typed, *file_names})
     given = {name: entry.values[-1] for name, entry in in_force.items()} | typed
     if "fsdp" in given:
         raise InputError("--fsdp is not supported; give --deepspeed ds_configs/zero3.json, which shards as FSDP does.")
@@ -347,12 +358,28 @@ def parse_command_line(argv: list[str]) -> Options:
     return options
 
 
+def _read_recipe(config: dict[str, ConfigEntry], typed: dict[str, str]) -> dict[str, ConfigEntry]:
+    """Return the entries of the recipe that a typed option or else a line of the file names; empty if none does."""
+    in_file = config["recipe"].values[-1:] if "recipe" in config else []
+    names = [typed["recipe"]] if "recipe" in typed else in_file
+    if not names:
+        return {}
+    if names[0] not in RECIPES:
+        place = "" if "recipe" in typed else f"{config['recipe'].place}: "
+        raise InputError(f"{place}--recipe is one of {', '.join(RECIPES)}, but is {names[0]!s:.40}.")
+    return read_config_file(str(RECIPES[names[0]]))
+
+
 _LIST_OR_WORD = ("optim_target_modules",)
 """Options that take one word when typed but may hold a list in the arguments that a run saves."""
 
 
 def _entries_in_force(
-    parser: "_Parser", config: dict[str, ConfigEntry], argv: list[str], typed: dict[str, str]
+    parser: "_Parser",
+    config: dict[str, ConfigEntry],
+    argv: list[str],
+    typed: dict[str, str],
+    overrides: set[str],
 ) -> tuple[dict[str, ConfigEntry], list[str]]:
     """Return the entries of a configuration file that have an effect, and a notice about each other one.
 
@@ -365,7 +392,6 @@ def _entries_in_force(
             notices.append(f"{entry.place}: `{name}` is ignored because a saved file does not hold the token itself.")
             del in_force[name]
     in_file = {name: entry.values[-1] for name, entry in config.items() if entry.values}
-    overrides = {*typed}
     while in_force:
         arguments = [part for entry in in_force.values() for part in entry.as_typed()] + argv
         try:

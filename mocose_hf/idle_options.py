@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from mocose_hf.argument_checks import VIEW_CHANGES, changes_a_view
+from mocose_hf.modeling_mocose import TARGET_ARGUMENTS
 from mocose_hf.queue_policies import parse_window
 from mocose_hf.study.algorithms import ALGORITHMS
 
@@ -79,6 +80,30 @@ _RULES = [
         ("queue_size",),
         lambda values: values.queue_init_size is not None and values.queue_init_size > values.queue_size,
         "it is larger than the queue, which now starts with a quarter of its size",
+    ),
+    _Rule(
+        ("queue_prefill",),
+        ("queue_size",),
+        lambda values: values.queue_size == 0,
+        "there is no queue",
+    ),
+    _Rule(
+        ("relation_temperature", "relation_target_temperature"),
+        ("relation_weight",),
+        lambda values: values.relation_weight == 0.0,
+        "there is no relation term",
+    ),
+    _Rule(
+        ("queue_positive_weight", "queue_positive_similarity"),
+        ("queue_positives",),
+        lambda values: values.queue_positives == 0,
+        "the queue gives no positives",
+    ),
+    _Rule(
+        TARGET_ARGUMENTS,
+        ("queue_weight", "relation_weight", "in_batch_queue"),
+        lambda v: v.queue_weight == 0.0 and v.relation_weight == 0.0 and v.in_batch_queue != "target",
+        "there is no target",
     ),
     _Rule(
         ("in_batch_queue",),

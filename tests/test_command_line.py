@@ -20,12 +20,14 @@ from mocose_hf.command_line import (
 )
 from mocose_hf.config_file import read_config_file
 from mocose_hf.errors import InputError
+from mocose_hf.recipes import RECIPES
 
 MODEL = {
     "model_name_or_path": ("some/model", "some/model"),
     "model_revision": ("v2", "v2"),
     "cache_dir": ("models", "models"),
     "attn_implementation": ("eager", "eager"),
+    "recipe": ("paper", "paper"),
     "algorithm": ("simcse", "simcse"),
     "stale_fgsm_epsilon": ("1e-3", 0.001),
 }
@@ -41,6 +43,9 @@ METHOD = {
     "in_batch_negatives": ("no", False),
     "queue_weight": ("0.5", 0.5),
     "in_batch_weight": ("0.25", 0.25),
+    "relation_weight": ("0.5", 0.5),
+    "relation_temperature": ("0.2", 0.2),
+    "relation_target_temperature": ("0.1", 0.1),
     "symmetric_loss": ("true", True),
     "in_batch_queue": ("target", "target"),
     "queue_size": ("7", 7),
@@ -183,7 +188,7 @@ def test_an_option_sets_the_field_of_its_name(part, name, text, value):
     assert type(get(options, part, name)) is type(value) or part == "training"
     assert get(parse_command_line([f"--{name}={text}"]), part, name) == value
     changed = {n for n in METHOD if getattr(options.method, n) != getattr(without.method, n)}
-    assert changed == ({name} if part == "method" else set())
+    assert name == "recipe" or changed == ({name} if part == "method" else set())
 
 
 @pytest.mark.parametrize(("part", "name", "text", "value"), OPTIONS)
@@ -344,12 +349,55 @@ def test_entries_know_their_place(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["direct", "paper-bert-base", "paper-bert-large", "quickstart"])
+@pytest.mark.parametrize("name", ["direct", "paper-bert-base", "paper-bert-large"])
 def test_the_bundled_configurations_are_usable(name):
     options = parse_command_line([str(REPOSITORY / "configs" / f"{name}.yaml")])
     assert options.method.queue_init_size == (128 if name.startswith("paper") else None)
     assert MoCoSEConfig(queue_size=options.method.queue_size).queue_init_size == 128
     assert options.training.learning_rate == (1e-5 if name == "paper-bert-large" else 3e-5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gives_its_options_to_a_command(name):
+    options = parse_command_line(["--recipe", name])
+    entries = read_config_file(str(RECIPES[name]))
+    held = vars(options.model) | vars(options.method) | vars(options.training)
+    for option, entry in entries.items():
+        assert str(held[option]).lower() == entry.values[0] or float(held[option]) == float(entry.values[0]), option
+    assert RECIPES[name].read_text(encoding="utf-8").startswith("# ")
+    assert not options.notices
+
+
+def test_lines_of_a_file_override_a_recipe_and_typed_options_both(tmp_path):
+    text = "recipe: domain\nqueue_size: 64\nrelation_weight: 0.5\n"
+    options = parse(tmp_path, text, "--relation_weight", "0.25")
+    assert (options.method.queue_size, options.method.relation_weight, options.method.use_pooler) == (64, 0.25, False)
+    assert parse(tmp_path, text, "--recipe", "paper").method.use_pooler
+
+
+def test_options_of_a_recipe_that_an_override_makes_idle_are_ignored_with_a_notice():
+    argv = [
+        "--recipe",
+        "domain",
+        "--queue_weight",
+        "0",
+        "--relation_weight",
+        "0",
+        "--in_batch_weight",
+        "1",
+        "--queue_size",
+        "0",
+    ]
+    options = parse_command_line(argv)
+    for name in ("queue_prefill", "ema_decay"):
+        assert [notice for notice in options.notices if f"`{name}` is ignored because" in notice], name
+    assert not options.training.queue_prefill
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
+    for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
+        with pytest.raises(InputError, match="recipe is one of domain, paper, released, but is best"):
+            refused()
 
 
 @pytest.mark.parametrize(

@@ -604,7 +604,17 @@ def test_configuration_file_gives_defaults_that_options_override(command, tmp_pa
     assert (model.config.temperature, model.config.queue_size) == (0.2, 10)
 
 
-@pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large", "quickstart"])
+def test_the_domain_recipe_trains_the_embedding_itself(pairs_file, encoder_dir, text_file, tmp_path):
+    argv = ["--recipe", "domain", "--model_name_or_path", str(encoder_dir), "--use_cpu", "--train_file"]
+    argv += [str(text_file), "--validation_file", str(pairs_file), "--output_dir", str(tmp_path / "out")]
+    argv += ["--per_device_train_batch_size", "8", "--max_steps", "2", "--eval_steps", "1", "--disable_tqdm", "true"]
+    assert run_mocose.main(argv) == 0
+    config = MoCoSEForPreTraining.from_pretrained(tmp_path / "out").config
+    assert (config.use_pooler, config.relation_weight, config.queue_weight) == (False, 1.0, 0.0)
+    assert (tmp_path / "out" / "sentence_encoder" / "modules.json").exists()
+
+
+@pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large"])
 def test_shipped_configurations_are_understood(name, tmp_path):
     path = REPOSITORY / "configs" / f"{name}.yaml"
     options = run_mocose.parse_command_line([str(path), "--output_dir", str(tmp_path), "--use_cpu"])

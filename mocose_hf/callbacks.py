@@ -25,7 +25,9 @@ Healthy trainings of pretrained encoders went down to 0.57, 0.3 and 0.53. In a c
 """
 
 MOST_PROBE_ROWS, LEAST_PROBE_ROWS = 32, 8
-CHECKS_TO_ALARM = 2
+CHECKS_TO_ALARM, RECENT_CHECKS = 2, 3
+"""How many of the most recent checks must find too little: a collapse can pause for one check before it completes."""
+
 RECOVERY = 1.5
 """How many times its least share each quantity needs for a collapse to be over."""
 
@@ -60,9 +62,9 @@ class CollapseAlarm(TrainerCallback, ExportableState):
     optimizer step but at most `MOST_PROBE_ROWS`, so that all looks cost well below a hundredth of the training. The
     outputs of the training step itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the
     heads' last layer) however collapsed the model is. A collapse is a quantity of `measure_spread` below its share
-    (`LEAST_SHARES`) of its best value so far in `CHECKS_TO_ALARM` checks on end, and is over once all are `RECOVERY`
-    times above. Shares and not values, as encoders start far apart: an encoder whose embeddings are all alike from the
-    start raises no alarm.
+    (`LEAST_SHARES`) of its best value so far in `CHECKS_TO_ALARM` of the last `RECENT_CHECKS` checks, and is over once
+    all are `RECOVERY` times above. Shares and not values, as encoders start far apart: an encoder whose embeddings are
+    all alike from the start raises no alarm.
 
     It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` sentences are too few to
     tell, and it says nothing. All processes take the first one's measurements. With the trainer's checkpoint,
@@ -71,7 +73,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
     Attributes:
         best: The best value of each quantity so far in this run.
         latest: What was measured since the last line of the log.
-        low_checks: How many checks on end found too little.
+        recent_checks: Which of the most recent checks found too little, oldest first.
         warned: Whether the present collapse has been told.
         alarm_step: The optimizer step at which the first collapse was told, None where there was none.
 
@@ -123,8 +125,8 @@ class CollapseAlarm(TrainerCallback, ExportableState):
             self.best[name] = max(value, best, key=abs)
             shares[name] = abs(value / self.best[name]) if self.best[name] else 1.0
         low = [name for name, share in shares.items() if share < LEAST_SHARES[name]]
-        self.low_checks = self.low_checks + 1 if low else 0
-        if self.low_checks >= CHECKS_TO_ALARM:
+        self.recent_checks = [*self.recent_checks, bool(low)][-RECENT_CHECKS:]
+        if low and sum(self.recent_checks) >= CHECKS_TO_ALARM:
             message = self._message(low, state.global_step, model.collapse_remedies)
             if args.stop_on_collapse:
                 raise CollapseError(message)
@@ -158,7 +160,7 @@ class CollapseAlarm(TrainerCallback, ExportableState):
 
     @staticmethod
     def _initial_state() -> dict:
-        return {"best": {}, "latest": {}, "low_checks": 0, "warned": False, "alarm_step": None}
+        return {"best": {}, "latest": {}, "recent_checks": [], "warned": False, "alarm_step": None}
 
 
 def _probe_sentences(train_dataset, rows: int) -> list[str]:

@@ -12,7 +12,7 @@ from conftest import REPOSITORY, sentences, tiny_model, write_tokenizer
 from safetensors.torch import load_file
 from test_trainer import differing, make_trainer, training_arguments
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 import run_mocose
 from mocose_hf import CollapseAlarm, CollapseError, MoCoSEForPreTraining, MoCoSETrainer, load_tokenizer, read_sentences
@@ -113,6 +113,23 @@ def test_collapse_is_told_once_within_100_steps_of_setting_in(tmp_path, tokenize
     step = int(message.split("step ")[1].split(":")[0])
     assert step - witness.set_in() < 100
     assert all(part in message for part in ("`embedding_std` is", "healthy", "ema_decay", "predictor", "rate"))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told_at"),
+    [([0.9, 0.2, 0.5, 0.2, 0.2], 4), ([0.9, 0.2, 0.2, 0.2], 3), ([0.9, 0.2, 0.5, 0.5, 0.2], None)],
+    ids=["a pause of one check", "no pause", "a pause of two checks"],
+)
+def test_a_collapse_is_told_if_two_of_three_checks_find_too_little(tmp_path, warnings, monkeypatch, ranks, told_at):
+    found = iter(ranks)
+    monkeypatch.setattr(CollapseAlarm, "_measure", lambda *_: {"embedding_rank": next(found)})
+    args = training_arguments(tmp_path, collapse_check_steps=1)
+    alarm = CollapseAlarm()
+    alarm._probe = sentences(8)
+    for check in range(1, len(ranks) + 1):
+        alarm.on_step_end(args, TrainerState(global_step=check), None, model=MoCoSEForPreTraining)
+    assert alarm.alarm_step == told_at
+    assert len(warnings()) == (told_at is not None)
 
 
 def test_dropout_hides_the_collapse_from_the_outputs_of_the_step(tmp_path, tokenizer):

@@ -5,8 +5,8 @@ import torch
 from conftest import random_batch, sentences, tiny_model
 from datasets import Dataset
 from processes import runs_agree
-from test_resuming import run
-from test_trainer import differing, make_trainer
+from test_resuming import BEST, run
+from test_trainer import differing, make_trainer, scored_pairs
 from torch.nn import functional as F
 
 from mocose_hf.data import SentenceCollator
@@ -120,10 +120,16 @@ def test_training_starts_from_a_filled_queue_and_logs_its_fill(tmp_path, tokeniz
     assert [line["queue_fill"] for line in lines] == [16, 16]
 
 
-def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer):
-    fields = {"config": POSITIVES, "queue_prefill": True}
-    straight = run(tmp_path / "straight", tokenizer, **fields)
-    resumed = run(tmp_path / "killed", tokenizer, kills=[(5,)], **fields)
+@pytest.mark.parametrize(
+    ("fields", "kills"),
+    [({}, [(5,)]), (BEST, [(1,), (4,)])],
+    ids=["later", "before the first step, from the saved start"],
+)
+def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, fields, kills):
+    pairs = {"pairs": scored_pairs()} if fields else {}
+    settings = {"config": POSITIVES, "queue_prefill": True} | fields | pairs
+    straight = run(tmp_path / "straight", tokenizer, **settings)
+    resumed = run(tmp_path / "killed", tokenizer, kills=kills, **settings)
     assert differing(straight.model.state_dict(), resumed.model.state_dict()) == []
 
 

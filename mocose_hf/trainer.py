@@ -286,7 +286,8 @@ class MoCoSETrainer(Trainer):
                 return self._load_finished(checkpoint)
         check_space(self.args, self.model, max_steps)
         if checkpoint is None:
-            self.model.queue.use_ids_of(text_number(run["training_data"]))
+            for queue in self.model.queues():
+                queue.use_ids_of(text_number(run["training_data"]))
         self._keeper.begin(run, self.args.save_total_limit)
         self._step_log.load(checkpoint, self.args.device)
         self._telemetry.begin(self.args, checkpoint)

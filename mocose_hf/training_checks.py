@@ -412,12 +412,13 @@ def check_model(model) -> None:
     trainable = sum(parameter.requires_grad for parameter in model.frozen_parameters())
     if trainable:
         raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
-    found, wanted = model.queue.rows.dtype, model.queue.dtype
-    if found != wanted:
-        raise ValueError(
-            f"The queue was cast to {found}, but `queue_dtype` makes it {wanted}; load the model again, and leave its "
-            "dtype alone."
-        )
+    for queue in model.queues():
+        found, wanted = queue.rows.dtype, queue.dtype
+        if found != wanted:
+            raise ValueError(
+                f"The queue was cast to {found}, but `queue_dtype` makes it {wanted}; load the model again, and leave "
+                "its dtype alone."
+            )
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise ValueError(
             "All weights must be in float32 for training; load the model again without a `dtype`, and set `bf16` for "

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_batch, tiny_model
+from conftest import random_batch, sentences, tiny_model
 from processes import runs_agree
 from safetensors.torch import load_file
 from test_resuming import run
@@ -10,7 +10,7 @@ from test_simcse import simcse_model, slow_loss
 from test_trainer import differing, make_trainer
 from test_trajectory import follow
 from torch.nn import functional as F
-from transformers import AutoModelForPreTraining
+from transformers import AutoModelForPreTraining, TrainerCallback
 
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.losses import relation_loss
@@ -227,6 +227,24 @@ def test_a_saved_model_loads_again_with_its_queues(tmp_path, settings):
     assert any(name.startswith("reverse_queue.") for name in load_file(tmp_path / "model.safetensors")) == (
         model.config.symmetric_loss and model.config.queue_size > 0
     )
+
+
+class IdsAtTheStart(TrainerCallback):
+    """Note the sentence ids of each queue when training begins."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.ids = [set(queue.sentence_ids().tolist()) for queue in model.queues()]
+
+
+def test_both_queues_forget_the_ids_of_another_text(tmp_path, tokenizer):
+    model = tiny_model(symmetric_loss=True, mask_same_sentence=True)
+    make_trainer(tmp_path / "first", tokenizer, model).train()
+    for folder, seed in (("same", 0), ("other", 1)):
+        noted = IdsAtTheStart()
+        texts = {"text": sentences(24, seed=seed)}
+        make_trainer(tmp_path / folder, tokenizer, model, texts=texts, max_steps=1, callbacks=[noted]).train()
+        assert len(noted.ids) == 2
+        assert all((ids == {-1}) == (folder == "other") for ids in noted.ids)
 
 
 def test_the_relation_term_is_least_at_the_key_if_both_temperatures_are_equal():

@@ -500,6 +500,7 @@ class MoCoSEConfig(PreTrainedConfig):
                 f"`relation_weight` compares with the keys of the queue, but `queue_centroids` {self.queue_centroids} "
                 "stand in their place; leave out one of the two."
             )
+        self._check_options_of_contrast()
         if self.in_batch_queue not in IN_BATCH_QUEUES:
             raise ValueError(f"`in_batch_queue` is one of {', '.join(IN_BATCH_QUEUES)}, not {self.in_batch_queue!r}.")
         if self.in_batch_queue != "none" and (self.in_batch_weight == 0.0 or self.queue_size == 0):
@@ -517,6 +518,20 @@ class MoCoSEConfig(PreTrainedConfig):
                 f"`queue_size` is {self.queue_size}, but `queue_weight` is 0 and `in_batch_queue` is none, so no term "
                 "uses the queue; set `queue_size` to 0, or raise the weight."
             )
+
+    def _check_options_of_contrast(self) -> None:
+        """Refuse options of contrastive terms that no term of this loss uses."""
+        contrasts_queue = self.queue_weight > 0.0 or (self.in_batch_weight > 0.0 and self.in_batch_queue != "none")
+        for name, is_used, remedy in (
+            ("temperature", self.queue_weight > 0.0 or self.in_batch_weight > 0.0, "`queue_weight`"),
+            ("in_batch_negatives", self.queue_weight > 0.0, "`queue_weight`"),
+            ("queue_positives", contrasts_queue, "`queue_weight`, or set `in_batch_queue`"),
+        ):
+            value = getattr(self, name)
+            if not is_used and value != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` is {value}, but no term of the loss uses it; leave it out, or raise {remedy}."
+                )
 
     def _check_absent(self, reason: str) -> None:
         """Refuse another value than the default for options of `MoCoSEConfig` that this subclass does not offer."""

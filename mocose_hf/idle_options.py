@@ -37,6 +37,10 @@ def _has_edges(window: str) -> bool:
         return True
 
 
+def _contrasts_queue(values: Namespace) -> bool:
+    return values.queue_weight > 0.0 or (values.in_batch_weight > 0.0 and values.in_batch_queue != "none")
+
+
 def _without_evaluation(values: Namespace) -> bool:
     return str(getattr(values.eval_strategy, "value", values.eval_strategy)) == "no"
 
@@ -98,6 +102,24 @@ _RULES = [
         ("queue_positives",),
         lambda values: values.queue_positives == 0,
         "the queue gives no positives",
+    ),
+    _Rule(
+        ("temperature",),
+        ("queue_weight", "in_batch_weight"),
+        lambda values: values.queue_weight == values.in_batch_weight == 0.0,
+        "the loss has no contrastive term",
+    ),
+    _Rule(
+        ("in_batch_negatives",),
+        ("queue_weight",),
+        lambda values: values.queue_weight == 0.0,
+        "there is no momentum term",
+    ),
+    _Rule(
+        ("queue_positives", "queue_positive_weight", "queue_positive_similarity"),
+        ("queue_weight", "in_batch_weight", "in_batch_queue", "queue_size"),
+        lambda values: values.queue_size == 0 or not _contrasts_queue(values),
+        "no term of the loss contrasts with the queue",
     ),
     _Rule(
         TARGET_ARGUMENTS,

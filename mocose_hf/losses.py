@@ -126,7 +126,13 @@ def multi_positive_loss(
 
 
 def relation_loss(
-    queries: Tensor, keys: Tensor, rows: Tensor, temperature: float, target_temperature: float, excluded: Tensor
+    queries: Tensor,
+    keys: Tensor,
+    rows: Tensor,
+    temperature: float,
+    target_temperature: float,
+    excluded: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of the queries' similarities to rows under those of the keys, a float32 scalar.
 
@@ -141,15 +147,24 @@ def relation_loss(
         temperature: τ > 0.
         target_temperature: τ_t > 0.
         excluded: (B, N) bool, rows that a sentence is not compared with. A sentence without any row has loss 0.
+        bias: (N,), the log of how many times each row counts, as `contrastive_logits` takes it; −∞ takes a row out.
     """
+    if bias is not None:
+        is_out = bias == float("-inf")  # (N,)
+        excluded = excluded | is_out
+        bias = bias.float().masked_fill(is_out, 0.0)
     has_none = excluded.all(dim=1)  # (B,)
     excluded = excluded & ~has_none[:, None]  # or −∞ − (−∞) would put NaN into the gradient
     with torch.autocast(device_type=queries.device.type, enabled=False):
         rows = rows.float()
-        wanted = (keys.detach().float() @ rows.T / target_temperature).masked_fill(excluded, float("-inf"))  # (B, N)
+        wanted = keys.detach().float() @ rows.T / target_temperature  # (B, N)
         found = queries.float() @ rows.T / temperature  # (B, N)
+        counted = found
+        if bias is not None:
+            wanted, counted = wanted + bias, counted + bias
+        wanted = wanted.masked_fill(excluded, float("-inf"))
     shares = wanted.softmax(dim=1).masked_fill(excluded, 0.0)  # (B, N)
-    log_shares = found - found.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, N)
+    log_shares = found - counted.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, N)
     losses = -(shares * log_shares).sum(dim=1)  # (B,)
     return losses.masked_fill(has_none, 0.0).mean()
 

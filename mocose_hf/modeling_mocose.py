@@ -394,9 +394,9 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             raise ValueError("`relation_weight` needs the `sentence_ids` of each batch; give them, or set it to 0.")
         config = self.config
         rows, bias = self.queue_candidates(queue)  # (N, D), (N,)
-        excluded = (bias == float("-inf")) | same_sentence(sentence_ids, queue.row_ids)  # (B, N)
+        own = same_sentence(sentence_ids, queue.row_ids)  # (B, N)
         temperatures = (config.relation_temperature, config.relation_target_temperature)
-        return relation_loss(queries, keys, rows, *temperatures, excluded)
+        return relation_loss(queries, keys, rows, *temperatures, own, bias)
 
     def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
         """Return what of a queue serves as negatives under the policies of the configuration.

@@ -163,6 +163,13 @@ class Look:
 
     def gradient(self, outputs: MoCoSEOutput) -> dict:
         """Measure how the loss of the batch pulls at its negatives."""
+        config = self.model.config
+        if config.queue_weight == config.in_batch_weight == 0.0:
+            self.left_out["gradient"] = "the relation term has no negatives"
+            return {}
+        if config.queue_positives:
+            self.left_out["gradient"] = "keys of the queue are positives too"
+            return {}
         queries, large = len(outputs.labels), outputs.logits is None
         in_batch = queries if large else queries * self.args.world_size
         of_queue = self.queue.size if large else outputs.logits.shape[1] - in_batch

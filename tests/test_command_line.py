@@ -304,10 +304,10 @@ def test_null_leaves_an_option_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["label_names: [a, b]\n", "label_names:\n  - a\n  - b\n", '{"label_names": ["a", "b"]}']
+    "text", ["eval_tasks: [mr, trec]\n", "eval_tasks:\n  - mr\n  - trec\n", '{"eval_tasks": ["mr", "trec"]}']
 )
 def test_lists(tmp_path, text):
-    assert parse(tmp_path, text).training.label_names == ["a", "b"]
+    assert parse(tmp_path, text).evaluation.eval_tasks == ["mr", "trec"]
 
 
 @pytest.mark.parametrize("text", ["report_to: [tensorboard, wandb]\n", '{"report_to": ["tensorboard", "wandb"]}'])
@@ -363,7 +363,8 @@ def test_every_recipe_gives_its_options_to_a_command(name):
     entries = read_config_file(str(RECIPES[name]))
     held = vars(options.model) | vars(options.method) | vars(options.training)
     for option, entry in entries.items():
-        assert str(held[option]).lower() == entry.values[0] or float(held[option]) == float(entry.values[0]), option
+        value = getattr(held[option], "value", held[option])
+        assert str(value).lower() == entry.values[0] or float(value) == float(entry.values[0]), option
     assert RECIPES[name].read_text(encoding="utf-8").startswith("# ")
     assert not options.notices
 
@@ -414,6 +415,16 @@ def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
         ("queue_init_size: 64\nqueue_window: oldest\n", "--queue_size 0", {1: "queue_init_size", 2: "queue_window"}),
         ("queue_window: oldest\nqueue_window_softness: 0.1\n", "--queue_window all", {2: "queue_window_softness"}),
         ("queue_window: oldest\nqueue_window_softness: 0.1\n", "--queue_size=0", {2: "queue_window_softness"}),
+        ("temperature: 0.1\n", "--queue_weight 0 --relation_weight 1", {1: "temperature"}),
+        ("in_batch_negatives: false\n", "--queue_weight 0 --relation_weight 1", {1: "in_batch_negatives"}),
+        (
+            "queue_positives: 2\nqueue_positive_weight: 2\n",
+            "--queue_weight 0 --relation_weight 1",
+            {1: "queue_positives", 2: "queue_positive_weight"},
+        ),
+        ("queue_positives: 2\n", "--queue_size 0", {1: "queue_positives"}),
+        ("queue_prefill: true\n", "--algorithm released", {1: "queue_prefill"}),
+        ("queue_prefill: true\n", "--algorithm simcse", {1: "queue_prefill"}),
         ("projection_dim: 64\n", "--num_projection_layers 0", {1: "projection_dim"}),
         ("ema_decay_end: 0.9\nema_schedule_steps: 9\n", "--ema_schedule constant_distance", {2: "ema_schedule_steps"}),
         ("stop_on_collapse: true\n", "--collapse_check_steps 0", {1: "stop_on_collapse"}),

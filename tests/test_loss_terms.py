@@ -262,6 +262,32 @@ def test_the_relation_term_is_least_at_the_key_if_both_temperatures_are_equal():
         assert (towards * sign > 0).all()
 
 
+def test_a_row_of_the_relation_term_counts_as_often_as_its_bias_says():
+    queries, keys, rows = (F.normalize(torch.randn(n, 8), dim=-1) for n in (3, 3, 4))
+    own = torch.zeros(3, 4, dtype=torch.bool)
+    own[0, 1] = True
+    bias = torch.tensor([3.0, 1.0, 1.0, 0.0]).log()
+    repeated = [0, 0, 0, 1, 2]
+    expected = relation_loss(queries, keys, rows[repeated], 0.1, 0.05, own[:, repeated])
+    torch.testing.assert_close(relation_loss(queries, keys, rows, 0.1, 0.05, own, bias), expected)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"queue_half_life": 1.0}, {"queue_window": "newest"}, {"queue_window": "newest", "queue_window_softness": 0.2}],
+    ids=["half-life", "window", "soft window"],
+)
+def test_the_relation_term_follows_the_policies_of_the_queue(policy):
+    losses = []
+    for settings in ({}, policy):
+        model = tiny_model(**RELATION, **settings).eval()
+        for step in range(1, 5):
+            rows = F.normalize(torch.randn(3, 32, generator=torch.Generator().manual_seed(step)), dim=-1)
+            model.queue.enqueue(rows, step=step)
+        losses.append(model(**two_views()).loss.item())
+    assert losses[0] != pytest.approx(losses[1], abs=1e-4)
+
+
 def test_the_relation_term_leaves_out_rows_and_sentences_without_rows():
     generator = torch.Generator().manual_seed(0)
     keys, rows = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 6))
@@ -296,6 +322,8 @@ def test_a_sentence_is_not_compared_with_its_own_rows():
     ("config", "message"),
     [
         ({"queue_weight": 0.0}, "all 0"),
+        (RELATION | {"temperature": 0.1}, "`temperature` is 0.1, but no term of the loss uses it"),
+        (RELATION | {"in_batch_negatives": False}, "`in_batch_negatives` is False, but no term of the loss uses it"),
         ({"relation_weight": -1.0}, "`relation_weight` is a number of at least 0"),
         ({"relation_weight": 1.0, "relation_temperature": 0.0}, "`relation_temperature` is a number above 0"),
         ({"relation_target_temperature": 0.1}, "but `relation_weight` is 0"),

@@ -34,6 +34,18 @@ def _no_figures(request, monkeypatch):
         monkeypatch.setattr("mocose_hf.queue_telemetry.plot_queue_telemetry", lambda lines, path: False)
 
 
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"queue_weight": 0.0, "relation_weight": 1.0}, "no negatives"), ({"queue_positives": 2}, "are positives too")],
+)
+def test_figures_of_negatives_are_left_out_if_the_loss_is_another(tmp_path, tokenizer, config, reason):
+    make_trainer(tmp_path, tokenizer, tiny_model(**config), max_steps=3, queue_telemetry_steps=1).train()
+    record = lines_of(tmp_path)[-1]
+    assert reason in record["left_out"]["gradient"]
+    assert "effective_negatives" not in record
+    assert record["queue_fill"] == 12
+
+
 def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / LINES_FILE).read_text().splitlines()]
 

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
 from numbers import Integral
@@ -192,6 +193,17 @@ class SentenceCollator:
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
         return batch
+
+    @property
+    def draws_views(self) -> bool:
+        """Whether a text or its tokens are changed at random."""
+        return self.key_augmentation is not None or self.token_views is not None
+
+    def without_changes(self) -> "SentenceCollator":
+        """Return a collator of the same sentences, prompt included, that neither augments text nor draws views."""
+        plain = copy(self)
+        plain.key_augmentation = plain.token_views = None
+        return plain
 
     def _key_texts(self, rows: list[dict]) -> list[str] | None:
         """Return what the target is to see, None where that is what the online branch sees."""

@@ -20,7 +20,6 @@ from mocose_hf.callback_states import EndOfRun, has_ended, restore_callback_stat
 from mocose_hf.callbacks import CollapseAlarm
 from mocose_hf.checkpoint_keeper import CheckpointKeeper
 from mocose_hf.checkpointing import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
-from mocose_hf.data import SentenceCollator
 from mocose_hf.distributed import any_process, broadcast, gather_rows
 from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.development import score_sets
@@ -389,9 +388,7 @@ class MoCoSETrainer(Trainer):
 
     def _prefill_queue(self) -> None:
         """Fill the queue with keys of training sentences; every process does the same."""
-        collator = SentenceCollator(
-            self.processing_class, self.args.max_seq_length, getattr(self.data_collator, "first_position", None)
-        )
+        collator = self.data_collator.without_changes()
         model = self.accelerator.unwrap_model(self.model)
         dtype = torch.bfloat16 if self.args.bf16 else None
         prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)

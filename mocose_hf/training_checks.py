@@ -263,6 +263,11 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
             f"The model's default prompt {model.config.default_prompt!r:.60} is put before sentences by the trainer's "
             "own collator; yours must do so itself."
         )
+    if getattr(collator, "draws_views", False) and _repeats_batches(args):
+        logger.warning(
+            "`train_sampling_strategy` sequential gives a sentence the same augmented text or tokens in every epoch, "
+            "because these are drawn anew only for another batch; leave it out to shuffle."
+        )
     if args.queue_prefill:
         _check_prefill(dataset, collator, model)
     if isinstance(dataset, IterableDataset):
@@ -373,6 +378,12 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
         for message in counts.warnings():
             logger.warning_once(message)
     return counts
+
+
+def _repeats_batches(args) -> bool:
+    """Return whether an epoch has the same batches as the one before."""
+    strategy = getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)
+    return strategy == "sequential" and (args.max_steps > 0 or args.num_train_epochs > 1)
 
 
 def _check_prefill(dataset, collator, model) -> None:

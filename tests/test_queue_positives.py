@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_batch, sentences, tiny_model
+from conftest import random_batch, sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
 from processes import runs_agree
 from test_resuming import BEST, run
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from mocose_hf.data import SentenceCollator
 from mocose_hf.losses import info_nce_loss, multi_positive_loss, nearest_rows
 from mocose_hf.queue_prefill import prefill_queue
+from mocose_hf.study.released import ReleasedMoCoSE, ReleasedMoCoSEConfig
+from mocose_hf.study.simcse import SimCSE, SimCSEConfig
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
 POSITIVES = HEADLESS | {"queue_positives": 3, "pooling_mode": "mean"}
@@ -120,6 +122,30 @@ def test_training_starts_from_a_filled_queue_and_logs_its_fill(tmp_path, tokeniz
     assert [line["queue_fill"] for line in lines] == [16, 16]
 
 
+def test_the_keys_of_a_prefill_are_of_sentences_with_the_prompt(tmp_path, tokenizer):
+    prompts = {"prompts": {"q": "the cat sees "}, "default_prompt_name": "q", "include_prompt": False}
+    model = tiny_model(**POSITIVES, **prompts, encoder_dropout_prob=0.0).eval()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    fields = {"queue_prefill": True, "max_steps": 1, "crop_share": 0.3, "learning_rate": 0.0}
+    trainer = make_trainer(tmp_path, tokenizer, model, **fields)
+    filled = {}
+    model.register_forward_pre_hook(
+        lambda module, args: filled.update(rows=model.queue.negatives(), ids=model.queue.sentence_ids())
+    )
+    trainer.train()
+    model.load_state_dict(start)
+    texts = [sentences(24)[number] for number in filled["ids"].tolist()]
+    expected = F.normalize(model.encode(texts, tokenizer), dim=-1)
+    torch.testing.assert_close(filled["rows"], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "config_kind"), [(SimCSE, SimCSEConfig), (ReleasedMoCoSE, ReleasedMoCoSEConfig)])
+def test_algorithms_without_a_place_for_a_prefill_refuse_it(tmp_path, tokenizer, kind, config_kind):
+    model = kind(config_kind(encoder_config=tiny_bert_config()))
+    with pytest.raises(ValueError, match=r"^`queue_prefill` is true, but .*; leave it out"):
+        make_trainer(tmp_path, tokenizer, model, queue_prefill=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "kills"),
     [({}, [(5,)]), (BEST, [(1,), (4,)])],
@@ -140,6 +166,8 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, fields
         ({"queue_positives": -1}, "lies between 0 and `queue_size`"),
         ({"queue_positives": 2, "queue_positive_weight": 0.0}, "above 0"),
         ({"queue_positives": 2, "queue_positive_similarity": 1.5}, r"lies in \[-1, 1\]"),
+        ({"queue_positives": 2, "queue_weight": 0.0, "relation_weight": 1.0}, "no term of the loss uses it"),
+        ({"queue_positives": 2, "queue_weight": 0.0, "in_batch_weight": 1.0, "relation_weight": 1.0}, "no term of"),
         ({"queue_positive_weight": 2.0}, "but `queue_positives` is 0"),
         ({"queue_positives": 2, "queue_centroids": 3}, "leave out one of the two"),
         ({"queue_positives": 2, "queue_size": 65_536, "queue_init_size": 0}, "below 65536"),

@@ -21,6 +21,14 @@ def draws(views: TokenViews, special=SENTENCE, longest: int = 32, count: int = 4
     return [views.draw(special, longest, generator) for _ in range(count)]
 
 
+def test_a_fixed_order_that_repeats_views_warns(tmp_path, tokenizer, told):
+    fields = {"crop_share": 0.5, "num_train_epochs": 2}
+    make_trainer(tmp_path / "shuffled", tokenizer, **fields)
+    assert "sequential" not in told.text
+    make_trainer(tmp_path / "sequential", tokenizer, train_sampling_strategy="sequential", **fields)
+    assert "sequential gives a sentence the same augmented text or tokens in every epoch" in told.text
+
+
 def test_without_rates_a_view_is_the_sentence():
     assert not TokenViews().is_active
     assert draws(TokenViews(), count=3) == [list(range(10))] * 3

@@ -80,8 +80,14 @@ ALGORITHMS = {
             "momentum contrast",
             "[MoCoSE](https://arxiv.org/abs/2202.13093) as [its authors' code](https://github.com/xbdxwyh/mocose) "
             "does it",
+            ("queue_prefill",),
         ),
-        Algorithm(SimCSE, "contrast of dropout masks", "[SimCSE](https://arxiv.org/abs/2104.08821)", TARGET_ARGUMENTS),
+        Algorithm(
+            SimCSE,
+            "contrast of dropout masks",
+            "[SimCSE](https://arxiv.org/abs/2104.08821)",
+            (*TARGET_ARGUMENTS, "queue_prefill"),
+        ),
     )
 }
 """By the names under which `--algorithm` takes them."""

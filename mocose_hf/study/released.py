@@ -186,6 +186,11 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
                 f"The released schedule of η ends at 1 after {EMA_STEPS} steps, whatever `ema_schedule`, "
                 "`ema_decay_end` and `ema_schedule_steps` say; leave them out, or take the algorithm mocose."
             )
+        if args.queue_prefill:
+            raise ValueError(
+                "`queue_prefill` is true, but the released code starts with random rows; leave it out, or take the "
+                "algorithm mocose."
+            )
         if args.deepspeed:
             raise ValueError(
                 "`deepspeed` would undo the EMA of the target's projection head, which the optimizer trains too here; "

@@ -82,8 +82,10 @@ class SimCSE(MoCoSEForPreTraining):
 
     @staticmethod
     def check_settings(config: SimCSEConfig, args) -> None:
-        """Raise a `ValueError` where arguments steer a target."""
+        """Raise a `ValueError` if arguments steer a target or fill a queue."""
         check_no_target_arguments(args, "SimCSE")
+        if args.queue_prefill:
+            raise ValueError("`queue_prefill` is true, but SimCSE has no queue; leave it out.")
 
     def encode_queries(self, *view, **named) -> Tensor:
         """Run encoder, dense layer, tanh and L2 norm. (B, H), float32; the arguments are those of `View`.

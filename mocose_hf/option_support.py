@@ -3,7 +3,13 @@
 docs/options.md is the table for users; a test compares it with this file and with the installed transformers.
 """
 
+from copy import copy
 from dataclasses import MISSING, fields
+
+import torch
+from transformers import Trainer
+
+from mocose_hf.errors import one_line
 
 WORKING = """
 activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon accelerator_config bf16
@@ -79,6 +85,7 @@ TRAINER_REFUSED = {
 _GROUPED = ("group_by_length", "batch_rebalance")
 _TAKE_NO_OPTIM_ARGS = ("adafactor", "adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused", "adamw_torch_xla")
 _TAKE_TARGET_MODULES = ("galore", "apollo")
+_TAKE_THE_MODEL = (*_TAKE_TARGET_MODULES, "lomo", "adalomo")
 
 
 def check_idle_options(args) -> None:
@@ -119,6 +126,50 @@ def check_idle_options(args) -> None:
             f"`optim_target_modules` has no effect with `optim` {optimizer}; leave it out, or name one of GaLore or "
             "APOLLO."
         )
+
+
+def check_named_optimizer(args) -> None:
+    """Build the optimizer that `optim` names for a parameter of its own, so that a missing library shows at once.
+
+    Raises:
+        ValueError: If it cannot be built, or an entry of `optim_args` has no effect.
+    """
+    name = getattr(args.optim, "value", args.optim)
+    entries = args.optim_args.split(",") if args.optim_args else []
+    if any(entry.partition("=")[0].strip() == "weight_decay" for entry in entries):
+        raise ValueError("`optim_args` holds weight_decay, which has no effect there; set `weight_decay` instead.")
+    needs_model = str(name).startswith(_TAKE_THE_MODEL)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        if not needs_model:
+            kind([torch.nn.Parameter(torch.zeros(1))], **options)
+    except Exception as error:  # each library fails in its own way
+        if needs_model and not isinstance(error, ImportError):
+            return  # for want of a model, after its library was found
+        named = f"`optim` {name}" + (f" with `optim_args` {args.optim_args!s:.60}" if entries else "")
+        raise ValueError(
+            f"{named} cannot be built ({one_line(error)}); install what it needs, or choose another."
+        ) from error
+    for place, entry in enumerate(entries):
+        if _is_ignored(args, entries, place, options):
+            raise ValueError(
+                f"`optim_args` holds {entry.strip()[:60]}, which has no effect with `optim` {name}; leave it out."
+            )
+
+
+def _is_ignored(args, entries: list[str], place: int, options: dict[str, object]) -> bool:
+    """Return whether an optimizer has the same options with another value of one entry of `optim_args`."""
+    key, _, value = entries[place].partition("=")
+    try:
+        other = str(int(value) + 1 if value.strip().lstrip("-").isdigit() else float(value) + 1)
+    except ValueError:
+        other = "false" if value.strip().lower() in ("true", "1", "yes") else "true"
+    changed = copy(args)
+    changed.optim_args = ",".join([*entries[:place], f"{key}={other}", *entries[place + 1 :]])
+    try:
+        return Trainer.get_optimizer_cls_and_kwargs(changed)[1] == options
+    except Exception:  # it was looked at
+        return False
 
 
 def check_trainer_options(options: dict[str, object]) -> None:

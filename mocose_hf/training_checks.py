@@ -18,6 +18,7 @@ from mocose_hf.encoding import encoder_max_length
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.pairs import positive_score
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.option_support import check_named_optimizer
 from mocose_hf.pretrained_encoders import check_tokenizer
 from mocose_hf.prompts import prompt_options
 from mocose_hf.streaming import ReplayCollator, as_stream
@@ -96,8 +97,10 @@ def check_prompt(args, tokenizer, config) -> None:
         )
 
 
-def check_optimizer(args, optimizers=(None, None), **options) -> None:
-    """Raise a `ValueError` where a trainer is given an optimizer that its arguments would have to change."""
+def check_optimizer(args, optimizers=(None, None), optimizer_cls_and_kwargs=None, **options) -> None:
+    """Raise a `ValueError` if the optimizer cannot be built, or would ignore an argument that is meant for it."""
+    if optimizers[0] is None and optimizer_cls_and_kwargs is None and not args.deepspeed:
+        check_named_optimizer(args)
     if args.head_learning_rate is not None and optimizers[0] is not None:
         raise ValueError(
             "`head_learning_rate` is for the optimizer that the trainer builds; leave it out, or give your own "

@@ -88,6 +88,43 @@ def test_a_combination_without_effect_is_refused(tmp_path, values, said):
         training_arguments(tmp_path, **values)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"optim": "sgd", "optim_args": "momentum=0.9,weight_decay=0.1"}, "which has no effect there; set `weight_d"),
+        (
+            {"optim": "sgd", "optim_args": "momentum=0.9,alpha=0.1"},
+            "holds alpha=0.1, which has no effect with `optim`",
+        ),
+        (
+            {"optim": "rmsprop", "optim_args": "lr_decay=0.1"},
+            "holds lr_decay=0.1, which has no effect with `optim` rm",
+        ),
+        ({"optim": "sgd", "optim_args": "momentum=x"}, "`optim` sgd with `optim_args` momentum=x cannot be built (co"),
+        ({"optim": "sgd", "optim_args": "nesterov=true"}, "cannot be built (Nesterov momentum requires a momentum"),
+    ],
+)
+def test_arguments_of_an_optimizer_that_it_ignores_or_cannot_take_are_refused(tmp_path, tokenizer, values, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_trainer(tmp_path, tokenizer, **values)
+
+
+def test_arguments_of_an_optimizer_reach_it(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, optim="sgd", optim_args="momentum=0.9, nesterov=true", max_steps=1)
+    trainer.train()
+    group = trainer.optimizer.param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.9, True)
+
+
+@pytest.mark.parametrize("name", ["adamw_bnb_8bit", "galore_adamw", "lomo", "grokadamw", "schedule_free_sgd"])
+def test_an_optimizer_without_its_library_is_refused_before_training(tmp_path, tokenizer, monkeypatch, name):
+    for library in ("bitsandbytes", "galore_torch", "lomo", "grokadamw", "schedulefree"):
+        monkeypatch.setattr(f"transformers.trainer_optimizer.is_{library}_available", lambda *_: False)
+    fields = {"optim_target_modules": ["query"]} if name.startswith("galore") else {}
+    with pytest.raises(ValueError, match=rf"^`optim` {name} cannot be built \(.*install.*\); install what it needs"):
+        make_trainer(tmp_path, tokenizer, optim=name, **fields)
+
+
 @pytest.mark.parametrize(("metric", "rates"), [("stsb_spearman", 2), ("alignment", 1)])
 def test_a_schedule_by_score_lowers_the_rate_when_the_score_gets_worse(
     tmp_path, tokenizer, monkeypatch, metric, rates

@@ -366,7 +366,7 @@ def test_output_dir_is_needed_for_training(refused):
 def test_neither_training_nor_development(refused):
     said = refused(train_file=None)
     assert said.startswith("there is nothing to do: give --train_file or --dataset_name")
-    assert "--validation_file or --senteval_dir" in said
+    assert all(name in said for name in ("--validation_file", "--retrieval_file", "--label_file", "--senteval_dir"))
 
 
 def test_two_sources_of_one_thing(refused):

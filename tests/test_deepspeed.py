@@ -193,6 +193,7 @@ def test_the_command_trains_goes_on_and_exports_under_zero3(tmp_path, small_enco
         "validation_file": tmp_path / "pairs.tsv",
         "per_device_train_batch_size": 4,
         "eval_steps": 3,
+        "save_total_limit": 3,
         "queue_size": 20,
         "queue_init_size": 4,
         "bf16": "true",

@@ -29,7 +29,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_a_run_that_goes_on(folder, po
     python = [sys.executable, str(REPOSITORY / "tests" / "fill_disk.py")]
     result = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(disk), *python, point],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/tests"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/tests:{REPOSITORY}"},
         capture_output=True,
         text=True,
         timeout=240,

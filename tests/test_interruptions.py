@@ -13,7 +13,7 @@ from interruptions import GLOBAL_BATCH, make_inputs, same_end
 
 from mocose_hf.checkpointing import MANIFEST, checkpoints
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/tests"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/tests:{REPOSITORY}"}
 
 
 def interrupt(*arguments: str) -> str:

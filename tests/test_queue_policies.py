@@ -510,7 +510,7 @@ def test_a_saved_model_loads_with_its_policy(tmp_path, policy):
 
 def test_ids_that_are_needed_and_not_given_are_asked_for():
     model, _ = model_with_a_queue(*FILLS["wrapped"], mask_same_sentence=True)
-    with pytest.raises(ValueError, match="`mask_same_sentence` needs the `sentence_ids`"):
+    with pytest.raises(ValueError, match="`mask_same_sentence` and `queue_positives` need the `sentence_ids`"):
         model(**random_batch())
 
 

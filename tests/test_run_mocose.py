@@ -372,9 +372,9 @@ def test_embeddings_that_are_not_finite_end_the_command_in_one_line(scores, enco
     more = ("--model_name_or_path", str(tmp_path / "bad"), "--allow_partial_tasks", "true", "--eval_tasks", "stsb")
     capsys.readouterr()
     code, out = scores(*more, "geometry")
-    assert code == 1
+    assert code == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(r"run_mocose.py: The embeddings of \d+ of \d+ sentences are not finite, .*\n", said)
+    assert re.fullmatch(r"run_mocose.py: `bert` returns embeddings that are not finite; check the weights.*\n", said)
     assert not out.exists()
 
 

@@ -428,7 +428,7 @@ def test_modules_that_lie_outside_the_model_are_refused(model_dir, start, path):
 
 
 def test_a_file_of_a_layout_that_is_no_object_is_refused(model_dir, start):
-    write_json(model_dir / "modules.json", [{"path": "", "type": "models.Pooling"}])
+    write_json(model_dir / "modules.json", [{"path": "", "type": "models.Transformer"}])
     write_json(model_dir / "sentence_bert_config.json", [1])
     assert "sentence_bert_config.json: not a JSON object" in start()
 

@@ -44,6 +44,10 @@ def _any(cell: str, seed: int) -> bool:
     return True
 
 
+def _is_ours(attributes: Mapping[str, object]) -> bool:
+    return _RUN in attributes or _ABOUT in attributes
+
+
 class TrialStore:
     """The trials of one study.
 
@@ -72,7 +76,9 @@ class TrialStore:
         except Exception as error:
             raise self._damaged(one_line(error)) from error
         self._check()
-        if not self.is_ours and (self._study.user_attrs or self._study.get_trials(deepcopy=False)):
+        trials = self._study.get_trials(deepcopy=False)  # before the attributes, which another worker sets first
+        attributes = self._study.user_attrs
+        if not _is_ours(attributes) and (attributes or trials):
             raise InputError(
                 f"the study {self.name} of this storage was made by another program; give another --storage."
             )
@@ -107,7 +113,7 @@ class TrialStore:
     @property
     def is_ours(self) -> bool:
         """Whether this package made the study: a storage may hold other optuna studies too."""
-        return _RUN in self._study.user_attrs or _ABOUT in self._study.user_attrs
+        return _is_ours(self._study.user_attrs)
 
     def run(self) -> dict[str, object]:
         """Return what all its workers have in common, with secrets masked."""

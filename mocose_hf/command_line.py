@@ -4,7 +4,7 @@ import argparse
 import difflib
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 
 from transformers import HfArgumentParser
@@ -367,7 +367,8 @@ def _read_recipe(config: dict[str, ConfigEntry], typed: dict[str, str]) -> dict[
     if names[0] not in RECIPES:
         place = "" if "recipe" in typed else f"{config['recipe'].place}: "
         raise InputError(f"{place}--recipe is one of {', '.join(RECIPES)}, but is {names[0]!s:.40}.")
-    return read_config_file(str(RECIPES[names[0]]))
+    entries = read_config_file(str(RECIPES[names[0]]))
+    return {name: replace(entry, recipe=names[0]) for name, entry in entries.items()}
 
 
 _LIST_OR_WORD = ("optim_target_modules",)

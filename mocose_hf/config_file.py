@@ -16,11 +16,12 @@ MAX_BYTES = 2**20
 
 @dataclass
 class ConfigEntry:
-    """One option of a configuration file: its name, its values as typed, its file and line."""
+    """One option of a configuration file: its name, its values as typed, its file and line, and its recipe if any."""
 
     name: str
     values: list[str]
     place: str
+    recipe: str | None = None
 
     def as_typed(self) -> list[str]:
         """Return the entry as arguments; one value is joined to its name, as it may start with a dash."""
@@ -86,9 +87,13 @@ def _compose(path: str) -> yaml.Node | None:
 
 
 def locate(message: str, config: dict[str, ConfigEntry]) -> str:
-    """Put file and line in front of a complaint about an option that the file gave."""
-    places = [config[name].place for name in re.findall(r"\w+", message) if name in config]
-    return f"{places[0]}: {message}" if places else message
+    """Put file and line before a complaint about an option that the file gave; say how to override a recipe."""
+    entries = [config[name] for name in re.findall(r"\w+", message) if name in config]
+    if not entries:
+        return message
+    first = entries[0]
+    override = f" (the recipe {first.recipe} sets `{first.name}`; --{first.name} overrides it)" if first.recipe else ""
+    return f"{first.place}: {message}{override}"
 
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}

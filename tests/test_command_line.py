@@ -395,6 +395,14 @@ def test_options_of_a_recipe_that_an_override_makes_idle_are_ignored_with_a_noti
     assert not options.training.queue_prefill
 
 
+def test_an_error_about_a_line_of_a_recipe_tells_how_to_override_it(tmp_path):
+    options = parse_command_line(["--recipe", "domain"])
+    said = options.locate("`queue_prefill` is true; leave it out.")
+    assert said.endswith("leave it out. (the recipe domain sets `queue_prefill`; --queue_prefill overrides it)")
+    assert "domain.yaml, line " in said
+    assert "recipe" not in parse(tmp_path, "queue_prefill: true\n").locate("`queue_prefill` is true; leave it out.")
+
+
 def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
     for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
         with pytest.raises(InputError, match="recipe is one of domain, paper, released, but is best"):

@@ -397,6 +397,13 @@ def _check_prefill(dataset, collator, model) -> None:
         raise ValueError("`queue_prefill` draws sentences at random, which a stream does not allow; leave it out.")
     if not isinstance(collator, SentenceCollator):
         raise ValueError("`queue_prefill` needs the trainer's own collator; leave out `data_collator`, or this.")
+    config = model.config
+    contrasts_queue = config.queue_weight > 0.0 or config.in_batch_queue != "none"
+    if contrasts_queue and not (config.mask_same_sentence or config.queue_positives):
+        logger.warning(
+            "`queue_prefill` puts keys of sentences into the queue that are still to come as queries, so a sentence "
+            "may be its own negative; set `mask_same_sentence`."
+        )
 
 
 def _check_last_batch(rows: int, args) -> None:

@@ -178,6 +178,15 @@ def test_settings_that_have_no_meaning_are_refused(config, message):
         tiny_model(**config)
 
 
+def test_a_prefill_by_which_sentences_are_their_own_negatives_warns(tmp_path, tokenizer, told):
+    relation = {"queue_weight": 0.0, "relation_weight": 1.0}
+    for number, config in enumerate((relation, {"queue_positives": 2}, {"mask_same_sentence": True})):
+        make_trainer(tmp_path / str(number), tokenizer, tiny_model(**config), queue_prefill=True)
+    assert "its own negative" not in told.text
+    make_trainer(tmp_path / "momentum", tokenizer, queue_prefill=True)
+    assert "may be its own negative; set `mask_same_sentence`" in told.text
+
+
 def test_a_prefill_without_a_queue_is_refused(tmp_path, tokenizer):
     model = tiny_model(queue_size=0, queue_init_size=0)
     with pytest.raises(ValueError, match="`queue_size` is 0"):

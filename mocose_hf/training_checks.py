@@ -88,12 +88,17 @@ def check_length(args, tokenizer, encoder_config) -> None:
 
 
 def check_prompt(args, tokenizer, config) -> None:
-    """Raise a `ValueError` if the default prompt leaves no room for sentences."""
+    """Raise a `ValueError` if the default prompt leaves no room for sentences, and warn if it may be cut off."""
     taken = len(tokenizer(config.default_prompt)["input_ids"]) if config.default_prompt else 0
     if taken >= args.max_seq_length:
         raise ValueError(
             f"`max_seq_length` is {args.max_seq_length}, but the model's default prompt "
             f"{config.default_prompt_name!r:.60} alone takes {taken} tokens; raise it."
+        )
+    if taken and getattr(tokenizer, "truncation_side", "right") == "left":
+        logger.warning(
+            "The tokenizer cuts long sentences on the left, where the model's default prompt stands, so they lose it; "
+            "set its `truncation_side` to right."
         )
 
 

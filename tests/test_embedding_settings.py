@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import WORDS, sentences, tiny_model
 from datasets import Dataset
+from test_trainer import make_trainer
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertTokenizer, CanineTokenizer
 
@@ -65,6 +66,18 @@ def reference(directory, texts=TEXTS, **options) -> torch.Tensor:
 
 def start_training(directory) -> MoCoSEForPreTraining:
     return MoCoSEForPreTraining.from_encoder_pretrained(str(directory), queue_size=16, queue_init_size=4)
+
+
+def test_a_prompt_that_long_sentences_lose_warns(tmp_path, encoder_dir, told):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    prompts = {"prompts": {"q": "the cat "}, "default_prompt_name": "q"}
+    make_trainer(tmp_path / "right", tokenizer, tiny_model(**prompts))
+    assert "default prompt stands" not in told.text
+    tokenizer.truncation_side = "left"
+    make_trainer(tmp_path / "no prompt", tokenizer)
+    assert "default prompt stands" not in told.text
+    make_trainer(tmp_path / "left", tokenizer, tiny_model(**prompts))
+    assert "cuts long sentences on the left, where the model's default prompt stands" in told.text
 
 
 @pytest.mark.parametrize("pooling_mode", POOLING_MODES)

@@ -140,7 +140,7 @@ class SentenceCollator:
         key_augmentation: Makes the key view's text of a text; None for none. It is given a generator that depends on
             the seed, on the sentences of the batch and on the place among them, and on nothing else: the same batch
             gives the same texts in any worker process and after a resume, and another epoch, which puts a sentence
-            into another batch, gives others.
+            into another batch, gives others. So does another number of processes, which divides the batch.
         seed: Of these generators.
         token_views: Crops, deletes or repeats tokens, with generators of the same kind; None for none.
         augment_view: The views that these apply to: query, key or both, each with draws of its own.

@@ -219,7 +219,8 @@ def test_nothing_is_said_of_an_ordinary_model(make_start, told):
     SentenceTransformer(str(start), device="cpu").save_pretrained(str(start / "saved"), create_model_card=False)
     load_encoder(str(start))
     load_encoder(str(start / "saved"))
-    assert told.messages == []
+    # sentence-transformers speaks of the default prompt itself, if another test has set its logger to warnings.
+    assert [record for record in told.records if not record.name.startswith("sentence_transformers")] == []
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def probing(encoder: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def dropout_off(encoder: PreTrainedModel) -> Iterator[None]:
-    """Put an encoder into evaluation mode inside, and each of its modules back into its own mode afterwards."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 
 from mocose_hf.data import SentenceCollator
+from mocose_hf.encoder_checks import dropout_off
 
 
 @torch.no_grad()
@@ -23,27 +24,21 @@ def prefill_queue(
         batch_size: Sentences per forward.
         seed: Decides which sentences are drawn; torch's global generator is left alone.
         dtype: What to compute in; the dtype of the weights if None.
-
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(sentences), generator=generator)[: model.queue.size].tolist()
     device = model.queue.rows.device
     encode = model.encode_keys if model.config.has_target else model.encode_queries
-    modes = {module: module.training for module in model.modules()}
     for queue in model.queues():
         queue.clear()
-    model.eval()
-    try:
-        with torch.autocast(device.type, dtype=dtype) if dtype else nullcontext():
-            for start in range(0, len(drawn), batch_size):
-                batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
-                batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
-                ids = batch.pop("sentence_ids")
-                key_view = {name.removeprefix("key_"): v for name, v in batch.items() if name.startswith("key_")}
-                view = {name: v for name, v in batch.items() if not name.startswith("key_")}
-                model.queue.enqueue(encode(**(key_view or view)), ids)
-                if model.reverse_queue is not None:
-                    model.reverse_queue.enqueue(encode(**view), ids)
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
+    computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
+    with computing, dropout_off(model):
+        for start in range(0, len(drawn), batch_size):
+            batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
+            batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+            ids = batch.pop("sentence_ids")
+            key_view = {name.removeprefix("key_"): v for name, v in batch.items() if name.startswith("key_")}
+            view = {name: v for name, v in batch.items() if not name.startswith("key_")}
+            model.queue.enqueue(encode(**(key_view or view)), ids)
+            if model.reverse_queue is not None:
+                model.reverse_queue.enqueue(encode(**view), ids)

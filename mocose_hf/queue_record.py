@@ -1,8 +1,7 @@
 """One look at the queue of negatives: what a model, its outputs and the training sentences tell of it."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from transformers import BatchEncoding
 
 from mocose_hf.data import SentenceCollator
+from mocose_hf.encoder_checks import dropout_off
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining, MoCoSEOutput
 from mocose_hf.queue_measures import (
     AgeBins,
@@ -76,7 +76,7 @@ class TrainingSentences:
         keys = model.queue.rows.new_empty(len(texts), model.queue.dim, dtype=torch.float32)
         device = keys.device
         computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
-        with computing, _dropout_off(model.target):
+        with computing, dropout_off(model.target):
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
                 batch = BatchEncoding(self._collator([{"text": texts[i]} for i in some])).to(device)
@@ -241,15 +241,3 @@ def shortened(value):
     if isinstance(value, list):
         return [shortened(part) for part in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-
-
-@contextmanager
-def _dropout_off(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode inside, and each of its parts back into its own mode after."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

@@ -379,22 +379,19 @@ class MoCoSETrainer(Trainer):
         self._gradient_norm: Tensor | None = None
         self._finite_watch.forget()
         self._scale = self._loss_scale()
+        if self.args.queue_prefill and self._is_training and self.resumed_from is None:
+            self._prefill_queue()
         for queue in self.model.queues():
             for buffer in queue.buffers():
                 broadcast(buffer)
-        if self.args.queue_prefill and self._is_training and self.resumed_from is None:
-            self._prefill_queue()
         self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
 
     def _prefill_queue(self) -> None:
-        """Fill the queue with keys of training sentences; every process does the same."""
+        """Fill the queues with keys of training sentences."""
         collator = self.data_collator.without_changes()
         model = self.accelerator.unwrap_model(self.model)
         dtype = torch.bfloat16 if self.args.bf16 else None
         prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)
-        for queue in model.queues():
-            for buffer in queue.buffers():
-                broadcast(buffer)
 
     def resume_training(self) -> None:
         """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""

@@ -556,3 +556,18 @@ class MoCoSEConfig(PreTrainedConfig):
         if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
             words = {str: "a word", bool: "true or false", int: "a whole number", float: "a number"}
             raise ValueError(f"`{name}` is {words[kind]}, not {value!r}.")
+
+
+class OneTermConfig(MoCoSEConfig):
+    """Configure an algorithm whose loss has one term and no positives from the queue, so that none is an option."""
+
+    queue_weight: float = 1.0
+    in_batch_weight: float = 0.0
+    symmetric_loss: bool = False
+    in_batch_queue: str = "none"
+    relation_weight: float = 0.0
+    relation_temperature: float = 0.1
+    relation_target_temperature: float = 0.05
+    queue_positives: int = 0
+    queue_positive_weight: float = 1.0
+    queue_positive_similarity: float = -1.0

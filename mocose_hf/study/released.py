@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from mocose_hf.branches import View
-from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.configuration_mocose import MoCoSEConfig, OneTermConfig
 from mocose_hf.encoder_mocose import MoCoSEModel
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.negative_queue import NegativeQueue
@@ -34,22 +34,12 @@ def queue_slots(max_rows: int, fill_at_start: int) -> int:
     return 2 * max_rows - fill_at_start + 1 if max_rows else 0
 
 
-class ReleasedMoCoSEConfig(MoCoSEConfig):
+class ReleasedMoCoSEConfig(OneTermConfig):
     """Configure a `ReleasedMoCoSE`: as `MoCoSEConfig`, and the step of the stale perturbation."""
 
     model_type = "mocose_released"
 
     use_pooler: bool = True
-    queue_weight: float = 1.0
-    in_batch_weight: float = 0.0
-    symmetric_loss: bool = False
-    in_batch_queue: str = "none"
-    relation_weight: float = 0.0
-    relation_temperature: float = 0.1
-    relation_target_temperature: float = 0.05
-    queue_positives: int = 0
-    queue_positive_weight: float = 1.0
-    queue_positive_similarity: float = -1.0
     stale_fgsm_epsilon: float = field(
         default=5e-9,
         metadata={

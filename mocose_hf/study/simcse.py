@@ -7,13 +7,13 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from mocose_hf.branches import View
-from mocose_hf.configuration_mocose import MoCoSEConfig
+from mocose_hf.configuration_mocose import OneTermConfig
 from mocose_hf.encoder_mocose import MoCoSEModel
 from mocose_hf.modeling_mocose import MoCoSEForPreTraining, check_no_target_arguments
 from mocose_hf.pretrained_encoders import PretrainedEncoder
 
 
-class SimCSEConfig(MoCoSEConfig):
+class SimCSEConfig(OneTermConfig):
     """Configure a `SimCSE`: the fields of `MoCoSEConfig` that are not of heads, target and queue.
 
     Raises:
@@ -27,16 +27,6 @@ class SimCSEConfig(MoCoSEConfig):
     num_predictor_layers: int = 0
     head_dropout_prob: float = 0.0
     in_batch_negatives: bool = True
-    queue_weight: float = 1.0
-    in_batch_weight: float = 0.0
-    symmetric_loss: bool = False
-    in_batch_queue: str = "none"
-    relation_weight: float = 0.0
-    relation_temperature: float = 0.1
-    relation_target_temperature: float = 0.05
-    queue_positives: int = 0
-    queue_positive_weight: float = 1.0
-    queue_positive_similarity: float = -1.0
     queue_size: int = 0
     queue_init_size: int = 0
     queue_dtype: str = "float32"

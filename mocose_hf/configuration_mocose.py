@@ -142,7 +142,7 @@ class MoCoSEConfig(PreTrainedConfig):
     queue_weight: float = _option(
         1.0,
         "Weight of the momentum term: queries against the keys of the target and the queue; 0 or above. At 0 there "
-        "is no target unless in_batch_queue needs one (paper: 1).",
+        "is no target unless relation_weight or in_batch_queue needs one (paper: 1).",
     )
     in_batch_weight: float = _option(
         0.0,

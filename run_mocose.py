@@ -20,11 +20,21 @@ from pathlib import Path
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from mocose_hf.atomic_files import write_text
-from mocose_hf.building import build_model, build_trainer, read_training_sentences
-from mocose_hf.checkpointing import find_checkpoint
-from mocose_hf.command_line import Options, parse_command_line, printable_command
-from mocose_hf.distributed import end_process
+from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
+from mocose_hf.cli.options import Options, parse_command_line, printable_command
+from mocose_hf.cli.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
+from mocose_hf.cli.scoring import (
+    compare,
+    evaluate_alone,
+    evaluate_trained,
+    is_start,
+    read_development,
+    read_evaluation_tasks,
+    report,
+    score,
+    with_held_out,
+)
+from mocose_hf.data.streaming import check_stream_arguments
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
     EXIT_CTRL_C,
@@ -36,8 +46,8 @@ from mocose_hf.errors import (
     input_error_line,
     printable,
 )
-from mocose_hf.evaluation.report import markdown_table, tables
-from mocose_hf.export import (
+from mocose_hf.evaluation.score_tables import markdown_table, tables
+from mocose_hf.export.sentence_encoder import (
     SENTENCE_ENCODER,
     RunRecord,
     export_sentence_encoder,
@@ -45,27 +55,17 @@ from mocose_hf.export import (
     push_output,
     write_model_card,
 )
-from mocose_hf.launcher import end_with_launcher
-from mocose_hf.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
-from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.pretrained_encoders import save_tokenizer
-from mocose_hf.run_lock import one_run
-from mocose_hf.saved_files import equalize_file_modes
-from mocose_hf.scoring import (
-    compare,
-    evaluate_alone,
-    evaluate_trained,
-    is_start,
-    read_development,
-    read_evaluation_tasks,
-    report,
-    score,
-    with_held_out,
-)
-from mocose_hf.streaming import check_stream_arguments
-from mocose_hf.study.algorithms import ALGORITHMS
-from mocose_hf.trainer import ARGUMENTS_FILE, MoCoSETrainer
-from mocose_hf.zero import whole_model
+from mocose_hf.files import write_text
+from mocose_hf.models.loading import save_tokenizer
+from mocose_hf.models.registry import ALGORITHMS
+from mocose_hf.models.saved_files import equalize_file_modes
+from mocose_hf.parallel.collectives import end_process
+from mocose_hf.parallel.deepspeed import whole_model
+from mocose_hf.training.callbacks.preemption import TrainingInterrupted
+from mocose_hf.training.checkpoint import find_checkpoint
+from mocose_hf.training.launcher import end_with_launcher
+from mocose_hf.training.run_lock import one_run
+from mocose_hf.training.trainer import ARGUMENTS_FILE, MoCoSETrainer
 
 _SECONDS_FOR_THE_FIRST = 3
 

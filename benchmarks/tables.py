@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from variants import QUEUE_SIZE, THROUGHPUTS, Variant
 
-from mocose_hf.evaluation.report import Table, markdown_table
+from mocose_hf.evaluation.score_tables import Table, markdown_table
 
 Figures = dict[str, list[dict[str, float]]]
 """Of each variant what was measured, round by round."""

@@ -8,7 +8,7 @@ from datasets import Dataset
 from meters import wall_and_cpu_seconds
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer, read_sentences
-from mocose_hf.encoding import encoder_max_length
+from mocose_hf.models.encoding import encoder_max_length
 
 LOADED_BATCHES = 200
 ENCODED_SENTENCES = 1024

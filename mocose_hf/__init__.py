@@ -4,12 +4,12 @@ from importlib import import_module
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
-from mocose_hf.configuration_mocose import MoCoSEConfig
-from mocose_hf.encoder_mocose import MoCoSEModel
-from mocose_hf.losses import info_nce_loss
-from mocose_hf.modeling_mocose import MoCoSEForPreTraining
-from mocose_hf.momentum import cosine_ema_decay, maximum_traceable_distance, update_ema
-from mocose_hf.negative_queue import NegativeQueue
+from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.ema import cosine_ema_decay, maximum_traceable_distance, update_ema
+from mocose_hf.models.encoder_mocose import MoCoSEModel
+from mocose_hf.models.losses import info_nce_loss
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.version import __version__
 
 AutoConfig.register(MoCoSEConfig.model_type, MoCoSEConfig, exist_ok=True)
@@ -19,17 +19,17 @@ AutoModelForPreTraining.register(MoCoSEConfig, MoCoSEForPreTraining, exist_ok=Tr
 # What only training needs is imported when it is first asked for: loading a trained model needs neither
 # `datasets` nor `evaluate`.
 _TRAINING = {
-    "CollapseAlarm": "mocose_hf.callbacks",
+    "CollapseMonitor": "mocose_hf.training.callbacks.collapse_monitor",
     "CollapseError": "mocose_hf.errors",
-    "MoCoSETrainer": "mocose_hf.trainer",
-    "MoCoSETrainingArguments": "mocose_hf.training_args",
-    "QueueTelemetry": "mocose_hf.queue_telemetry",
-    "SentenceCollator": "mocose_hf.data",
-    "SentenceStream": "mocose_hf.streaming",
-    "export_sentence_encoder": "mocose_hf.export",
-    "load_tokenizer": "mocose_hf.pretrained_encoders",
-    "plot_queue_telemetry": "mocose_hf.evaluation.queue_plots",
-    "read_sentences": "mocose_hf.data",
+    "MoCoSETrainer": "mocose_hf.training.trainer",
+    "MoCoSETrainingArguments": "mocose_hf.training.training_args",
+    "QueueMonitor": "mocose_hf.training.queue_monitor.callback",
+    "SentenceCollator": "mocose_hf.data.sentences",
+    "SentenceStream": "mocose_hf.data.streaming",
+    "export_sentence_encoder": "mocose_hf.export.sentence_encoder",
+    "load_tokenizer": "mocose_hf.models.loading",
+    "plot_queue_monitor": "mocose_hf.training.queue_monitor.plot",
+    "read_sentences": "mocose_hf.data.sentences",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 import training_step
-from conftest import REPOSITORY, random_batch, sentences, tiny_bert_config, tiny_model
+from builders import REPOSITORY, random_batch, sentences, tiny_bert_config, tiny_model
 from gemm_floor import GemmFloor, encoder_forward_flops
 from measure import Job, measure
 from released_step import ReleasedMoCoSE
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertModel, DistilBertConfig
 from variants import BF16_STEPS, Variant, check_name, default_names, usual_names
 
-from mocose_hf.evaluation.report import markdown_table
+from mocose_hf.evaluation.score_tables import markdown_table
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -315,6 +315,6 @@ def test_the_command_measures_prints_and_names_what_failed(encoder_dir, text, tm
 
 
 def test_an_encoder_that_takes_no_packed_batches_is_not_measured_on_padded_ones(encoder_dir, text, monkeypatch):
-    monkeypatch.setattr("mocose_hf.modeling_mocose.find_first_position", lambda encoder: None)
+    monkeypatch.setattr("mocose_hf.models.modeling_mocose.find_first_position", lambda encoder: None)
     with pytest.raises(ValueError, match="takes no packed batches"):
         measure(tiny_job(encoder_dir, text, "mocose_padding_free"))

@@ -2,7 +2,6 @@
 
 from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
-from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
 from mocose_hf.evaluation.geometry import (
     GeometryTask,
     alignment,
@@ -22,9 +21,10 @@ from mocose_hf.evaluation.metrics import (
 )
 from mocose_hf.evaluation.pairs import evaluate_pairs, read_scored_pairs
 from mocose_hf.evaluation.retrieval import RetrievalTask, read_retrieval_task
+from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings, embed
+from mocose_hf.evaluation.senteval_transfer import TRANSFER_TASKS, TransferTask, read_transfer_task
 from mocose_hf.evaluation.sts import STS_TASKS, STSTask, load_sts_task, read_sts_task, read_stsb
 from mocose_hf.evaluation.tasks import embed_tasks, read_tasks, score_tasks
-from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task
 
 __all__ = [
     "STS_TASKS",

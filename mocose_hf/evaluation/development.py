@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.checkpoint_selection import DEVELOPMENT
 from mocose_hf.evaluation.correlation import spearman
-from mocose_hf.evaluation.embedding import embed
 from mocose_hf.evaluation.labels import LabelTask
 from mocose_hf.evaluation.pairs import pair_cosines, score_pairs
 from mocose_hf.evaluation.retrieval import RetrievalTask
-from mocose_hf.evaluation.selection import DEVELOPMENT
+from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.tfidf import BASELINES, MOST_CHARACTERS, TfidfEmbeddings
 
 PAIR_FIGURES = (DEVELOPMENT, "alignment", "uniformity")

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.evaluation.embedding import SentenceEmbeddings
+from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings
 
 ROUNDING = 1e-6
 """Of embeddings in float32, what is below this share of the largest is rounding errors."""

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mocose_hf.data import Sentences, texts_sha256
+from mocose_hf.data.sentences import Sentences, texts_sha256
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.retrieval import Judgements, RetrievalTask
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mocose_hf.data.readers import read_records
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.similarity import Embeddings, cosine_blocks, unit_rows
 from mocose_hf.evaluation.task_names import task_name
 from mocose_hf.evaluation.tfidf import has_sklearn
-from mocose_hf.readers import read_records
 
 FIGURES = ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10")
 """What a task is scored by; the first one selects the best checkpoint if none is named."""

@@ -9,12 +9,12 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocose_hf.data.readers import load_hub_dataset, read_lines, read_records
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.correlation import spearman
-from mocose_hf.evaluation.embedding import embed
 from mocose_hf.evaluation.geometry import POSITIVE_SCORE, alignment, uniformity
+from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.similarity import Embeddings, unit_rows
-from mocose_hf.readers import load_hub_dataset, read_lines, read_records
 
 ScoredPair = tuple[float, str, str]
 """Score, sentence, sentence."""

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mocose_hf.data.readers import read_records
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.similarity import Embeddings, cosine_blocks
 from mocose_hf.evaluation.task_names import task_name
-from mocose_hf.readers import read_records
 
 SPLITS = ("test", "dev")
 """The judgements of a folder in BEIR's layout that are read, the first one that is there."""

@@ -14,10 +14,10 @@ import torch
 from datasets import Dataset, load_dataset
 from torch import Tensor
 
+from mocose_hf.data.readers import read_lines
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_similarities, pairs_dataset, scored_pair
-from mocose_hf.readers import read_lines
 
 STS_YEARS = ("sts12", "sts13", "sts14", "sts15", "sts16")
 

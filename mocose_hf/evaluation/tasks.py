@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mocose_hf.distributed import process_index
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.embedding import SentenceEmbeddings, embed
 from mocose_hf.evaluation.geometry import GeometryTask
+from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings, embed
+from mocose_hf.evaluation.senteval_transfer import TRANSFER_TASKS, TransferTask, read_transfer_task, transfer_files
 from mocose_hf.evaluation.sts import (
     STS_TASKS,
     STS_YEARS,
@@ -19,7 +19,7 @@ from mocose_hf.evaluation.sts import (
     read_stsb,
     sts_files,
 )
-from mocose_hf.evaluation.transfer import TRANSFER_TASKS, TransferTask, read_transfer_task, transfer_files
+from mocose_hf.parallel.collectives import process_index
 
 GEOMETRY = "geometry"
 

@@ -1,7 +1,7 @@
-"""`python -m mocose_hf.study`; see `mocose_hf.study.command`."""
+"""`python -m mocose_hf.study`; see `mocose_hf.study.cli`."""
 
-from mocose_hf.distributed import end_process
-from mocose_hf.study.command import main
+from mocose_hf.parallel.collectives import end_process
+from mocose_hf.study.cli import main
 
 if __name__ == "__main__":
     end_process(main())

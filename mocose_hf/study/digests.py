@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from mocose_hf.checkpointing import file_entry
-from mocose_hf.pretrained_encoders import encoder_files, load_tokenizer, locate_encoder
+from mocose_hf.models.loading import encoder_files, load_tokenizer, locate_encoder
+from mocose_hf.training.checkpoint import file_entry
 
 
 def content_sha256(value: object) -> str:

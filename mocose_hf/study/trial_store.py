@@ -17,11 +17,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.study.claims import Claim, Key, Wanted, is_dead, this_worker
 from mocose_hf.study.declarations import Study
-from mocose_hf.study.descriptions import differences
 from mocose_hf.study.field_checks import check_fields, is_mapping, is_number, is_text, is_whole, list_of
+from mocose_hf.study.leases import Key, Lease, Wanted, is_dead, this_worker
 from mocose_hf.study.parameters import as_begun, distributions, parameters
+from mocose_hf.study.provenance import differences
 from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
 
@@ -145,7 +145,7 @@ class TrialStore:
             there.setdefault(cell, []).extend(seeds)
         return there
 
-    def claim(self, wanted: Wanted = _any) -> Claim | None:
+    def claim(self, wanted: Wanted = _any) -> Lease | None:
         """Take the first waiting trial that has a seed which is wanted; None where none is left to take."""
         while True:
             trials = self._standing()
@@ -165,7 +165,7 @@ class TrialStore:
                 elif not claim.left:
                     self._drop(trial, "entered twice")
 
-    def ask(self, space: Mapping[str, BaseDistribution], seeds: Sequence[int], most: int) -> Claim | None:
+    def ask(self, space: Mapping[str, BaseDistribution], seeds: Sequence[int], most: int) -> Lease | None:
         """Take a waiting trial or, while there are fewer than `most`, draw one from the space by optuna's TPE sampler.
 
         A setting that was tried with fewer seeds is run with those that are left before another is drawn.
@@ -190,16 +190,16 @@ class TrialStore:
                 continue
             # The cell is set last: with it, the trial stands for itself, and other workers read the rest.
             self._set(trial.number, seeds=list(seeds), worker=this_worker(), alive=time.time(), cell=label)
-            return Claim(trial.number, label, tuple(seeds), dict(trial.params))
+            return Lease(trial.number, label, tuple(seeds), dict(trial.params))
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Lease) -> None:
         """Tell the other workers, now and then, that this one is alive."""
         now = time.time()
         if now - claim.last_beat >= _HEARTBEAT:
             claim.last_beat = now
             self._set(claim.number, alive=now)
 
-    def record(self, claim: Claim, result: TrialResult) -> None:
+    def record(self, claim: Lease, result: TrialResult) -> None:
         """Keep the result of one seed; when all seeds have theirs, the trial ends complete, or failed if one did.
 
         Where seeds are left that were not wanted, it waits for a worker that wants them.
@@ -213,11 +213,11 @@ class TrialStore:
             return
         self._finish(claim.number)
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: Lease) -> None:
         """Let a trial that was told to stop wait again, at no cost of its attempts."""
         self._let_wait_again(self._trial(claim.number), "told to stop", attempts=0)
 
-    def revive(self) -> list[Key]:
+    def requeue_stale(self) -> list[Key]:
         """Let those trials wait again whose worker is dead, and return them; too often dead, they fail."""
         revived = []
         for trial in self._standing():
@@ -246,7 +246,7 @@ class TrialStore:
     def results(self) -> list[TrialResult]:
         """Return a result for each cell and seed, those that wait or run among them, in the order of entry.
 
-        What a worker holds that is dead is "interrupted", until `revive` lets it wait.
+        What a worker holds that is dead is "interrupted", until `requeue_stale` lets it wait.
         """
         made: dict[Key, TrialResult] = {}
         for trial in self._standing():
@@ -299,14 +299,14 @@ class TrialStore:
 
     def _claimed(
         self, trial: FrozenTrial, wanted: Wanted = _any, holders: Mapping[tuple[str, int], int] | None = None
-    ) -> Claim:
+    ) -> Lease:
         """Return what a worker would run of a trial: seeds without result that no other trial holds."""
         done = {result.seed for result in _results(trial)}
         cell, seeds = _key(trial)
         open_ = [s for s in seeds if s not in done and (holders is None or holders[cell, s] == trial.number)]
         own = tuple(seed for seed in open_ if wanted(cell, seed))
         left = tuple(seed for seed in open_ if seed not in own)
-        return Claim(trial.number, cell, own, dict(trial.params), left)
+        return Lease(trial.number, cell, own, dict(trial.params), left)
 
     def _add_seeds(self, seeds: Sequence[int]) -> None:
         """Enter the settings that were tried with fewer seeds once more, with those that are left."""
@@ -334,7 +334,7 @@ class TrialStore:
         )
 
     def _take(self, trial: FrozenTrial) -> bool:
-        """Claim a waiting trial; false where another worker was faster."""
+        """Take a waiting trial; false where another worker was faster."""
         try:
             taken = self._end(trial.number, TrialState.RUNNING)
         except UpdateFinishedTrialError:

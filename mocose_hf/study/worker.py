@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mocose_hf.errors import InputError
-from mocose_hf.preemption import TrainingInterrupted
-from mocose_hf.study.claims import Claim, Key
 from mocose_hf.study.declarations import BASELINE, Cell, Study
-from mocose_hf.study.descriptions import ENCODER, EQUIVALENCE_BOUND, OF_CELL, OF_DISPLAY
+from mocose_hf.study.leases import Key, Lease
+from mocose_hf.study.provenance import ENCODER, EQUIVALENCE_BOUND, OF_CELL, OF_DISPLAY
 from mocose_hf.study.redaction import redact_options
 from mocose_hf.study.results import SCORE, TrialResult
 from mocose_hf.study.searches import AS_GIVEN
 from mocose_hf.study.study_file import Search
-from mocose_hf.study.trial import TrialRunner
+from mocose_hf.study.trial_runner import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
+from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
 _OF_A_PLACE = {
     "cache_dir",
@@ -90,7 +90,7 @@ class Worker:
         """
         store.describe(self._in_common())
         store.declare(self._about(store.about()))
-        for cell, _ in store.revive():
+        for cell, _ in store.requeue_stale():
             self._say(f"{self._study.name}: {cell} goes on, whose worker died.")
         keys = self._keys(store.seeds())
         self._pairs = {(cell, seed) for cell, seeds in keys for seed in seeds}
@@ -116,7 +116,7 @@ class Worker:
                     raise
                 self._store.record(claim, result)
                 self._tell(result)
-            self._store.revive()
+            self._store.requeue_stale()
         return self._store.results()
 
     def _keys(self, there: Mapping[str, Sequence[int]]) -> list[Key]:
@@ -140,7 +140,7 @@ class Worker:
         """Return whether this worker is to run a cell with a seed; of a search, whatever setting was drawn."""
         return seed in self._seeds if isinstance(self._study, Search) else (cell, seed) in self._pairs
 
-    def _next(self) -> Claim | None:
+    def _next(self) -> Lease | None:
         if isinstance(self._study, Study):
             return self._store.claim(self._is_wanted)
         return self._store.ask(self._study.space, self._seeds, self._study.trials)

@@ -1,0 +1,141 @@
+"""From the options of a command to sentences, model and trainer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from safetensors import SafetensorError
+from transformers import set_seed
+
+from mocose_hf.cli.options import Options
+from mocose_hf.cli.output_dir import cannot_be_made
+from mocose_hf.data.sentences import Sentences, read_hub_sentences, read_sentences
+from mocose_hf.data.streaming import HubDataset, SentenceStream
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.evaluation.held_out import hold_out
+from mocose_hf.models.loading import check_tokenizer, load_encoder, load_encoder_config, load_tokenizer
+from mocose_hf.models.registry import ALGORITHMS
+from mocose_hf.study.digests import encoder_sha256
+from mocose_hf.training.trainer import MoCoSETrainer
+from mocose_hf.training.validation import check_length
+
+
+def read_training_sentences(options: Options) -> Sentences | SentenceStream:
+    """Read the sentences, or open a stream of them, tell what is dropped, and check that they fill a batch."""
+    data, training = options.data, options.training
+    if data.streaming:
+        return open_stream(options)
+    if data.train_file:
+        sentences = read_sentences(data.train_file, data.text_column, data.key_column, data.encoding)
+    else:
+        sentences = read_hub_sentences(
+            data.dataset_name,
+            data.dataset_config_name,
+            data.dataset_split,
+            data.text_column,
+            data.key_column,
+            data.dataset_revision,
+        )
+    source = data.train_file or data.dataset_name
+    if options.evaluation.dev_from_text:
+        sentences = hold_out(sentences, options.evaluation.dev_from_text, str(source))
+    batch = training.global_batch_size
+    if training.dataloader_drop_last and len(sentences.dataset) < batch:
+        raise InputError(
+            f"{source}: {len(sentences.dataset)} different sentences, but one batch takes {batch}; give more, or "
+            "lower --per_device_train_batch_size."
+        )
+    options.say(f"{source}: {sentences.summary()}")
+    return sentences
+
+
+def open_stream(options: Options) -> SentenceStream:
+    """Open a stream of the sentences, read one batch of them as a check, and tell how they are read."""
+    data = options.data
+    hub = HubDataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.dataset_revision)
+    stream = SentenceStream(
+        data.train_file or hub,
+        data.text_column,
+        data.key_column,
+        shuffle_buffer_size=data.shuffle_buffer_size,
+        encoding=data.encoding,
+    )
+    stream.check(options.training.global_batch_size)
+    options.say(f"{stream}: {stream.summary()}")
+    return stream
+
+
+def build_model(options: Options):
+    """Build model and tokenizer from the seed and the encoder to start from."""
+    source = options.model
+    set_seed(options.training.seed)
+    with _loading(source.model_name_or_path):
+        tokenizer = load_tokenizer(source.model_name_or_path, **_of_the_hub(options))
+        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
+        check_tokenizer(tokenizer, encoder.encoder)
+    try:
+        return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
+    except (ValueError, RuntimeError) as error:
+        message = str(error) if isinstance(error, ValueError) else one_line(error)
+        raise InputError(options.locate(message)) from error
+
+
+def read_encoder_config(options: Options):
+    """Read the configuration of the encoder to start from, and its tokenizer, without its weights."""
+    with _loading(options.model.model_name_or_path):
+        config = load_encoder_config(options.model.model_name_or_path, **_of_the_hub(options))
+        return config, load_tokenizer(options.model.model_name_or_path, **_of_the_hub(options))
+
+
+def fingerprint_encoder(options: Options) -> str:
+    """Return what tells the encoder to start from by its content, see `encoder_sha256`."""
+    with _loading(options.model.model_name_or_path):
+        return encoder_sha256(options.model.model_name_or_path, **_of_the_hub(options))
+
+
+def check_model_options(options: Options, encoder_config, tokenizer) -> None:
+    """Refuse options that a model of this encoder cannot be built or trained with, without building it."""
+    try:
+        ALGORITHMS[options.model.algorithm].check(encoder_config, _method(options), options.training)
+        check_length(options.training, tokenizer, encoder_config)
+    except ValueError as error:
+        raise InputError(options.locate(str(error))) from error
+
+
+def _of_the_hub(options: Options) -> dict[str, str | None]:
+    return {"revision": options.model.model_revision, "cache_dir": options.model.cache_dir}
+
+
+def _method(options: Options) -> dict[str, object]:
+    return asdict(options.method) | {"stale_fgsm_epsilon": options.model.stale_fgsm_epsilon}
+
+
+@contextmanager
+def _loading(name_or_path: str) -> Iterator[None]:
+    """Tell in one line that something of a model cannot be loaded, and why."""
+    try:
+        yield
+    except Exception as error:  # transformers raises many kinds on files that it does not expect
+        told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
+        reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"--model_name_or_path {name_or_path}: cannot be loaded ({reason}); give a directory with config.json, "
+            "weights and tokenizer, or a model id of the hub."
+        ) from error
+
+
+def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks) -> MoCoSETrainer:
+    """Build the trainer, which makes the output directory."""
+    try:
+        return MoCoSETrainer(
+            model=model,
+            args=options.training,
+            train_dataset=sentences if options.data.streaming else sentences.dataset,
+            eval_dataset=pairs,
+            processing_class=tokenizer,
+            test_tasks=tasks.during_training,
+        )
+    except OSError as error:
+        raise cannot_be_made(options.output_dir, error) from error
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(options.locate(one_line(error))) from error

@@ -1,0 +1,341 @@
+"""What the command scores a model on, and how it writes and tells the figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from mocose_hf.cli.options import Options
+from mocose_hf.cli.output_dir import clear_results, saving
+from mocose_hf.errors import InputError
+from mocose_hf.evaluation.checkpoint_selection import DEVELOPMENT, average_name, compare_selections, is_greater_better
+from mocose_hf.evaluation.development import PAIR_FIGURES, DevelopmentSets, score_sets
+from mocose_hf.evaluation.geometry import GeometryTask
+from mocose_hf.evaluation.geometry_plots import plot_alignment_uniformity, plot_spectrum
+from mocose_hf.evaluation.labels import LabelTask, read_label_task
+from mocose_hf.evaluation.pairs import load_scored_pairs, read_scored_pairs
+from mocose_hf.evaluation.retrieval import DEVELOPMENT_SPLITS, SPLITS, RetrievalTask, read_retrieval_task
+from mocose_hf.evaluation.score_tables import (
+    RESULT_FILES,
+    RUN_PLOT,
+    SPECTRUM_PLOT,
+    SPECTRUM_TABLE,
+    TITLES,
+    Row,
+    development_tables,
+    tables,
+    text_table,
+    write_results,
+    write_spectrum,
+)
+from mocose_hf.evaluation.sts import STSTask, read_stsb
+from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
+from mocose_hf.evaluation.tfidf import has_sklearn
+from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
+from mocose_hf.training.checkpoint import STATE_FILE, read_state, step_of
+from mocose_hf.training.trainer import MoCoSETrainer
+
+START_IS_BEST = (
+    "No checkpoint has a better {metric} than the start, so both are the start, as if it had not been trained; try a "
+    "lower --learning_rate, another --max_steps, or more text."
+)
+"""The last line of a run that made nothing better."""
+
+
+@dataclass
+class Tasks:
+    """What is scored beside the development pairs.
+
+    Args:
+        final: Tasks for the finished model.
+        during_training: Test sets for each evaluation of a run.
+    """
+
+    final: list[Task] = field(default_factory=list)
+    during_training: list[STSTask] = field(default_factory=list)
+
+
+def read_pairs(options: Options):
+    """Read the development pairs and print their number; None if there are none, or tasks are scored instead.
+
+    Raises:
+        InputError: If a file cannot be read, or STS-B dev is not complete and `allow_partial_tasks` is false.
+    """
+    wanted = options.evaluation
+    if wanted.validation_file:
+        source, pairs = wanted.validation_file, read_scored_pairs(wanted.validation_file)
+    elif wanted.validation_dataset_name:
+        source = f"{wanted.validation_dataset_name} ({wanted.validation_dataset_split})"
+        pairs = load_scored_pairs(wanted.validation_dataset_name, wanted.validation_dataset_split)
+    elif wanted.senteval_dir is None or (not options.trains and wanted.eval_tasks):
+        return None
+    else:
+        source = f"{wanted.senteval_dir}, STS-B dev"
+        pairs = read_stsb(wanted.senteval_dir, check_counts=not wanted.allow_partial_tasks)
+    options.say(f"{source}: {len(pairs):,} development pairs.")
+    return pairs
+
+
+def read_development(options: Options) -> Dataset | DevelopmentSets | None:
+    """Read all development sets and print what they hold.
+
+    Returns:
+        Pairs alone if there is no other set; None if there is none at all.
+
+    Raises:
+        InputError: If a file cannot be read, or two sets have one name.
+    """
+    wanted = options.evaluation
+    pairs = read_pairs(options)
+    splits = DEVELOPMENT_SPLITS if options.trains else SPLITS
+    sets: list[RetrievalTask | LabelTask] = [read_retrieval_task(p, splits) for p in wanted.retrieval_file or ()]
+    sets += [read_label_task(path, wanted.v_measure) for path in wanted.label_file or ()]
+    for task in sets:
+        options.say(task.summary())
+    return DevelopmentSets(pairs, sets) if sets else pairs
+
+
+def with_held_out(development: Dataset | DevelopmentSets | None, sentences) -> Dataset | DevelopmentSets | None:
+    """Add the development set that was made of the training text, if there is one."""
+    held_out = getattr(sentences, "held_out", None)
+    if held_out is None:
+        return development
+    sets = development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
+    return DevelopmentSets(sets.pairs, [*sets.tasks, held_out])
+
+
+def read_evaluation_tasks(options: Options) -> Tasks:
+    """Read what the finished model is scored on, and the test sets to score during training; tell which are absent.
+
+    Raises:
+        InputError: Where a task cannot be read, or the best checkpoint is to be selected by absent test sets.
+    """
+    wanted, tasks = options.evaluation, Tasks()
+    try:
+        if wanted.eval_tasks:
+            tasks.final = _read(options, wanted.eval_tasks)
+        if wanted.eval_protocol == "released":
+            sets = _read(options, ["sts"])
+            tasks.during_training = [replace(task, development=None) for task in sets]
+    except InputError as error:
+        raise InputError(options.locate(str(error))) from error
+    metric = options.training.best_metric
+    if tasks.during_training and metric.startswith("sts_avg") and metric != average_name(tasks.during_training):
+        raise InputError(
+            f"--metric_for_best_model {metric}: is not scored with the test sets that are there; give "
+            f"{average_name(tasks.during_training)}."
+        )
+    return tasks
+
+
+def _read(options: Options, names: Sequence[str]) -> list[Task]:
+    folder = options.evaluation.senteval_dir
+    tasks, missing = read_tasks(names, folder, not options.evaluation.allow_partial_tasks)
+    if missing:
+        absent = ", ".join(TITLES.get(name, name.upper()) for name in missing)
+        options.say(f"{folder}: {absent} not there, so left out, and no mean is that of all seven.")
+    if folder is None and any(task.name == "sickr" for task in tasks):
+        options.say("SICK-R of the hub is all of SICK, 9,927 pairs; papers score SentEval's 4,927.")
+    return tasks
+
+
+def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -> list[Row]:
+    """Return the scores at the start, from the log, of TF-IDF, and of the model as it is saved, measured now."""
+    if metrics:
+        trainer.save_metrics("train", metrics)
+    if trainer.eval_dataset is None:
+        return []
+    names = _as_sets(trainer.eval_dataset).figures
+    evaluations = [entry for entry in trainer.state.log_history if f"eval_{names[0]}" in entry]
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
+    end = f"best, step {step_of(best)}" if best else f"last, step {trainer.state.global_step}"
+    end = f"{end}: the start" if is_start(trainer) else end
+    start = [("start", _scores(e, names)) for e in evaluations if e["step"] == 0][:1]
+    final = trainer.evaluate()
+    trainer.save_metrics("eval", final)
+    return [*start, *_baselines(trainer.eval_dataset, options), (end, _scores(final, names))]
+
+
+def _baselines(development: Dataset | DevelopmentSets, options: Options) -> list[Row]:
+    """Score TF-IDF on the development sets, on the first process; say so if scikit-learn is missing."""
+    if options.training.process_index != 0:
+        return []
+    if not has_sklearn():
+        options.say("TF-IDF is not scored: scikit-learn is not installed; run pip install 'mocose_hf[evaluation]'.")
+        return []
+    return _as_sets(development).score_baselines()
+
+
+def _as_sets(development: Dataset | DevelopmentSets) -> DevelopmentSets:
+    return development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
+
+
+def is_start(trainer: MoCoSETrainer) -> bool:
+    """Return whether the model that is kept is the start, because no checkpoint scored better."""
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return bool(best) and step_of(best) == 0
+
+
+def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
+    """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
+    if not tasks.during_training:
+        return []
+    names = _as_sets(trainer.eval_dataset).figures
+    metric = trainer.args.best_metric if trainer.args.best_metric in names else DEVELOPMENT
+    average = average_name(tasks.during_training)
+    return compare_selections(trainer.state.log_history, average, metric, is_greater_better(metric))
+
+
+def evaluate_trained(
+    trainer: MoCoSETrainer, options: Options, tasks: Tasks, scores: list[Row], selections: list[Row]
+) -> list[Row]:
+    """Score the model as it is saved on the tasks, and write the figures beside those of the development pairs."""
+    if not tasks.final and not selections:
+        return []
+    training, name = options.training, scores[-1][0] if scores else f"last, step {trainer.state.global_step}"
+    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": training.evaluation_dtype}
+    results = []
+    if tasks.final:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        embeddings = embed_tasks(model, trainer.processing_class, tasks.final, **encoding)
+        results.append((name, score_tasks(tasks.final, embeddings)))
+    if trainer.is_world_process_zero():
+        _write(options, scores, results, selections)
+    if tasks.final:
+        _plot_geometry(options, tasks.final, embeddings, name, trainer.state.log_history)
+    return results
+
+
+def evaluate_alone(
+    options: Options, model, tokenizer, development: Dataset | DevelopmentSets | None, tasks: Tasks
+) -> None:
+    """Score a model without training it, write the figures where there is an output directory, and report."""
+    training, source = options.training, options.model.model_name_or_path
+    name = f"{_short(source)}, {model.config.pooling_mode} pooling"
+    first = training.process_index == 0
+    writes = first and options.output_dir is not None
+    model.to(training.device)
+    dtype = training.evaluation_dtype
+    if dtype is None and (training.bf16 or training.fp16):
+        dtype = torch.bfloat16 if training.bf16 else torch.float16
+    encoding = {
+        "batch_size": training.eval_batch_size,
+        "autocast_dtype": dtype,
+        "show_progress": first,
+        "needs_spread": True,
+    }
+    scores, results = [], []
+    if development is not None:
+        figures = score_sets(model, tokenizer, development, **encoding)
+        scores = [*_baselines(development, options), (name, figures)]
+    with saving(options.output_dir, remedy="put the cause right, such as a full disk, and repeat the command"):
+        if tasks.final:
+            embeddings = embed_tasks(model, tokenizer, tasks.final, **encoding)
+            results.append((name, score_tasks(tasks.final, embeddings, show_progress=first)))
+        if writes:
+            Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+            clear_results(options.output_dir)
+            _write(options, scores, results)
+            if tasks.final:
+                _plot_geometry(options, tasks.final, embeddings, name, _log_of(source, options))
+    report(options, scores, results)
+
+
+def _write(options: Options, scores: list[Row], results: list[Row], selections: Sequence[Row] = ()) -> None:
+    """Write the figures of tasks, or of development sets if there are no others or these are more than pairs."""
+    made = [*development_tables(scores), *tables(results), *tables(selections)]
+    figures = None
+    if results or selections:
+        figures = _in_json(scores[-1:], results)
+        if selections:
+            figures["selections"] = [{"selection": how, **row} for how, row in selections]
+    rows = [*results, *selections] or scores
+    if rows is not scores and any(name not in PAIR_FIGURES for _, metrics in scores for name in metrics):
+        rows = [*((when, _named_apart(metrics)) for when, metrics in scores), *rows]
+    write_results(options.output_dir, rows, made, figures)
+
+
+def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
+    """Where the geometry is asked for and there is a place for them, write and plot the spectrum, and plot the run."""
+    for task in tasks:
+        if isinstance(task, GeometryTask) and options.output_dir is not None and options.training.process_index == 0:
+            folder, spectrum = Path(options.output_dir), task.spectrum(embeddings)
+            write_spectrum(folder / SPECTRUM_TABLE, spectrum)
+            plot_spectrum({name: spectrum}, folder / SPECTRUM_PLOT)
+            plot_alignment_uniformity(log_history, folder / RUN_PLOT)
+
+
+def _log_of(model_name_or_path: str, options: Options) -> list[dict]:
+    """Return the log of the run that made a model, none where there is no such file beside it."""
+    if not (Path(model_name_or_path) / STATE_FILE).is_file():
+        return []
+    try:
+        state = read_state(model_name_or_path, remedy="the way of its run is not plotted")
+    except InputError as error:
+        options.say(str(error))
+        return []
+    return [entry for entry in state.log_history if isinstance(entry, dict)]
+
+
+def report(
+    options: Options,
+    scores: list[Row],
+    results: Sequence[Row] = (),
+    selections: Sequence[Row] = (),
+    keeps_start: bool = False,
+) -> None:
+    """Print the scores, where the results are, and whether the model kept is the start."""
+    pairs = [(when, metrics) for when, metrics in scores if DEVELOPMENT in metrics]
+    if pairs:
+        width = max(17, *(len(when) for when, _ in pairs))
+        options.say(f"\n{'development pairs':<{width}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}")
+    for when, metrics in pairs:
+        alignment, uniformity = (f"{metrics[n]:.4f}" if n in metrics else "-" for n in ("alignment", "uniformity"))
+        options.say(f"{when:<{width}}  {metrics[DEVELOPMENT]:>8.2f}  {alignment:>9}  {uniformity:>10}")
+    for table in development_tables([(when, _without(PAIR_FIGURES, metrics)) for when, metrics in scores]):
+        options.say(f"\n{text_table(table)}")
+    if pairs and pairs[0][0] == "start" and pairs[-1][1][DEVELOPMENT] < pairs[0][1][DEVELOPMENT]:
+        options.say("The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
+    for table in tables(results):
+        options.say(f"\n{text_table(table)}")
+    if selections:
+        options.say("\nWhat selecting the checkpoint on the test sets would be worth:")
+        options.say("\n".join(text_table(table) for table in tables(selections)))
+    if options.output_dir is None:
+        options.say("\nGive --output_dir to keep all figures as JSON, CSV and Markdown.")
+    elif results or selections or not options.trains:
+        options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
+    if options.trains:
+        options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
+    if keeps_start:
+        options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
+
+
+def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:
+    """Name the figures of tasks and, `eval_development_*`, those of development pairs beside them."""
+    named = {f"eval_{name}": value for _, metrics in scores for name, value in _named_apart(metrics).items()}
+    return named | {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
+
+
+def _named_apart(metrics: dict[str, float]) -> dict[str, float]:
+    """Rename the figures of development pairs, which may have the names of those of a test set."""
+    return {
+        f"development_{name.removeprefix('stsb_')}" if name in PAIR_FIGURES else name: value
+        for name, value in metrics.items()
+    }
+
+
+def _without(names: Sequence[str], metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in names}
+
+
+def _short(source: str) -> str:
+    """Return the end of a path, or a model's id as it is."""
+    return str(Path(*Path(source).resolve().parts[-2:])) if Path(source).is_dir() else source
+
+
+def _scores(metrics: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}

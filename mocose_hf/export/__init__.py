@@ -1,0 +1,1 @@
+"""Sentence encoders and model cards that users take away."""

@@ -1,0 +1,1 @@
+"""The method: encoders, views, queue, losses and the models that train them."""

@@ -1,0 +1,127 @@
+"""The encoder that MoCoSE trains, and what its models have in common with transformers."""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.encoding import encode
+from mocose_hf.models.negative_queue import NegativeQueue
+from mocose_hf.models.pooling import exclude_prompt, first_tokens, pool, rotate_rows
+from mocose_hf.parallel.deepspeed import whole_weights
+
+
+class MoCoSEPreTrainedModel(PreTrainedModel):
+    """Tie the MoCoSE models to the loading and saving of transformers."""
+
+    config_class = MoCoSEConfig
+    base_model_prefix = "mocose"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load as any `PreTrainedModel`, from safetensors; under DeepSpeed ZeRO-3 too, each process loads all."""
+        kwargs["use_safetensors"] = True
+        with whole_weights():
+            return super().from_pretrained(*args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, NegativeQueue):
+            for name, value in module.initial_state().items():
+                init.copy_(getattr(module, name), value)
+
+
+class MoCoSEModel(MoCoSEPreTrainedModel):
+    """The trained encoder: token embeddings and, as `pooler_output`, the sentence embedding.
+
+    This is the online encoder of `MoCoSEForPreTraining` without the heads, which serve training alone: the embedding
+    is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue|reverse_queue)\."]
+
+    def __init__(self, config: MoCoSEConfig):
+        super().__init__(config)
+        config.prepare()
+        self.encoder = build_encoder(config)
+        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:  # noqa: D102
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:  # noqa: D102
+        self.encoder.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        prompt_length: int | None = None,
+        **encoder_options,
+    ) -> BaseModelOutputWithPooling:
+        """Encode a padded batch.
+
+        The embedding is the same whichever side the padding is on: the encoder itself sees it on the right.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
+            token_type_ids: (B, L) int64; ignored if the encoder takes none.
+            prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
+            encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`. With
+                `position_ids` the batch reaches the encoder as it is.
+
+        Returns:
+            `last_hidden_state` (B, L, H) and `pooler_output` (B, H), pooled by `config.pooling_mode`; a tuple of the
+            two if `return_dict` is false. `attentions` are those of the batch with padding on the right.
+        """
+        return_dict = encoder_options.pop("return_dict", None)
+        batch = {"input_ids": input_ids, "inputs_embeds": encoder_options.pop("inputs_embeds", None)}
+        if self._takes_token_types:
+            batch["token_type_ids"] = token_type_ids
+        batch = {name: rows for name, rows in batch.items() if rows is not None}
+        starts = None  # (B,), the place of each first token
+        if attention_mask is not None and attention_mask.ndim == 2 and "position_ids" not in encoder_options:
+            starts = first_tokens(attention_mask)
+            attention_mask = rotate_rows(attention_mask, starts)
+            batch = {name: rotate_rows(rows, starts) for name, rows in batch.items()}
+        output = self.encoder(**batch, attention_mask=attention_mask, return_dict=True, **encoder_options)
+        hidden, states = output.last_hidden_state, output.get("hidden_states")  # (B, L, H)
+        pooled_tokens = exclude_prompt(attention_mask, prompt_length, hidden)  # (B, L)
+        pooled = pool(hidden, pooled_tokens, self.config.pooling_mode)  # (B, H)
+        if starts is not None:
+            hidden = rotate_rows(hidden, -starts)
+            states = states and tuple(rotate_rows(state, -starts) for state in states)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=states,
+            attentions=output.get("attentions"),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
+        """Embed sentences as (len(sentences), H) float32 on the CPU; see `mocose_hf.models.encoding.encode`."""
+        return encode(self, sentences, tokenizer, **options)
+
+
+def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
+    """Build the encoder without its own pooler, which MoCoSE replaces."""
+    with whole_weights():
+        encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = nn.Identity()  # not None, which some families would call
+    return encoder

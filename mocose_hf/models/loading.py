@@ -1,0 +1,354 @@
+"""Find encoder, pooler and pooling in whatever a training may start from."""
+
+import copy
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import torch
+import transformers
+from huggingface_hub.constants import ENDPOINT
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
+
+from mocose_hf.errors import printable
+from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.encoder_checks import check_family, vocabulary_rows
+from mocose_hf.models.encoding import MODEL_INPUTS
+from mocose_hf.models.lower_casing import lower_case
+from mocose_hf.models.saved_files import make_tokenizer_portable
+from mocose_hf.models.sentence_transformers_format import (
+    MODEL_FILE,
+    SentenceTransformersLayout,
+    read_json,
+    read_layout,
+)
+from mocose_hf.parallel.deepspeed import whole_weights
+
+logger = logging.get_logger(__name__)
+
+_SAFETENSORS_ALONE = (
+    f"no {SAFE_WEIGHTS_NAME} was found; weights in pickles, such as pytorch_model.bin, can run code and are not "
+    "loaded: convert them in a throw-away environment by AutoModel.from_pretrained(old).save_pretrained(new), and "
+    "AutoTokenizer likewise"
+)
+
+
+@dataclass
+class PretrainedEncoder:
+    """An encoder to start from.
+
+    Args:
+        encoder: In float32.
+        pooler: The dense layer (H, H) of its own pooler, None where it has none or it was not trained.
+        pooling_mode: The pooling it was made for; "cls", the paper's, where it says nothing.
+        settings: What else it says of its embeddings: fields of `MoCoSEConfig`, see `EMBEDDING_SETTINGS`.
+    """
+
+    encoder: PreTrainedModel
+    pooler: nn.Linear | None
+    pooling_mode: str
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+@whole_weights()
+def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hub_options) -> PretrainedEncoder:
+    """Load the encoder of a plain, a sentence-transformers or a MoCoSE model, and run nothing that comes with it.
+
+    Args:
+        name_or_path: A directory or a hub id.
+        attn_implementation: As `AutoModel.from_pretrained` takes it.
+        hub_options: `revision` and `cache_dir`.
+
+    Raises:
+        OSError: Where there are no weights in safetensors.
+        ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
+    """
+    config, layout, hub_options = _load_config(name_or_path, hub_options)
+    pooling_mode, settings = "cls", {}
+    if layout is not None:
+        pooling_mode, settings = layout.pooling_mode, layout.embedding_settings()
+        for warning in _layout_warnings(layout):
+            logger.warning(printable(f"{name_or_path} {warning}"))
+    options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    with _code_refused():
+        check_family(config)
+        _check_encoder_files(name_or_path, config, hub_options)
+        if layout is None and isinstance(config, MoCoSEConfig):
+            model, info = AutoModelForPreTraining.from_pretrained(
+                name_or_path, output_loading_info=True, trust_remote_code=False, **options
+            )
+            _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
+            pooler = model.pooler if config.use_pooler else None
+            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings)
+        encoder, info = AutoModel.from_pretrained(
+            name_or_path, output_loading_info=True, trust_remote_code=False, **options
+        )
+    _check_takes_text(encoder)
+    _check_weights(encoder, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
+    dense = pooler_dense(encoder)
+    if any(name.startswith("pooler.") for name in info["missing_keys"]):
+        dense = None
+    return PretrainedEncoder(encoder, dense, pooling_mode, settings)
+
+
+def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
+    """Say what of a sentence-transformers model is not honoured, or not everywhere."""
+    if layout.other_modules:
+        yield (
+            f"has modules beyond encoder, pooling and normalisation, which are left out of training, scores and "
+            f"export: {', '.join(layout.other_modules)}."
+        )
+    if layout.other_settings:
+        yield f"has settings that are not honoured, so its embeddings may differ: {'; '.join(layout.other_settings)}."
+    if layout.default_prompt_name is None and any(layout.prompts.values()):
+        named = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
+        yield (
+            f"has the prompts {named}, but none is its default, so sentences get none in training and scores; set "
+            f"`default_prompt_name` in its {MODEL_FILE} for one."
+        )
+    if layout.truncate_dim is not None:
+        yield (
+            f"keeps {layout.truncate_dim} dimensions (`truncate_dim`); scores and `encode` do too, training uses all."
+        )
+    if layout.similarity_fn_name != "cosine":
+        yield (
+            f"compares embeddings by {layout.similarity_fn_name} (`similarity_fn_name`); scores on pairs do too, "
+            "training and all other scores go by cosine."
+        )
+
+
+def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
+    """Load the configuration of the encoder that `load_encoder` would load, without its weights.
+
+    Raises:
+        OSError, ValueError: As `load_encoder` raises them.
+    """
+    config, *_ = _load_config(name_or_path, hub_options)
+    return config.encoder_config if isinstance(config, MoCoSEConfig) else config
+
+
+def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
+    """Return the files that `load_encoder` reads configuration and weights from, on this machine.
+
+    Raises:
+        OSError, ValueError: As `load_encoder` raises them.
+    """
+    config, _, hub_options = _load_config(name_or_path, hub_options)
+    names = ["config.json", *dict.fromkeys(_check_encoder_files(name_or_path, config, hub_options))]
+    return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
+
+
+def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
+    """Return the dense layer of an encoder's own pooler, None where it has none."""
+    pooler = getattr(encoder, "pooler", None)
+    return pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
+
+
+def load_tokenizer(name_or_path: str, **hub_options):
+    """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit and lower-casing.
+
+    Raises:
+        OSError: Where there is none; transformers makes one that knows special tokens alone.
+        ValueError: Where it needs code of its own, cannot pad, or has a limit that is none.
+    """
+    layout, hub_options = locate_encoder(name_or_path, hub_options)
+    _check_tokenizer_class(name_or_path, hub_options)
+    with _code_refused():
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
+    if layout is not None and layout.max_seq_length:
+        tokenizer.model_max_length = layout.max_seq_length
+    if layout is not None and layout.do_lower_case:
+        tokenizer = lower_case(tokenizer)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, Real) or not longest > 0:
+        raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
+    if tokenizer.pad_token is None:
+        raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
+    fix_padding(tokenizer)
+    return tokenizer
+
+
+def fix_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer pad on the right and return attention masks, in saved copies too.
+
+    Encoders count absolute positions from the left, and without a mask they take padding for tokens.
+    """
+    tokenizer.padding_side = "right"
+    if "attention_mask" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
+    for name in ("padding_side", "model_input_names"):
+        tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # nothing else is saved
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
+    """Refuse a tokenizer whose tokens the encoder has no embeddings for, or that gives it more than tokens.
+
+    Raises:
+        ValueError: In one line.
+    """
+    more = tokenizer(["a"]).keys() & (inspect.signature(encoder.forward).parameters.keys() - set(MODEL_INPUTS))
+    if more:
+        raise ValueError(
+            f"the tokenizer also returns `{min(more)}`, which this package does not pass on to `"
+            f"{encoder.config.model_type}`; start from an encoder of another family"
+        )
+    rows = vocabulary_rows(encoder)
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise ValueError(
+            f"the tokenizer has tokens up to id {highest}, but the encoder's embedding has {rows} rows; use the "
+            "tokenizer that was saved with the encoder"
+        )
+
+
+def _usable(name_or_path: str, hub_options: dict) -> dict:
+    """Drop options that were not given and, where the hub's name cannot be resolved, look in the cache alone.
+
+    The hub's client would otherwise try again for over a minute (huggingface_hub 2.4).
+    """
+    options = {name: value for name, value in hub_options.items() if value is not None}
+    if not Path(name_or_path).is_dir() and not getproxies():
+        try:
+            socket.getaddrinfo(urlparse(ENDPOINT).hostname, None)
+        except OSError:
+            options["local_files_only"] = True
+    return options
+
+
+def locate_encoder(name_or_path: str, hub_options: dict) -> tuple[SentenceTransformersLayout | None, dict]:
+    """Return a sentence-transformers model's layout, None of another, and the options that find the encoder in it."""
+    hub_options = _usable(name_or_path, hub_options)
+    layout = read_layout(name_or_path, **hub_options)
+    if layout is not None and layout.encoder_folder:
+        hub_options["subfolder"] = layout.encoder_folder
+    return layout, hub_options
+
+
+def _load_config(
+    name_or_path: str, hub_options: dict
+) -> tuple[PreTrainedConfig, SentenceTransformersLayout | None, dict]:
+    """Return the configuration that lies with an encoder's weights, the layout, and the options that find both."""
+    layout, hub_options = locate_encoder(name_or_path, hub_options)
+    with _code_refused():
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
+    return config, layout, hub_options
+
+
+@contextmanager
+def _code_refused() -> Iterator[None]:
+    """Tell of code that would come with a model, without the advice of transformers to allow it."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            "it needs Python code that comes with it, which is not run; start from a kind of model that transformers "
+            "itself has"
+        ) from error
+
+
+def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> list[str]:
+    """Return the names of the files of weights; refuse those that would bring code, or are not in safetensors.
+
+    `use_safetensors` alone does not do that (transformers 5.23): it lets an index name shards that are pickles, and
+    has a bot convert the pickle of a hub model, whose answer is then loaded unseen.
+
+    Raises:
+        OSError, ValueError: In one line.
+    """
+    for part in _parts(config):
+        for name in ("attn_implementation", "experts_implementation"):
+            wanted = getattr(part, f"_{name}", None)
+            if "/" in str(wanted):
+                raise ValueError(
+                    f"its configuration asks for `{name}` {wanted}, which is code on the hub; take that entry out"
+                )
+    if _has(name_or_path, "adapter_config.json", hub_options):
+        raise ValueError("it is an adapter of another model; merge the two, and start from what that gives")
+    named = getattr(config, "transformers_weights", None)
+    names = [named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
+    files = [name for name in names if _has(name_or_path, name, hub_options)][:1]
+    if files and files[0].endswith(".index.json"):
+        index = read_json(name_or_path, files[0], hub_options)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        files = list(shards.values()) if isinstance(shards, dict) else []
+    if not files or not all(str(name).endswith(".safetensors") for name in files):
+        raise OSError(_SAFETENSORS_ALONE)
+    return [str(name) for name in files]
+
+
+def _check_takes_text(encoder: PreTrainedModel) -> None:
+    """Refuse a model of images or sounds."""
+    if "input_ids" not in inspect.signature(encoder.forward).parameters:
+        raise ValueError(
+            f"`{encoder.config.model_type}` takes `{encoder.main_input_name}`, but an encoder of text is needed; "
+            "start from one"
+        )
+
+
+def _check_weights(model: PreTrainedModel, missing: list[str]) -> None:
+    """Refuse a model with parameters that its files have no values for; transformers would draw them at random.
+
+    Buffers are made anew alike each time, so files of older versions may lack them or hold more.
+    """
+    missing = sorted(set(missing) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise ValueError(
+            f"its weights lack {len(missing)} of those that config.json asks for, the first is `{missing[0]}`; "
+            "fetch or save config and weights again, together"
+        )
+
+
+def _check_tokenizer_class(name_or_path: str, hub_options: dict) -> None:
+    """Refuse a tokenizer class that is none: transformers would load anything of that name, and ask about its code."""
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)
+    for content in (config, read_json(name_or_path, "tokenizer_config.json", hub_options)):
+        named = content.get("tokenizer_class") if isinstance(content, dict) else None
+        kind = getattr(transformers, str(named), None)
+        is_tokenizer = isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)
+        if kind is not None and not is_tokenizer and not isinstance(kind, DummyObject):
+            raise ValueError(f"its `tokenizer_class` is {named}, which is no tokenizer; fetch the model again")
+
+
+def _has(name_or_path: str, filename: str, hub_options: dict) -> bool:
+    return cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_options) is not None
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from _parts(part)
+
+
+def save_tokenizer(tokenizer, directory) -> None:
+    """Save a tokenizer for transformers 4 and 5: it pads on the right, and its last call leaves no trace."""
+    tokenizer = copy.deepcopy(tokenizer)
+    fix_padding(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(directory)
+    make_tokenizer_portable(directory)

@@ -1,0 +1,169 @@
+"""The queue of negatives: a ring buffer of past keys that is part of the model's state."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mocose_hf.models.queue_weighting import half_life_log_weights, window_log_weights
+
+
+class NegativeQueue(nn.Module):
+    """Hold the newest `size` keys, each with the optimizer step and the sentence it came from.
+
+    The queue starts with `init_size` random unit rows, grows with each `enqueue` until it holds `size` rows, and from
+    then on drops the oldest first (https://arxiv.org/abs/2202.13093, section 3.3; the queue itself is MoCo's,
+    https://arxiv.org/abs/1911.05722). All of it is registered buffers, so it is saved and loaded with the model.
+
+    Buffers:
+        rows: (size, dim) of `dtype`, in ring order; slots never filled are zero.
+        enqueued_at: (size,) int64, the optimizer step that made the row, 0 for a random row, −1 for an empty slot.
+        row_ids: (size,) int64, the id of the row's sentence, −1 where there is none.
+        ids_text: scalar int64, the text whose sentences `row_ids` number, as a hash; 0 if unknown.
+        pointer: scalar int64, the slot that is written next.
+        fill: scalar int64, the number of slots in use.
+
+    Args:
+        size: K ≥ 0; 0 is no queue.
+        dim: D ≥ 1.
+        init_size: Number of random rows to start with, at most `size`.
+        dtype: What rows are rounded to. torch.bfloat16 takes half the memory of torch.float32 and keeps 8 significant
+            bits: the cosine with a unit vector changes by at most 2⁻⁸ = 0.004, and by 0.0001 as a rule (root mean
+            square over random vectors of 256 dimensions; of 40 million the most was 0.0006).
+
+    Raises:
+        ValueError: Where a number is outside its range.
+    """
+
+    def __init__(self, size: int, dim: int, init_size: int = 0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        if size < 0 or dim < 1 or not 0 <= init_size <= size:
+            raise ValueError(
+                f"A queue needs `size` ≥ 0, `dim` ≥ 1 and 0 ≤ `init_size` ≤ `size`, but they are {size}, {dim} and "
+                f"{init_size}."
+            )
+        self.size, self.dim, self.init_size, self.dtype = size, dim, init_size, dtype
+        for name, value in self.initial_state().items():
+            self.register_buffer(name, value)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Return fresh values for all buffers: the random initial part, drawn from torch's global generator."""
+        rows = torch.zeros(self.size, self.dim, dtype=self.dtype)
+        rows[: self.init_size] = F.normalize(torch.randn(self.init_size, self.dim), dim=-1)
+        enqueued_at = torch.full((self.size,), -1, dtype=torch.int64)
+        enqueued_at[: self.init_size] = 0
+        return {
+            "rows": rows,
+            "enqueued_at": enqueued_at,
+            "row_ids": torch.full((self.size,), -1, dtype=torch.int64),
+            "ids_text": torch.tensor(0),
+            "pointer": torch.tensor(self.init_size % max(self.size, 1)),
+            "fill": torch.tensor(self.init_size),
+        }
+
+    def clear(self) -> None:
+        """Empty all slots in place."""
+        self.rows.zero_()
+        self.enqueued_at.fill_(-1)
+        self.row_ids.fill_(-1)
+        self.pointer.zero_()
+        self.fill.zero_()
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
+        """Write keys into the ring in place, oldest row first, over the oldest rows once the queue is full.
+
+        A loss of `rows` must have had its backward pass before: torch refuses that of rows written over since.
+
+        Args:
+            keys: (B, dim), L2-normalised, for any B; of more than `size` rows the last `size` stay. They are rounded
+                to the queue's `dtype`.
+            sentence_ids: (B,) integers; −1 for all where None.
+            step: The optimizer step that the keys belong to, counted from 1.
+
+        Raises:
+            ValueError: Where a shape does not fit.
+        """
+        if keys.ndim != 2 or keys.shape[1] != self.dim:
+            raise ValueError(f"The queue takes keys of shape (B, {self.dim}), not {tuple(keys.shape)}.")
+        if sentence_ids is not None and sentence_ids.shape != keys.shape[:1]:
+            raise ValueError(f"{len(keys)} keys need {len(keys)} sentence ids, not {tuple(sentence_ids.shape)}.")
+        if self.size == 0 or len(keys) == 0:
+            return
+        kept = min(len(keys), self.size)
+        slots = (self.pointer + torch.arange(kept, device=self.pointer.device)) % self.size
+        # `enqueued_at[slots] = step` would copy the number to a GPU and wait for that.
+        self.rows.index_copy_(0, slots, keys[-kept:].to(self.rows))
+        self.enqueued_at.index_fill_(0, slots, step)
+        if sentence_ids is None:
+            self.row_ids.index_fill_(0, slots, -1)
+        else:
+            self.row_ids.index_copy_(0, slots, sentence_ids[-kept:].to(self.row_ids))
+        self.pointer.add_(kept).remainder_(self.size)
+        self.fill.add_(kept).clamp_(max=self.size)
+
+    @torch.no_grad()
+    def use_ids_of(self, text: int) -> None:
+        """Forget the sentence ids in the queue unless they number the sentences of this text.
+
+        The id of a sentence is its row number, so ids of another text would mask true negatives. The keys stay.
+
+        Args:
+            text: A hash of the text, in [0, 2⁶³); 0 if unknown, which is never the same text.
+        """
+        if text == 0 or int(self.ids_text) != text:
+            self.row_ids.fill_(-1)
+        self.ids_text.fill_(text)
+
+    def bias(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
+        """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.
+
+        With it the whole of `rows` serves as negatives as it lies in memory: nothing is copied, no shape changes as
+        the queue fills, and a GPU is not waited for.
+
+        Args:
+            window, softness: Which of the slots in use count, as `window_log_weights` takes them; −∞ elsewhere.
+            half_life: Optimizer steps after which a row counts half, as `half_life_log_weights` takes it.
+        """
+        empty = self.enqueued_at < 0
+        bias = torch.zeros(self.size, dtype=torch.float32, device=empty.device).masked_fill_(empty, float("-inf"))
+        if window != "all":
+            bias = bias + window_log_weights(self.ranks(), self.fill, window, softness)
+        if half_life is not None:
+            bias = bias + half_life_log_weights(self.slot_ages(), half_life)
+        return bias
+
+    def ranks(self) -> Tensor:
+        """Return the rank by age of each slot: (size,) int64, 0 for the newest, from `fill` on for empty ones.
+
+        It is its own inverse: the same numbers are the slots in order of rank.
+        """
+        return (self.pointer - 1 - torch.arange(self.size, device=self.pointer.device)) % max(self.size, 1)
+
+    def slot_ages(self) -> Tensor:
+        """Return the age of each slot's row in optimizer steps, that of the newest being 0: (size,) int64.
+
+        None is younger than one that came after it, so rows of an earlier training, whose steps were counted anew
+        since, are as old as the oldest of this one. What is returned for empty slots means nothing.
+        """
+        slots = self.ranks()
+        steps = self.enqueued_at[slots]
+        return (steps[:1] - steps).clamp_(min=0).cummax(0).values[slots]
+
+    def newest_first(self) -> Tensor:
+        """Return the slots in use, newest first: (N,) int64. On a GPU this waits for the number of them."""
+        return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
+
+    def negatives(self) -> Tensor:
+        """Return a copy of the rows that count as negatives, newest first: (N, dim) of `dtype`."""
+        return self.rows[self.newest_first()]
+
+    def sentence_ids(self) -> Tensor:
+        """Return the sentence id of each negative, newest first: (N,), −1 where unknown."""
+        return self.row_ids[self.newest_first()]
+
+    def ages(self, step: int) -> Tensor:
+        """Return the age of each negative at optimizer step `step`, newest first: (N,), in optimizer steps."""
+        return step - self.enqueued_at[self.newest_first()]
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"size={self.size}, dim={self.dim}, init_size={self.init_size}, dtype={self.dtype}"

@@ -1,0 +1,38 @@
+"""The prompt that a model puts before every sentence."""
+
+from mocose_hf.models.configuration_mocose import MoCoSEConfig
+
+
+def resolve_prompt(config: MoCoSEConfig, prompt: str | None = None, prompt_name: str | None = None) -> str:
+    """Return the text to put before sentences, "" for none.
+
+    Args:
+        config: Of the model.
+        prompt: The text itself.
+        prompt_name: The name of one of `config.prompts`; the default prompt if neither is given.
+
+    Raises:
+        ValueError: If both are given or there is no prompt of that name.
+    """
+    if prompt is not None and prompt_name is not None:
+        raise ValueError("`prompt` and `prompt_name` are both given; leave one of them out.")
+    if prompt_name is None:
+        return config.default_prompt if prompt is None else prompt
+    prompts = config.prompts or {}
+    if prompt_name not in prompts:
+        raise ValueError(f"`prompt_name` is {prompt_name!r:.60}, but `prompts` has {', '.join(prompts) or 'none'}.")
+    return prompts[prompt_name]
+
+
+def prompt_options(config: MoCoSEConfig) -> dict[str, object]:
+    """Return the options of `SentenceCollator` that put the default prompt before every sentence."""
+    return {"prompt": config.default_prompt, "include_prompt": config.include_prompt}
+
+
+def count_prompt_tokens(tokenizer, prompt: str, max_seq_length: int | None = None) -> int:
+    """Return the tokens that a prompt takes at the start of a sentence, special tokens before it included.
+
+    sentence-transformers counts in the same way: the tokens of the prompt alone, without a special token at its end.
+    """
+    ids = tokenizer(prompt, truncation=max_seq_length is not None, max_length=max_seq_length)["input_ids"]
+    return len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)

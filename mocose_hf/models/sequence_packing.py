@@ -1,0 +1,206 @@
+"""Batches without padding: the sentences of a batch stand in one row, each with its own positions and bounds.
+
+All layers but attention treat every token alone, so they run on the packed row as they are. Attention knows the
+bounds: a flash attention of transformers takes them by itself, and for all else one is registered here with
+transformers (https://huggingface.co/docs/transformers/attention_interface) that pads queries, keys and values, and
+nothing else.
+"""
+
+import inspect
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils.generic import is_flash_attention_requested
+
+from mocose_hf.models.encoder_checks import dropout_off, padding_id, vocabulary_rows
+
+ATTENTION = "padding_free_sdpa"
+"""The name of the attention that is registered here."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of a packed row lie in the padded batch (B, L).
+
+    Args:
+        starts: (B,) int64, the place of each sentence's first token in the row.
+        slots: (T,) int64, the place of each token in the padded batch, which is seen as one row of B·L.
+        mask: (B, L) bool, which places of the padded batch hold a token.
+        longest: L, tokens of the longest sentence.
+    """
+
+    starts: Tensor
+    slots: Tensor
+    mask: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, cu_seq_lens: Tensor, longest: int, num_tokens: int) -> "Packing":
+        """Make it of the bounds, on their device and without waiting for it.
+
+        Args:
+            cu_seq_lens: (B + 1,) integers, the place of each sentence's first token, and at the end T.
+            longest: L.
+            num_tokens: T.
+        """
+        bounds = cu_seq_lens.long()
+        starts, ends = bounds[:-1], bounds[1:]
+        places = torch.arange(num_tokens, device=bounds.device)
+        sentence = torch.searchsorted(ends, places, right=True)  # (T,)
+        mask = torch.arange(longest, device=bounds.device) < (ends - starts)[:, None]
+        return cls(starts, sentence * longest + places - starts[sentence], mask, longest)
+
+    def attention_mask(self, sliding_window: int | None) -> Tensor:
+        """Return which keys a query sees, (B, 1, 1 or L, L) bool: its own sentence, as near as the window is wide."""
+        mask = self.mask[:, None, None]
+        if sliding_window is None or self.longest <= sliding_window:
+            return mask
+        places = torch.arange(self.longest, device=self.slots.device)
+        return mask & ((places[:, None] - places).abs() < sliding_window)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """Turn (T, …) into (B, L, …), zero where there is no token."""
+        padded = _Scatter.apply(rows, self.slots, self.mask.numel())
+        return padded.view(*self.mask.shape, *rows.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """Turn (B, L, …) into (T, …)."""
+        return _Gather.apply(padded.flatten(0, 1), self.slots)
+
+
+class _Scatter(torch.autograd.Function):
+    """Put rows into their slots; like its adjoint below faster than torch's own gradients, which add up."""
+
+    @staticmethod
+    def forward(ctx, rows, slots, size):
+        ctx.save_for_backward(slots)
+        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, slots, rows)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (slots,) = ctx.saved_tensors
+        return gradient.index_select(0, slots), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Take rows out of their slots, which all differ."""
+
+    @staticmethod
+    def forward(ctx, padded, slots):
+        ctx.save_for_backward(slots)
+        ctx.size = len(padded)
+        return padded.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (slots,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.size, *gradient.shape[1:]).index_copy_(0, slots, gradient), None
+
+
+def padding_free_attention(
+    module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing | None = None,
+    sliding_window: int | None = None,
+    **options,
+) -> tuple[Tensor, None]:
+    """Attend within each sentence of a packed row, or as `sdpa` of transformers does where there is no `packing`.
+
+    Args:
+        module: The attention layer.
+        query, key, value: (1, heads, T, head size).
+        attention_mask: Not used for a packed row.
+        packing: The bounds of the sentences.
+        sliding_window: Distance from which on tokens do not see each other, as layers of local attention give it.
+        options: As transformers' attention functions take them.
+
+    Returns:
+        (1, T, heads, head size), and None for the weights.
+    """
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    padded = [packing.pad(states[0].transpose(0, 1)).transpose(1, 2) for states in (query, key, value)]
+    mask = packing.attention_mask(sliding_window)
+    output, _ = sdpa_attention_forward(module, *padded, mask, **options)  # (B, L, heads, head size)
+    return packing.unpad(output)[None], None
+
+
+AttentionInterface.register(ATTENTION, padding_free_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing: Packing) -> dict:
+    """Return what the attention of an encoder wants to know of a packed row, as options of its forward.
+
+    Raises:
+        ValueError: Where its attention would let sentences see each other.
+    """
+    attention = encoder.config._attn_implementation
+    if attention == ATTENTION:
+        # transformers hands a mask of four dimensions on as it is; without one, it may make one of T² elements.
+        return {"packing": packing, "attention_mask": packing.mask.new_ones(1, 1, 1, 1)}
+    if is_flash_attention_requested(requested_attention_implementation=attention):
+        bounds, longest = cu_seq_lens.int(), packing.longest
+        return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    raise ValueError(
+        f"A packed batch needs an attention that knows the bounds of its sentences, but the encoder's is {attention}; "
+        "call `model.allow_padding_free()` first."
+    )
+
+
+@torch.no_grad()
+def find_first_position(encoder: PreTrainedModel) -> int | None:
+    """Return the position that a packed sentence starts at, None where the encoder cannot take packed sentences.
+
+    It can where it leaves attention to transformers and gives, for two short sentences packed, what it gives for them
+    padded: with positions from 0, or from the one after that of padding, as RoBERTa and its kin count. Its attention
+    is then the one of this module, or still its flash attention, which takes bounds too; otherwise it is left as it
+    was.
+    """
+    before = encoder.config._attn_implementation
+    takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
+    if not (takes_positions and encoder._can_set_attn_implementation()):
+        return None
+    first = None
+    try:
+        with dropout_off(encoder):
+            encoder.set_attn_implementation(ATTENTION)
+            starts = (0, padding_id(encoder) + 1)
+            first = next((start for start in starts if _packs_alike(encoder, start)), None)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
+        pass
+    finally:
+        if first is None or is_flash_attention_requested(requested_attention_implementation=before):
+            encoder.config._attn_implementation = before
+    return first
+
+
+def _packs_alike(encoder: PreTrainedModel, first_position: int) -> bool:
+    """Return whether an encoder without dropout gives packed sentences the embeddings that it gives padded ones."""
+    device, padding = encoder.device, padding_id(encoder)
+    limit = getattr(encoder.config, "max_position_embeddings", None) or 0
+    # A packed row is longer than any sentence, and some families raise an error for that.
+    pairs = limit // 5 + 1 if limit <= _MOST_POSITIONS_TRIED else 1
+    lengths = [3, 2] * pairs
+    bounds = torch.tensor([0, *accumulate(lengths)], device=device)
+    packing = Packing.of(bounds, longest=3, num_tokens=5 * pairs)
+    tokens = (torch.arange(5, device=device) + padding + 1) % vocabulary_rows(encoder)
+    positions = torch.tensor([0, 1, 2, 0, 1], device=device) + first_position
+    tokens, positions = tokens.repeat(pairs), positions.repeat(pairs)  # (T,)
+    padded = torch.full(packing.mask.shape, padding, device=device)
+    padded[packing.mask] = tokens
+    wanted = encoder(input_ids=padded, attention_mask=packing.mask.long()).last_hidden_state[packing.mask]
+    options = bounds_for_attention(encoder, bounds, packing)
+    found = encoder(input_ids=tokens[None], position_ids=positions[None], **options).last_hidden_state[0]
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+_MOST_POSITIONS_TRIED = 1024

@@ -1,0 +1,110 @@
+"""Run the encoder of one branch on its view of a batch, padded or packed, up to the sentence embedding."""
+
+import inspect
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mocose_hf.models.cls_only_last_layer import FIRST_TOKENS
+from mocose_hf.models.encoder_checks import padding_id, probing, vocabulary_rows
+from mocose_hf.models.pooling import exclude_prompt, first_tokens, pool, rotate_rows
+from mocose_hf.models.sequence_packing import Packing, bounds_for_attention
+
+
+@dataclass
+class View:
+    """The tokens that one branch sees of a batch.
+
+    Args:
+        input_ids, attention_mask, token_type_ids: (B, L); packed (1, T), and no mask.
+        position_ids: Of a packed view, (1, T) int64, each token's position in its sentence.
+        cu_seq_lens_q: Of a packed view, (B + 1,) int32, the place of each first token in the row, and at the end T.
+        max_length_q: Of a packed view, the tokens of the longest sentence.
+        inputs_embeds: (B, L, E) or (1, T, E), what the encoder is given in the place of the tokens' own word
+            embeddings, before positions and normalisation; None for these.
+        prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    cu_seq_lens_q: Tensor | None = None
+    max_length_q: int | None = None
+    inputs_embeds: Tensor | None = None
+    prompt_length: int | None = None
+
+    def padded_right(self) -> "View":
+        """Return the view with padding on the right, as encoders with absolute positions need it."""
+        if self.attention_mask is None:
+            return self
+        starts = first_tokens(self.attention_mask)  # (B,)
+        names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, **{name: rotate_rows(rows, starts) for name, rows in given.items()})
+
+
+def embed_tokens(encoder: PreTrainedModel, view: View) -> Tensor:
+    """Return the word embeddings of a view's tokens, (B, L, E) or (1, T, E), as the encoder would look them up."""
+    return encoder.get_input_embeddings()(view.input_ids)
+
+
+def embed_view(
+    encoder: PreTrainedModel, view: View, pooling_mode: str, takes_token_types: bool, first_tokens_alone: bool
+) -> Tensor:
+    """Return the pooled embeddings of a view, (B, H).
+
+    Args:
+        encoder: The encoder of the branch.
+        view: What it sees, padded on either side or packed.
+        pooling_mode: As `pool` takes it.
+        takes_token_types: Whether the encoder is given `token_type_ids`.
+        first_tokens_alone: Whether its last layer, prepared by `prepare_last_layer`, computes no more than first
+            tokens; for the pooling mode "cls".
+    """
+    view = view.padded_right()
+    options = {"attention_mask": view.attention_mask}
+    if takes_token_types:
+        options["token_type_ids"] = view.token_type_ids
+    packing = None
+    if view.cu_seq_lens_q is not None:
+        packing = Packing.of(view.cu_seq_lens_q, view.max_length_q, view.input_ids.shape[1])
+        options |= {"position_ids": view.position_ids} | bounds_for_attention(encoder, view.cu_seq_lens_q, packing)
+    if first_tokens_alone:
+        options[FIRST_TOKENS] = view.input_ids.new_zeros(1) if packing is None else packing.starts
+    name = "input_ids" if view.inputs_embeds is None else "inputs_embeds"
+    hidden = encoder(**{name: getattr(view, name)}, return_dict=True, **options)
+    hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
+    if first_tokens_alone:
+        if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs
+            hidden = hidden.index_select(1, options[FIRST_TOKENS])
+        return hidden.flatten(0, 1)
+    if packing is None:
+        return pool(hidden, exclude_prompt(view.attention_mask, view.prompt_length, hidden), pooling_mode)
+    padded = packing.pad(hidden[0])  # (B, L, H)
+    return pool(padded, exclude_prompt(packing.mask, view.prompt_length, padded), pooling_mode)
+
+
+@torch.no_grad()
+def takes_embeddings(encoder: PreTrainedModel) -> bool:
+    """Return whether an encoder makes of the word embeddings of tokens, padded on the right, what it makes of these.
+
+    Encoders that count positions by the tokens' padding index, such as RoBERTa, do so for such batches. Those that
+    take no embeddings, or scale them on the way, do not.
+    """
+    if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
+        return False
+    padding = padding_id(encoder)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=encoder.device)
+    tokens = (torch.arange(6, device=encoder.device).view(2, 3) + padding + 1) % vocabulary_rows(encoder)
+    tokens = tokens.masked_fill(mask == 0, padding)
+    try:
+        with probing(encoder):
+            wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
+            embeddings = embed_tokens(encoder, View(tokens))
+            found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
+        return False
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,1 @@
+"""Records, measures and plots of the negatives while training."""

@@ -1,0 +1,44 @@
+"""Fill the queue with keys of training sentences before the first step, in place of random rows."""
+
+from contextlib import nullcontext
+
+import torch
+from datasets import Dataset
+
+from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.models.encoder_checks import dropout_off
+
+
+@torch.no_grad()
+def prefill_queue(
+    model, sentences: Dataset, collator: SentenceCollator, batch_size: int, seed: int, dtype: torch.dtype | None = None
+) -> None:
+    """Replace the rows of each queue of a model by the keys of randomly drawn sentences, with dropout off.
+
+    The reverse queue gets the keys of the query view. If there are fewer sentences than slots, the rest stays empty.
+
+    Args:
+        model: A `MoCoSEForPreTraining` with a queue; its mode is left as it is.
+        sentences: With columns `text` and `sentence_id`, and in pairs `key_text`.
+        collator: Makes batches of them, with neither augmentation nor token views.
+        batch_size: Sentences per forward.
+        seed: Decides which sentences are drawn; torch's global generator is left alone.
+        dtype: What to compute in; the dtype of the weights if None.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(sentences), generator=generator)[: model.queue.size].tolist()
+    device = model.queue.rows.device
+    encode = model.encode_keys if model.config.has_target else model.encode_queries
+    for queue in model.queues():
+        queue.clear()
+    computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
+    with computing, dropout_off(model):
+        for start in range(0, len(drawn), batch_size):
+            batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
+            batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+            ids = batch.pop("sentence_ids")
+            key_view = {name.removeprefix("key_"): v for name, v in batch.items() if name.startswith("key_")}
+            view = {name: v for name, v in batch.items() if not name.startswith("key_")}
+            model.queue.enqueue(encode(**(key_view or view)), ids)
+            if model.reverse_queue is not None:
+                model.reverse_queue.enqueue(encode(**view), ids)

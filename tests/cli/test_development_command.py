@@ -1,0 +1,179 @@
+"""The command with development sets of several kinds, on tiny models and text."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from builders import REPOSITORY, WORDS, sentences
+
+from mocose_hf.evaluation.score_tables import development_tables
+
+sys.path.insert(0, str(REPOSITORY))
+
+import run_mocose
+
+NAMES = ("ndcg_at_10", "mrr_at_10", "recall_at_1", "recall_at_10", "recall_at_100")
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, Path]:
+    """Text, a retrieval file, a label file and pairs."""
+    made = sentences(60, seed=3)
+    written = {
+        "text": "\n".join([text for text in sentences(120) if len(text.split()) > 3][:80]),
+        "shop": "\n".join(["query\ttext", *(f"{made[i]}\t{made[i + 20]}" for i in range(20))]),
+        "bank": "\n".join(["text\tlabel", *(f"{text}\t{WORDS.index(text.split()[0]) % 3}" for text in made)]),
+        "pairs": "\n".join(["sentence1\tsentence2\tscore", *(f"{made[i]}\t{made[i + 30]}\t{i}" for i in range(9))]),
+    }
+    paths = {name: tmp_path / f"{name}.{'txt' if name == 'text' else 'tsv'}" for name in written}
+    for name, content in written.items():
+        paths[name].write_text(content + "\n", encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def command(encoder_dir, tmp_path):
+    def run(*options: object, code: int = 0, output_dir: str = "out") -> Path:
+        argv = ["--model_name_or_path", encoder_dir, "--output_dir", tmp_path / output_dir, "--use_cpu"]
+        assert run_mocose.main([*map(str, argv), *map(str, options)]) == code
+        return tmp_path / output_dir
+
+    return run
+
+
+def training(files, *options: object) -> list[object]:
+    tiny = ["--per_device_train_batch_size", 8, "--queue_size", 16, "--queue_init_size", 4, "--disable_tqdm", "true"]
+    return ["--train_file", files["text"], *tiny, "--eval_steps", 3, "--max_steps", 6, *options]
+
+
+def rows_of(printed: str, task: str) -> dict[str, list[str]]:
+    """Return the cells of a task's table as printed, by the name of the row."""
+    table = printed.split(f"\n{task}, × 100\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:2] == "| "]
+    return {name: cells for name, *cells in rows}
+
+
+def test_all_kinds_of_sets_are_scored_without_training(command, files, capsys):
+    pytest.importorskip("sklearn")
+    sets = ["--retrieval_file", files["shop"], "--label_file", files["bank"], "--v_measure"]
+    out = command("--do_eval", *sets, "--validation_file", files["pairs"])
+    printed = capsys.readouterr().out
+    assert f"{files['shop']}: 20 queries, 20 texts, 20 relevant ones." in printed
+    assert f"{files['bank']}: 60 texts, 3 labels." in printed
+    figures = json.loads((out / "eval_results.json").read_text())
+    expected = [f"eval_shop_{name}" for name in NAMES]
+    expected += [f"eval_bank_{n}" for n in ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10", "v_measure")]
+    assert {*expected, "eval_stsb_spearman"} <= set(figures)
+    assert not any(name.startswith("eval_sts1") for name in figures)  # --do_eval alone would score STS
+    for task in ("shop", "bank"):
+        rows = rows_of(printed, task)
+        (model,) = (name for name in rows if "cls pooling" in name)
+        assert list(rows) == ["", "TF-IDF, words", "TF-IDF, characters 3-5", model]
+        values = [value for name, value in figures.items() if name.startswith(f"eval_{task}_")]
+        assert [float(cell) for cell in rows[model]] == [round(value, 2) for value in values]
+    written = (out / "eval_results.csv").read_text().splitlines()
+    assert [line.split(",eval")[0][:9] for line in written[:3]] == ["scored", '"TF-IDF, ', '"TF-IDF, ']
+    assert "shop, × 100" in (out / "eval_results.md").read_text()
+
+
+def test_a_trained_model_is_selected_by_the_users_own_task(command, files, capsys):
+    pytest.importorskip("sklearn")
+    sets = ["--retrieval_file", files["shop"], "--label_file", files["bank"], "--learning_rate", "1e-3"]
+    out = command(*training(files, *sets))
+    state = json.loads((out / "trainer_state.json").read_text())
+    scored = {e["step"]: e["eval_shop_ndcg_at_10"] for e in state["log_history"] if "eval_shop_ndcg_at_10" in e}
+    assert list(scored) == [0, 3, 6]
+    assert state["best_metric"] in scored.values()
+    assert not any("eval_stsb_spearman" in entry for entry in state["log_history"])
+    assert {"eval_shop_mrr_at_10", "eval_bank_precision_at_10"} <= {n for e in state["log_history"] for n in e}
+    final = json.loads((out / "eval_results.json").read_text())
+    assert final["eval_shop_ndcg_at_10"] == pytest.approx(state["best_metric"], abs=1e-4)
+    rows = rows_of(capsys.readouterr().out, "shop")
+    assert [re.sub(r"\d.*", "", name) for name in rows][:4] == ["", "start", "TF-IDF, words", "TF-IDF, characters "]
+    assert list(rows)[-1].startswith("best, step ")
+    assert float(rows["start"][0]) == round(scored[0], 2)
+    card = (out / "README.md").read_text()
+    assert "## Scores on the development sets" in card
+    assert "| TF-IDF, words | " in card
+
+
+def test_any_figure_of_a_set_can_select(command, files):
+    sets = ["--retrieval_file", files["shop"], "--label_file", files["bank"], "--validation_file", files["pairs"]]
+    out = command(*training(files, *sets, "--metric_for_best_model", "bank_knn_accuracy_at_1"))
+    state = json.loads((out / "trainer_state.json").read_text())
+    values = [e["eval_bank_knn_accuracy_at_1"] for e in state["log_history"] if "eval_bank_knn_accuracy_at_1" in e]
+    assert state["best_metric"] in values
+    assert any("eval_stsb_spearman" in entry for entry in state["log_history"])
+
+
+def test_a_development_set_is_made_of_the_training_text(command, files, capsys):
+    out = command(*training(files, "--dev_from_text", 30))
+    printed = capsys.readouterr().out
+    assert "80 rows read, dropped: 30 held out; 50 sentences." in printed
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert {e["step"] for e in state["log_history"] if "eval_dev_from_text_ndcg_at_10" in e} == {0, 3, 6}
+    again = command(*training(files, "--dev_from_text", 30, "--seed", 7), output_dir="again")
+    start, other = (
+        json.loads((folder / "trainer_state.json").read_text())["log_history"][0] for folder in (out, again)
+    )
+    assert start["eval_dev_from_text_mrr_at_10"] == other["eval_dev_from_text_mrr_at_10"]  # the same set for all seeds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--v_measure"], "--v_measure clusters each --label_file; give one, or leave it out"),
+        (["--retrieval_file", "{shop}", "{shop}"], "both would be scored as `shop`; rename one"),
+        (["--retrieval_file", "{bank}"], "bank.tsv, line 1: no column `query`, the columns are: text, label"),
+        (["--label_file", "{absent}"], "absent.tsv: no such file"),
+        (["--dev_from_text", "200"], "text.txt: all 80 rows would be held out; give a lower --dev_from_text"),
+        (["--dev_from_text", "75"], "text.txt: 5 different sentences, but one batch takes 8"),
+        (["--dev_from_text", "-1"], "`dev_from_text` is a number of rows, 0 or above, but is -1"),
+        (
+            ["--dev_from_text", "9", "--streaming", "true"],
+            "--dev_from_text holds out rows of the training text, but a",
+        ),
+        (["--validation_file", "{pairs}", "--validation_dataset_name", "x"], "are both given; drop one"),
+        (
+            ["--retrieval_file", "{shop}", "--metric_for_best_model", "stsb_spearman"],
+            "--metric_for_best_model stsb_spearman: is not scored; choose one of shop_ndcg_at_10, shop_mrr_at_10",
+        ),
+    ],
+)
+def test_sets_that_cannot_be_used_end_in_one_line(command, files, capsys, options, message):
+    places = files | {"absent": files["text"].parent / "absent.tsv"}
+    out = command(*training(files, *(option.format(**places) for option in options)), code=2)
+    assert not out.exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_without_text_nothing_can_be_held_out(command, files, capsys):
+    command("--dev_from_text", 5, "--label_file", files["bank"], code=2)
+    assert "but there is no training text; leave it out" in capsys.readouterr().err
+
+
+def test_scores_stand_without_tf_idf_if_scikit_learn_is_missing(command, files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    out = command("--label_file", files["bank"], output_dir="scores")
+    printed = capsys.readouterr().out
+    assert "TF-IDF is not scored: scikit-learn is not installed; run pip install 'mocose_hf[evaluation]'." in printed
+    assert len(rows_of(printed, "bank")) == 2
+    assert "eval_bank_precision_at_10" in json.loads((out / "eval_results.json").read_text())
+
+
+def test_each_task_has_a_table_of_its_own():
+    rows = [
+        ("start", {"a_recall_at_1": 1.0, "a_recall_at_10": 2.0, "a_recall_at_100": 3.0, "stsb_spearman": 50.0}),
+        ("best", {"a_recall_at_1": 4.0, "b_c_precision_at_10": 5.0, "b_c_v_measure": 6.0}),
+    ]
+    pairs, first, second = development_tables(rows)
+    assert pairs[0] == "Development pairs"
+    assert first == (
+        "a, × 100",
+        ["", "R@1", "R@10", "R@100"],
+        [["start", "1.00", "2.00", "3.00"], ["best", "4.00", "-", "-"]],
+    )
+    assert second == ("b_c, × 100", ["", "P@10", "V-measure"], [["start", "-", "-"], ["best", "5.00", "6.00"]])

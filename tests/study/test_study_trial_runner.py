@@ -1,0 +1,235 @@
+import json
+import sys
+
+import pytest
+import torch
+from builders import REPOSITORY, sentences
+from senteval_folder import write_senteval
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mocose_hf.errors import InputError
+from mocose_hf.evaluation.correlation import spearman
+from mocose_hf.study.tfidf_baseline import TfidfModel
+from mocose_hf.study.trial_runner import TrialRunner, as_arguments
+from mocose_hf.training.callbacks.preemption import TrainingInterrupted
+
+sys.path.insert(0, str(REPOSITORY))
+
+import run_mocose
+
+
+@pytest.fixture
+def common(encoder_dir, tmp_path) -> dict[str, object]:
+    text, pairs, made = tmp_path / "text.txt", tmp_path / "pairs.tsv", sentences(40, seed=5)
+    text.write_text("\n".join(sentences(64)) + "\n", encoding="utf-8")
+    pairs.write_text("".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20)), encoding="utf-8")
+    return {
+        "model_name_or_path": str(encoder_dir),
+        "train_file": str(text),
+        "validation_file": str(pairs),
+        "per_device_train_batch_size": 8,
+        "queue_size": 16,
+        "queue_init_size": 4,
+        "learning_rate": 1e-3,
+        "max_steps": 6,
+        "eval_steps": 2,
+        "logging_steps": 1,
+        "use_cpu": True,
+    }
+
+
+@pytest.fixture
+def runner(common, tmp_path) -> TrialRunner:
+    return TrialRunner("mine", common, tmp_path / "trials")
+
+
+def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
+    result = runner.run("η = 0.5", {"ema_decay": 0.5}, seed=3)
+    out = tmp_path / "command"
+    options = common | {"ema_decay": 0.5, "seed": 3, "output_dir": str(out)}
+    assert run_mocose.main(as_arguments(options)) == 0
+
+    state = json.loads((out / "trainer_state.json").read_text())
+    curve = {e["step"]: e["eval_stsb_spearman"] for e in state["log_history"] if "eval_stsb_spearman" in e}
+    assert result.state == "complete"
+    assert [step for step, _ in result.curve] == [0, 2, 4, 6]
+    assert dict(result.curve[:-1]) == {step: curve[step] for step in (0, 2, 4)}
+    assert result.figures["dev_spearman"] == state["best_metric"]
+    assert result.figures["dev_step"] == state["best_global_step"]
+    assert result.figures["start_dev_spearman"] == curve[0]
+    assert result.figures["last_dev_spearman"] == result.curve[-1][1]
+    assert {"alignment", "uniformity", "seconds"} <= result.figures.keys()
+    assert result.options["ema_decay"] == 0.5
+
+
+def test_the_cosines_of_the_pairs_are_those_of_the_best_checkpoint(runner, common, tmp_path):
+    for label, options in (("trained", {}), ("start", {"baseline": "start"}), ("TF-IDF", {"baseline": "tfidf"})):
+        result = runner.run(label, options, seed=0)
+        assert result.pair_scores == [i * 0.25 for i in range(20)]
+        score = spearman(result.pair_cosines, result.pair_scores)
+        assert score == pytest.approx(result.figures["dev_spearman"], abs=1e-3)
+    last = common | {"load_best_model_at_end": False, "learning_rate": 3e-2}
+    result = TrialRunner("mine", last, tmp_path / "last").run("a", {}, seed=0)
+    assert result.figures["dev_spearman"] != result.figures["last_dev_spearman"]
+    assert result.pair_cosines == []
+
+
+def test_seeds_give_different_scores_and_the_order_of_trials_does_not_matter(runner):
+    first = [runner.run("a", {}, seed).figures["dev_spearman"] for seed in (0, 1)]
+    again = [runner.run("b", {}, seed).figures["dev_spearman"] for seed in (1, 0)]
+
+    assert first == again[::-1]
+    assert first[0] != first[1]
+
+
+def test_checkpoints_go_when_a_trial_is_done_unless_they_are_to_stay(common, tmp_path):
+    for keep in (False, True):
+        runner = TrialRunner("mine", common, tmp_path / str(keep), keep_models=keep)
+        runner.run("a", {}, seed=0)
+        folder = runner.folder_of("a", 0)
+        assert bool(list(folder.glob("checkpoint-*"))) is keep
+        assert json.loads((folder / "result.json").read_text())["state"] == "complete"
+
+
+def test_an_interrupted_trial_goes_on_to_the_same_end(runner, common, tmp_path, monkeypatch):
+    whole = runner.run("whole", {}, seed=0)
+    steps = []
+
+    def interrupt():
+        steps.append(1)
+        if len(steps) == 5:  # after steps 1 and 2, an evaluation and step 3
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
+        runner.run("broken", {}, seed=0, beat=interrupt)
+    broken = runner.run("broken", {}, seed=0)
+
+    assert broken.curve == whole.curve
+    assert {**broken.figures, "seconds": 0} == {**whole.figures, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"learning_rate": 1e30, "max_grad_norm": 0}, "not finite"),
+        ({"temperature": -1}, "`temperature` is a number above 0, but is -1"),
+        ({"eval_strategy": "no"}, "no evaluation took place; leave out --eval_strategy"),
+        ({"baseline": "word2vec"}, "the baseline 'word2vec' is unknown"),
+    ],
+)
+def test_a_trial_that_cannot_be_run_fails_with_its_reason(runner, options, reason):
+    result = runner.run("a", options, seed=0)
+
+    assert result.state == "failed"
+    assert reason in result.reason
+    assert "\n" not in result.reason
+    assert "dev_spearman" not in result.figures
+
+
+def test_cells_are_checked_before_any_is_run(runner, common, tmp_path):
+    with pytest.raises(InputError, match=r"mine, cell b: .*`ema_decay` lies in \[0, 1\], but is 2"):
+        runner.check({"a": {}, "b": {"ema_decay": 2}})
+    for name, told in (
+        ("model_name_or_path", "--encoder is needed"),
+        ("train_file", "--train_file or --dataset_name is needed"),
+        ("validation_file", "--senteval_dir or --validation_file is needed"),
+    ):
+        without = {key: value for key, value in common.items() if key != name}
+        with pytest.raises(InputError, match=told):
+            TrialRunner("mine", without, tmp_path).check({"a": {}})
+
+
+def test_a_cell_of_another_algorithm_leaves_out_options_of_all_cells_that_it_has_no_place_for(runner):
+    simcse = runner.run("SimCSE", {"algorithm": "simcse"}, seed=0)
+    assert simcse.state == "complete", simcse.reason
+
+    own = runner.run("SimCSE", {"algorithm": "simcse", "queue_size": 8}, seed=0)
+    assert own.state == "failed"
+    assert "`queue_size` is 8, but the algorithm simcse has no such option" in own.reason
+
+
+def test_the_start_is_scored_without_training(runner, common):
+    trained = runner.run("trained", {}, seed=0)
+    start = runner.run("start", {"baseline": "start"}, seed=0)
+
+    assert start.figures["dev_spearman"] == trained.figures["start_dev_spearman"]
+    assert start.curve == []
+
+
+def test_tfidf_scores_as_cosines_of_scikit_learn(runner, common):
+    result = runner.run("TF-IDF", {"baseline": "tfidf"}, seed=0)
+
+    made = sentences(40, seed=5)
+    corpus = sentences(64)
+    vectors = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(corpus).transform(made)
+    cosines = [float((vectors[i] @ vectors[i + 20].T).sum()) for i in range(20)]
+    assert result.figures["dev_spearman"] == pytest.approx(
+        spearman(torch.tensor(cosines), [i * 0.25 for i in range(20)])
+    )
+
+
+def test_tfidf_gives_unknown_words_nothing():
+    embeddings = TfidfModel.of(["a cat", "a dog"]).encode(["cat dog", "bird"])
+    assert embeddings.shape == (2, 2)
+    assert embeddings[1].tolist() == [0.0, 0.0]
+
+
+def test_test_sets_are_scored_once_at_the_end(common, tmp_path):
+    folder = tmp_path / "senteval"
+    write_senteval(folder)
+    del common["validation_file"]
+    runner = TrialRunner("mine", common | {"senteval_dir": str(folder), "allow_partial_tasks": True}, tmp_path / "t")
+    runner.check({"a": {}})
+    figures = runner.run("a", {}, seed=0).figures
+    tests = {name for name in figures if name.endswith("_spearman")}
+    assert {"sts12_spearman", "stsb_spearman", "sickr_spearman"} <= tests
+    assert any(name.startswith("sts_avg") for name in tests)
+
+    without = TrialRunner("mine", common | {"senteval_dir": str(folder), "eval_tasks": "none"}, tmp_path / "u")
+    figures = without.run("a", {}, seed=0).figures
+    assert {name for name in figures if name.startswith("sts")} == set()
+
+
+def test_the_spectrum_is_kept_where_it_is_asked_for(common, tmp_path):
+    runner = TrialRunner("mine", common, tmp_path, spectrum=True)
+    for label, options in (("trained", {}), ("start", {"baseline": "start"})):
+        spectrum = runner.run(label, options, seed=0).spectrum
+        assert len(spectrum) == 32
+        assert spectrum == sorted(spectrum, reverse=True)
+
+
+def test_a_collapse_is_kept_with_its_step(common, tmp_path):
+    collapse = {"ema_decay": 0, "ema_decay_end": 0, "num_predictor_layers": 0, "learning_rate": 0.1}
+    more = {"max_steps": 40, "eval_steps": 20, "collapse_check_steps": 2, "num_train_epochs": 10}
+    result = TrialRunner("mine", common | more, tmp_path).run("collapse", collapse, seed=0)
+
+    assert result.state == "complete", result.reason
+    assert 2 <= result.figures["alarm_step"] <= 40
+
+
+def test_labels_make_different_folders(runner):
+    labels = ["η = 0.5", "η = 0,5", "½", "all, K = 128", "a b", "a_b", "a/b", "..", "A"]
+    folders = [runner.folder_of(label, 0) for label in labels]
+    assert all(folder.parent.parent == folders[0].parent.parent for folder in folders)
+    assert len({str(folder).lower() for folder in folders}) == len(labels)
+
+
+def test_options_are_typed_as_the_command_line_takes_them():
+    made = as_arguments({"a": True, "b": None, "c": [1, 2], "d": -1e-9, "e": "x y"})
+    assert made == ["--a=true", "--c", "1", "2", "--d=-1e-09", "--e=x y"]
+
+
+def test_other_development_sets_are_scored_beside_the_pairs(common, tmp_path):
+    labels, made = tmp_path / "bank.tsv", sentences(24, seed=8)
+    labels.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(made))]))
+    options = common | {"label_file": [str(labels)], "dev_from_text": 20}
+    runner = TrialRunner("mine", options, tmp_path / "trials")
+    runner.check({"a": {}, "start": {"baseline": "start"}})
+    assert "SHA-256 of the development sets" in runner.digests("a")
+    trained, start = (runner.run(label, cell, 0) for label, cell in (("a", {}), ("start", {"baseline": "start"})))
+    for result in (trained, start):
+        assert result.state == "complete"
+        assert {"bank_precision_at_10", "dev_from_text_mrr_at_10", "dev_spearman"} <= result.figures.keys()
+    del options["validation_file"]
+    with pytest.raises(InputError, match="--senteval_dir or --validation_file is needed: a study compares Spearman"):
+        TrialRunner("mine", options, tmp_path / "trials").check({"a": {}})

@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from builders import tiny_bert_config, write_tokenizer
+from builders import sentences, tiny_bert_config, write_tokenizer
 from transformers import BertModel, BertTokenizer
 from transformers.utils import logging
 
@@ -51,3 +51,11 @@ def shared_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MOCOSE_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    """22 sentences: a pass is five and a half batches, two are eleven."""
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join(sentences(22)) + "\n", encoding="utf-8")
+    return path

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from builders import REPOSITORY, sentences
+from folder_contents import contents
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 sys.path.insert(0, str(REPOSITORY))
@@ -24,12 +25,6 @@ from mocose_hf.data.text_augmentation import read_wordnet
 
 GOOD_TEXTS = sentences(80)
 GOOD_PAIRS = "1.0\ta cat\tthe dog\n5.0\ta cat\ta cat\n"
-
-
-def contents(directory: Path) -> dict[str, bytes | None]:
-    """Return what lies in a directory: the content of each file by its path, None for folders."""
-    paths = sorted(directory.rglob("*"))
-    return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def seen_lines(text: str) -> list[str]:

@@ -20,10 +20,10 @@ import pytest
 import torch
 import transformers.dynamic_module_utils
 import yaml
+from attacks import FORMATS, Attack, save_zip
 from builders import REPOSITORY, sentences, tiny_bert_config, tiny_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from test_checkpoint_contents import FORMATS, Attack, save_zip
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from mocose_hf import MoCoSEForPreTraining, load_tokenizer

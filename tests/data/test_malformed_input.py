@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from builders import REPOSITORY, sentences, tiny_bert_config, write_tokenizer
+from folder_contents import contents
 from malformed import CHECKPOINTS, CONFIGS, GOOD, MODELS, PAIRS, TEXT, TEXTS, VALUES, damaged, mutated, parquet
-from test_bad_input import contents
 from transformers import BertModel
 
 from mocose_hf.cli.config_file import read_config_file

@@ -17,7 +17,7 @@ from accelerate.data_loader import IterableDatasetShard
 from builders import HELPERS, REPOSITORY, sentences, tiny_model
 from datasets import Dataset
 from safetensors.torch import load_file
-from test_sentences import content_of, write
+from text_files import content_of, write
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 
@@ -34,14 +34,6 @@ import run_mocose
 BATCH = 4
 
 many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
-
-@pytest.fixture
-def text_file(tmp_path) -> Path:
-    """22 sentences: a pass is five and a half batches, two are eleven."""
-    path = tmp_path / "sentences.txt"
-    path.write_text("\n".join(sentences(22)) + "\n", encoding="utf-8")
-    return path
 
 
 def take(stream, count: int) -> list:

@@ -10,9 +10,8 @@ import pytest
 import torch
 from builders import sentences, tiny_model
 from datasets import Dataset
+from resuming import run
 from same_state import differences
-from test_resume import run
-from test_streaming import text_file  # noqa: F401
 from tiny_wordnet import SYNONYMS, SYNSETS, write_wordnet
 from torch.utils.data import DataLoader
 from trainers import make_trainer, training_arguments
@@ -229,7 +228,7 @@ def test_packed_key_views_are_those_of_padded_ones(tokenizer):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_stream_trains_with_changed_keys_and_resumes_to_the_same_bits(tmp_path, tokenizer, text_file, packed):  # noqa: F811
+def test_a_stream_trains_with_changed_keys_and_resumes_to_the_same_bits(tmp_path, tokenizer, text_file, packed):
     def train(folder, resume=None, seed=0, workers=0, **fields):
         settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 9, "key_augmentation": "typos"}
         settings |= {"key_augmentation_rate": 0.5, "padding_free": packed, "dataloader_num_workers": workers}

@@ -6,20 +6,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from slow_correlation import slow_pearson, slow_ranks
 
 from mocose_hf.evaluation.correlation import pearson, spearman
-
-
-def slow_ranks(values: list[float]) -> list[float]:
-    """One more than the numbers below, and half of the others that are equal."""
-    return [1 + sum(w < v for w in values) + (sum(w == v for w in values) - 1) / 2 for v in values]
-
-
-def slow_pearson(first: list[float], second: list[float]) -> float:
-    x, y = (math.fsum(side) / len(side) for side in (first, second))
-    product = math.fsum((a - x) * (b - y) for a, b in zip(first, second, strict=True))
-    squares = [math.fsum((v - mean) ** 2 for v in side) for side, mean in ((first, x), (second, y))]
-    return 100 * product / math.sqrt(squares[0] * squares[1])
 
 
 @pytest.mark.parametrize(

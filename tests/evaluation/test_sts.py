@@ -7,7 +7,7 @@ import zlib
 import pytest
 import torch
 from datasets import Dataset
-from test_correlation import slow_pearson, slow_ranks
+from slow_correlation import slow_pearson, slow_ranks
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import read_tasks

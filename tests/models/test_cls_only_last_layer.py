@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from builders import random_batch, sentences, tiny_bert_config, tiny_model
-from test_modeling_mocose import FAMILIES, SMALL_WITH_FEED_FORWARD
-from test_sequence_packing import both_batches, loss_and_gradients, model_of
+from families import FAMILIES, SMALL_WITH_FEED_FORWARD
+from packing import both_batches, loss_and_gradients, model_of
 from transformers import AutoModel, BertModel, BigBirdConfig, CamembertConfig, Data2VecTextConfig, ErnieConfig
 
 from mocose_hf.models.cls_only_last_layer import FIRST_TOKENS, prepare_last_layer

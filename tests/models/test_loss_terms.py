@@ -4,12 +4,12 @@ import pytest
 import torch
 from builders import random_batch, sentences, tiny_model
 from processes import runs_agree
+from resuming import run
 from safetensors.torch import load_file
-from test_modeling_simcse import simcse_model, slow_loss
-from test_resume import run
-from test_trajectory import follow
+from slow_simcse import simcse_model, slow_loss
 from torch.nn import functional as F
 from trainers import differing, make_trainer
+from trajectories import follow
 from transformers import AutoModelForPreTraining, TrainerCallback
 
 from mocose_hf import MoCoSEForPreTraining

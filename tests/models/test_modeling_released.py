@@ -7,8 +7,8 @@ import slow_released
 import torch
 from builders import random_batch, tiny_bert_config, tiny_model
 from processes import parallel_runs_agree
-from test_trajectory import follow, follows_stored_run, model_of, our_name, reference_names, stored_run
 from trainers import make_trainer
+from trajectories import follow, follows_stored_run, model_of, our_name, reference_names, stored_run
 from transformers import AutoModel, AutoModelForPreTraining
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining

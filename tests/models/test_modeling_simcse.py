@@ -5,9 +5,10 @@ import torch
 from builders import random_batch, tiny_bert_config
 from processes import parallel_runs_agree
 from safetensors.torch import load_file
-from test_trajectory import follow
+from slow_simcse import simcse_model, slow_loss
 from torch import nn
 from trainers import make_trainer
+from trajectories import follow
 from transformers import AutoModel, AutoModelForPreTraining, BertModel
 
 from mocose_hf import MoCoSEForPreTraining
@@ -15,21 +16,6 @@ from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.loading import PretrainedEncoder
 from mocose_hf.models.modeling_simcse import SimCSE, SimCSEConfig
 from mocose_hf.models.view_augmentation import Augmentation
-
-
-def simcse_model(seed: int = 0, encoder: dict | None = None, **config) -> SimCSE:
-    torch.manual_seed(seed)
-    return SimCSE(SimCSEConfig(encoder_config=tiny_bert_config(**(encoder or {})), **config))
-
-
-def slow_loss(queries, keys, temperature: float = 0.05) -> torch.Tensor:
-    """The loss of eq. 1 of the paper, as loops: the mean of −log of the share of each sentence's own second pass."""
-    total = torch.zeros((), dtype=queries.dtype)
-    for row, query in enumerate(queries):
-        cosines = [query @ key / (query.norm() * key.norm()) for key in keys]
-        powers = [torch.exp(cosine / temperature) for cosine in cosines]
-        total = total - torch.log(powers[row] / sum(powers))
-    return total / len(queries)
 
 
 def test_trainer_follows_a_slow_loop(tmp_path):

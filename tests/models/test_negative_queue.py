@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from builders import WAITING, Operations
+from list_queue import ListQueue
 
 from mocose_hf import NegativeQueue, info_nce_loss
 from mocose_hf.models.losses import contrastive_logits
@@ -24,23 +25,6 @@ SIZES = [
     (1, 3, 1),
     (0, 2, 0),
 ]
-
-
-class ListQueue:
-    """What a queue is: a list, the newest at its end, whose front is cut where it grows too long."""
-
-    def __init__(self, size: int, initial_rows: list[list[float]]):
-        self.size = size
-        self.entries = [(row, 0, -1) for row in initial_rows]
-
-    def enqueue(self, rows: list[list[float]], ids: list[int], step: int) -> None:
-        for row, number in zip(rows, ids, strict=True):
-            self.entries.append((row, step, number))
-            if len(self.entries) > self.size:
-                self.entries.pop(0)
-
-    def newest_first(self) -> list[tuple[list[float], int, int]]:
-        return self.entries[::-1]
 
 
 def random_keys(rows: int, seed: int) -> torch.Tensor:

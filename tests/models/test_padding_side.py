@@ -7,9 +7,9 @@ import pytest
 import torch
 from builders import sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
+from families import FAMILIES
+from packing import CAN, loss_and_gradients, model_of
 from sentence_transformers import SentenceTransformer
-from test_modeling_mocose import FAMILIES
-from test_sequence_packing import CAN, loss_and_gradients, model_of
 from tokenizers.processors import TemplateProcessing
 from trainers import BATCH, make_trainer, scored_pairs, training_arguments
 from transformers import AutoTokenizer, BertModel, LlamaTokenizer

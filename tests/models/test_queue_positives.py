@@ -5,7 +5,7 @@ import torch
 from builders import random_batch, sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
 from processes import runs_agree
-from test_resume import BEST, run
+from resuming import BEST, run
 from torch.nn import functional as F
 from trainers import differing, make_trainer, scored_pairs
 

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 import torch
 from builders import WAITING, Operations, random_batch, tiny_model
+from list_queue import ListQueue
 from sklearn.cluster import KMeans
-from test_losses import slow_loss_and_gradient, unit_rows
-from test_negative_queue import ListQueue
+from slow_losses import slow_loss_and_gradient, unit_rows
+from slow_queue_weighting import (
+    BATCH_IDS,
+    HALF,
+    QUARTER,
+    RANGES,
+    TEMPERATURE,
+    slow_counts,
+    slow_loss_of_a_policy,
+    slow_weights,
+)
 from torch.nn import functional as F
 from transformers import AutoModel
 
@@ -26,17 +36,6 @@ from mocose_hf.models.queue_weighting import (
 )
 
 DIM = 5
-HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
-RANGES = {
-    "all": [(0, 1)],
-    "newest": [(0, HALF)],
-    "middle": [(QUARTER, 3 * QUARTER)],
-    "oldest": [(HALF, 1)],
-    "without_middle": [(0, QUARTER), (3 * QUARTER, 1)],
-    "0-0.25,0.5-0.75": [(0, QUARTER), (HALF, 3 * QUARTER)],
-    "0.1-0.3": [(Fraction(1, 10), Fraction(3, 10))],
-    "2/3-1": [(Fraction(2, 3), 1)],
-}
 COMPLEMENTS = [
     ("newest", "oldest"),
     ("middle", "without_middle"),
@@ -44,29 +43,6 @@ COMPLEMENTS = [
     ("0-1/3", "1/3-2/3", "2/3-1"),
     ("0.25-0.5,0.75-1", "0-0.25,0.5-0.75"),
 ]
-
-
-def slow_counts(window: str, fill: int) -> list[bool]:
-    """Whether the row of each rank lies in one of the ranges, by exact fractions."""
-    return [any(a * fill <= rank < b * fill for a, b in RANGES[window]) for rank in range(fill)]
-
-
-def slow_weights(window: str, fill: int, softness: float) -> list[float]:
-    """What the row of each rank counts, by logistics written out; those that would overflow are at their end."""
-
-    def logistic(x: float) -> float:
-        return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
-
-    weights = []
-    for rank in range(fill):
-        weight = 0.0
-        for a, b in RANGES[window]:
-            before, after = math.ceil(a * fill), math.ceil(b * fill)
-            rise = 1.0 if a == 0 else logistic((rank + 0.5 - before) / (fill * softness))
-            fall = 0.0 if b == 1 else logistic((rank + 0.5 - after) / (fill * softness))
-            weight += rise - fall
-        weights.append(weight)
-    return weights
 
 
 def log_weights(window: str, fill: int, softness: float = 0.0) -> torch.Tensor:
@@ -387,8 +363,6 @@ CENTROIDS = {
     "centroids of a window": {"queue_centroids": 2, "queue_window": "oldest", "queue_half_life": 2.0},
     "centroids without the batch": {"queue_centroids": 4, "in_batch_negatives": False},
 }
-BATCH_IDS = [3, -1, 5, 3]
-TEMPERATURE = 0.5  # at which all candidates have a say
 
 
 def model_with_a_queue(size: int, init_size: int, rows: list[int], **policy):
@@ -403,33 +377,6 @@ def model_with_a_queue(size: int, init_size: int, rows: list[int], **policy):
         model.queue.enqueue(keys, torch.tensor(ids), step=2 * number)
         entries.enqueue(keys.to(model.queue.dtype).tolist(), ids, 2 * number)
     return model, entries.newest_first()
-
-
-def slow_loss_of_a_policy(queries, keys, entries, policy: dict, ids=BATCH_IDS, temperature=TEMPERATURE):
-    """Loss and gradient, query by query, of the candidates that each query has left and what they count."""
-    window, softness = policy.get("queue_window", "all"), policy.get("queue_window_softness", 0.0)
-    weights = slow_weights(window, len(entries), softness) if softness else slow_counts(window, len(entries))
-    if "queue_half_life" in policy:
-        ages = [entries[0][1] - step for _, step, _ in entries]
-        weights = [w * 0.5 ** (age / policy["queue_half_life"]) for w, age in zip(weights, ages, strict=True)]
-    masks = policy.get("mask_same_sentence", False)
-    losses, gradients = [], []
-    for i, own_id in enumerate(ids):
-
-        def is_own(number, own_id=own_id):
-            return masks and own_id != -1 and number == own_id
-
-        others = [j for j in range(len(keys)) if j != i and not is_own(ids[j])]
-        if not policy.get("in_batch_negatives", True):
-            others = []
-        left = [(row, w) for (row, _, number), w in zip(entries, weights, strict=True) if w and not is_own(number)]
-        negatives = torch.tensor([row for row, _ in left]).reshape(-1, queries.shape[1])
-        loss, gradient = slow_loss_and_gradient(
-            queries[[i]], keys[[i, *others]], negatives, temperature, weights=[w for _, w in left]
-        )
-        losses.append(loss)
-        gradients.append(gradient)
-    return sum(losses) / len(losses), torch.cat(gradients) / len(losses)
 
 
 def found_loss(model, queries, keys):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from builders import random_batch, sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
+from families import FAMILIES, SMALL_WITH_FEED_FORWARD
+from packing import CAN, CANNOT, both_batches, loss_and_gradients, model_of
+from resuming import run
 from same_state import differences
-from test_modeling_mocose import FAMILIES, SMALL_WITH_FEED_FORWARD
-from test_resume import run
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import AutoModel, BertModel, FNetConfig, SplinterConfig, XmodConfig
@@ -23,37 +24,12 @@ from mocose_hf.models.sequence_packing import (
     padding_free_attention,
 )
 
-CANNOT = {"mpnet", "deberta-v2"}
-CAN = [name for name in FAMILIES if name not in CANNOT]
 LENGTHS = [3, 1, 5, 2]
 
 
 def packing(lengths: list[int] = LENGTHS) -> Packing:
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     return Packing.of(bounds, max(lengths), sum(lengths))
-
-
-def model_of(family: str, **config) -> MoCoSEForPreTraining:
-    torch.manual_seed(0)
-    settings = {"queue_size": 16, "queue_init_size": 16} | config
-    return MoCoSEForPreTraining(MoCoSEConfig(encoder_config=FAMILIES[family](), **settings)).eval()
-
-
-def both_batches(tokenizer, model, first_position: int, texts=None, **options) -> tuple[dict, dict]:
-    """The same sentences padded, with the padding of the family, and packed."""
-    rows = [{"text": text} for text in texts or sentences(6, seed=3)]
-    padded = SentenceCollator(tokenizer, **options)(rows)
-    padding = model.config.encoder_config.pad_token_id or 0
-    padded["input_ids"] = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, padding)
-    assert (padded["attention_mask"] == 0).any()
-    return padded, SentenceCollator(tokenizer, first_position=first_position, **options)(rows)
-
-
-def loss_and_gradients(model, batch: dict) -> tuple[float, list[torch.Tensor]]:
-    model.zero_grad()
-    loss = model(**batch).loss
-    loss.backward()
-    return loss.item(), [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
 def test_packing_puts_each_token_where_a_loop_puts_it():

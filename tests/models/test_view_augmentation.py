@@ -11,11 +11,11 @@ import pytest
 import torch
 from builders import HELPERS, REPOSITORY, WAITING, Operations, random_batch, sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
+from families import CHECKPOINTING_FAMILIES, FAMILIES
+from packing import CANNOT, both_batches
+from resuming import run
 from safetensors.torch import load_file
 from same_state import differences
-from test_modeling_mocose import CHECKPOINTING_FAMILIES, FAMILIES
-from test_resume import run
-from test_sequence_packing import CANNOT, both_batches
 from torch import nn
 from torch.nn import functional as F
 from trainers import make_trainer, scored_pairs, training_arguments

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacks import FORMATS, Attack, save_plain, save_zip
 from builders import tiny_model
 from safetensors.torch import load_file, save_file
 from same_state import differences
@@ -27,33 +28,8 @@ from mocose_hf.training.checkpoint import (
 PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "global_step3/rank_0.pt")
 
 
-class Attack:
-    """Writes a file where it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self._marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self._marker),)
-
-
 class Module:
     """Names a class that is harmless in itself, but is not a number."""
-
-
-def save_zip(value, path):
-    torch.save(value, path)
-
-
-def save_legacy(value, path):
-    torch.save(value, path, _use_new_zipfile_serialization=False)
-
-
-def save_plain(value, path):
-    path.write_bytes(pickle.dumps(value))
-
-
-FORMATS = (save_zip, save_legacy, save_plain)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from test_checkpoint import RUN, complete, steps_in, unfinished
+from checkpoint_folders import RUN, complete, steps_in, unfinished
 
 from mocose_hf.errors import SaveError
 from mocose_hf.training.callbacks.checkpoint_saver import CheckpointSaver

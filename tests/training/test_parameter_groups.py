@@ -3,8 +3,8 @@
 import pytest
 import torch
 from builders import tiny_bert_config, tiny_model
+from resuming import run
 from same_state import differences
-from test_resume import run
 from trainers import make_trainer
 
 from mocose_hf.models.modeling_released import ReleasedMoCoSE, ReleasedMoCoSEConfig

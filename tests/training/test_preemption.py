@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import HELPERS, REPOSITORY, tiny_model
+from builders import HELPERS, REPOSITORY
 from same_state import TIMES, differences
+from signals import EVALUATION, SavedSteps, Send, trainer_of
 from torch.utils.data import DataLoader, Dataset
-from trainers import make_trainer, scored_pairs
 from transformers import TrainerCallback, TrainerState
 
 from mocose_hf.training.callbacks.preemption import (
@@ -26,7 +26,6 @@ from mocose_hf.training.callbacks.preemption import (
 from mocose_hf.training.checkpoint import checkpoints, find_corruption, step_of
 
 STEPS_OF_AN_EPOCH = 7
-EVALUATION = "evaluation"
 
 
 class NobodyListened(Exception):
@@ -47,50 +46,6 @@ def handlers():
     for number, handler in before.items():
         signal.signal(number, handler)
     assert after == found
-
-
-class Send(TrainerCallback):
-    """Send signals to this process at an event, when `step` optimizer steps are done."""
-
-    def __init__(self, event: str, step: int, *numbers: int):
-        self.event, self.step, self.numbers = event, step, numbers or (signal.SIGTERM,)
-        if event != EVALUATION:
-            setattr(self, event, self._at_event)
-
-    def strike(self, step: int) -> None:
-        if step == self.step:
-            numbers, self.numbers = self.numbers, ()
-            for number in numbers:
-                os.kill(os.getpid(), number)
-
-    def _at_event(self, args, state, control, **kwargs):
-        self.strike(state.global_step)
-
-
-class SavedSteps(TrainerCallback):
-    def __init__(self):
-        self.steps = []
-
-    def on_save(self, args, state, control, **kwargs):
-        self.steps.append(state.global_step)
-
-
-class SaveAtTheEnd(TrainerCallback):
-    """Makes a run comparable that saves nothing by itself."""
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_save = control.should_save or state.global_step == state.max_steps
-
-
-def trainer_of(folder, tokenizer, send=None, seed=0, saves_at_the_end=True, **fields):
-    settings = {"save_strategy": "steps", "save_steps": 100, "logging_steps": 4, "num_train_epochs": 2} | fields
-    model = tiny_model(seed=seed, encoder_dropout_prob=0.1, queue_size=256)
-    if "eval_strategy" in settings:
-        settings |= {"pairs": scored_pairs(), "metric_for_best_model": "stsb_spearman"}
-    callbacks = [SavedSteps()] + [SaveAtTheEnd()] * saves_at_the_end
-    if send is not None and send.event != EVALUATION:
-        callbacks.append(send)
-    return make_trainer(folder, tokenizer, model, count=30, callbacks=callbacks, **settings)
 
 
 def saved_steps(trainer) -> list[int]:
@@ -373,7 +328,8 @@ def test_a_signal_to_the_whole_group_ends_the_program_with_75_and_no_traceback(t
     program = """
 import os, signal, sys
 from transformers import BertTokenizer
-from test_preemption import Send, trainer_of
+from signals import Send
+from signals import trainer_of
 send = Send("on_step_begin", 4)
 send.strike = lambda step: os.killpg(0, signal.SIGTERM) if step == 4 else None
 trainer_of(sys.argv[1], BertTokenizer.from_pretrained(sys.argv[2]), send, dataloader_num_workers=2).train()

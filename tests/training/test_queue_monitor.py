@@ -12,9 +12,9 @@ import pytest
 import torch
 from builders import HELPERS, sentences, tiny_model
 from datasets import Dataset, IterableDataset
+from resuming import run as run_with_kills
 from safetensors.torch import load_file
-from test_queue_metrics import slow_weights
-from test_resume import run as run_with_kills
+from slow_queue_metrics import slow_weights
 from trainers import BATCH, differing, make_trainer, training_arguments
 from transformers import TrainerCallback
 

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from test_geometry_plots import assert_is_png, assert_is_svg, refuse_pyplot
+from images import assert_is_png, assert_is_svg, refuse_pyplot
 
 from mocose_hf import plot_queue_monitor
 from mocose_hf.errors import InputError

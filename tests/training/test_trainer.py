@@ -8,10 +8,10 @@ import pytest
 import torch
 from builders import HELPERS, REPOSITORY, sentences, tiny_model
 from datasets import Dataset
+from families import FAMILIES
 from safetensors.torch import load_file
 from senteval_folder import scored, write_senteval
-from test_modeling_mocose import FAMILIES
-from test_queue_weighting import slow_loss_of_a_policy
+from slow_queue_weighting import slow_loss_of_a_policy
 from trainers import BATCH, SELECTION, differing, make_trainer, scored_pairs, training_arguments
 from transformers import TrainerCallback, TrainingArguments, set_seed
 

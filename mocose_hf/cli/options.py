@@ -13,10 +13,10 @@ from transformers.hf_argparser import string_to_bool
 from mocose_hf.cli.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.cli.idle_options import find_idle
 from mocose_hf.errors import InputError, escape_controls, one_line
-from mocose_hf.evaluation.development import PAIR_FIGURES
 from mocose_hf.evaluation.held_out import NAME as DEV_FROM_TEXT
 from mocose_hf.evaluation.labels import FIGURES as LABEL_FIGURES
 from mocose_hf.evaluation.labels import V_MEASURE
+from mocose_hf.evaluation.pairs import PAIR_METRICS
 from mocose_hf.evaluation.retrieval import FIGURES as RETRIEVAL_FIGURES
 from mocose_hf.evaluation.retrieval import retrieval_task_name
 from mocose_hf.evaluation.task_names import task_name
@@ -60,7 +60,7 @@ TRANSFORMERS_OPTIONS = {
     "dataloader_num_workers": "Processes that tokenise ahead of training; 0 for none.",
     "eval_strategy": "When to evaluate: no, steps or epoch; steps if there is a development set.",
     "load_best_model_at_end": "Whether to end with the best checkpoint; true if there is a development set.",
-    "metric_for_best_model": "Score that decides which is best; by default stsb_spearman of pairs, NAME_ndcg_at_10 of "
+    "metric_for_best_model": "Score that decides which is best; by default dev_spearman of pairs, NAME_ndcg_at_10 of "
     "the first retrieval_file or NAME_precision_at_10 of the first label_file.",
     "resume_from_checkpoint": "true for the newest complete checkpoint of output_dir, if any, or the path of one.",
     "report_to": "Where to send logs: tensorboard, wandb, ...; none for nowhere.",
@@ -478,8 +478,8 @@ def development_figures(wanted) -> list[str]:
     if wanted.dev_from_text:
         names += [f"{DEV_FROM_TEXT}_{figure}" for figure in RETRIEVAL_FIGURES]
     if wanted.validation_file or wanted.validation_dataset_name:
-        return [*PAIR_FIGURES, *names]
-    return [*names, *(PAIR_FIGURES if wanted.senteval_dir else ())]
+        return [*PAIR_METRICS, *names]
+    return [*names, *(PAIR_METRICS if wanted.senteval_dir else ())]
 
 
 def _development_defaults(parser: "_Parser", arguments: list[str], given: dict[str, str]) -> list[str]:

@@ -10,12 +10,12 @@ from datasets import Dataset
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import clear_results, saving
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.checkpoint_selection import DEVELOPMENT, average_name, compare_selections, is_greater_better
-from mocose_hf.evaluation.development import PAIR_FIGURES, DevelopmentSets, score_sets
+from mocose_hf.evaluation.checkpoint_selection import average_name, compare_selections, is_greater_better
+from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.geometry_plots import plot_alignment_uniformity, plot_spectrum
 from mocose_hf.evaluation.labels import LabelTask, read_label_task
-from mocose_hf.evaluation.pairs import load_scored_pairs, read_scored_pairs
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS, load_scored_pairs, read_scored_pairs
 from mocose_hf.evaluation.retrieval import DEVELOPMENT_SPLITS, SPLITS, RetrievalTask, read_retrieval_task
 from mocose_hf.evaluation.score_tables import (
     RESULT_FILES,
@@ -184,7 +184,7 @@ def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
     if not tasks.during_training:
         return []
     names = _as_sets(trainer.eval_dataset).figures
-    metric = trainer.args.best_metric if trainer.args.best_metric in names else DEVELOPMENT
+    metric = trainer.args.best_metric if trainer.args.best_metric in names else DEV_SPEARMAN
     average = average_name(tasks.during_training)
     return compare_selections(trainer.state.log_history, average, metric, is_greater_better(metric))
 
@@ -245,17 +245,14 @@ def evaluate_alone(
 
 
 def _write(options: Options, scores: list[Row], results: list[Row], selections: Sequence[Row] = ()) -> None:
-    """Write the figures of tasks, or of development sets if there are no others or these are more than pairs."""
+    """Write the scores of the development sets, the tasks and the three selections."""
     made = [*development_tables(scores), *tables(results), *tables(selections)]
     figures = None
     if results or selections:
-        figures = _in_json(scores[-1:], results)
+        figures = {f"eval_{name}": value for _, row in [*scores[-1:], *results] for name, value in row.items()}
         if selections:
             figures["selections"] = [{"selection": how, **row} for how, row in selections]
-    rows = [*results, *selections] or scores
-    if rows is not scores and any(name not in PAIR_FIGURES for _, metrics in scores for name in metrics):
-        rows = [*((when, _named_apart(metrics)) for when, metrics in scores), *rows]
-    write_results(options.output_dir, rows, made, figures)
+    write_results(options.output_dir, [*scores, *results, *selections], made, figures)
 
 
 def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
@@ -288,16 +285,16 @@ def report(
     keeps_start: bool = False,
 ) -> None:
     """Print the scores, where the results are, and whether the model kept is the start."""
-    pairs = [(when, metrics) for when, metrics in scores if DEVELOPMENT in metrics]
+    pairs = [(when, metrics) for when, metrics in scores if DEV_SPEARMAN in metrics]
     if pairs:
         width = max(17, *(len(when) for when, _ in pairs))
         options.say(f"\n{'development pairs':<{width}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}")
     for when, metrics in pairs:
-        alignment, uniformity = (f"{metrics[n]:.4f}" if n in metrics else "-" for n in ("alignment", "uniformity"))
-        options.say(f"{when:<{width}}  {metrics[DEVELOPMENT]:>8.2f}  {alignment:>9}  {uniformity:>10}")
-    for table in development_tables([(when, _without(PAIR_FIGURES, metrics)) for when, metrics in scores]):
+        alignment, uniformity = (f"{metrics[n]:.4f}" if n in metrics else "-" for n in PAIR_METRICS[1:])
+        options.say(f"{when:<{width}}  {metrics[DEV_SPEARMAN]:>8.2f}  {alignment:>9}  {uniformity:>10}")
+    for table in development_tables([(when, _without(PAIR_METRICS, metrics)) for when, metrics in scores]):
         options.say(f"\n{text_table(table)}")
-    if pairs and pairs[0][0] == "start" and pairs[-1][1][DEVELOPMENT] < pairs[0][1][DEVELOPMENT]:
+    if pairs and pairs[0][0] == "start" and pairs[-1][1][DEV_SPEARMAN] < pairs[0][1][DEV_SPEARMAN]:
         options.say("The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
     for table in tables(results):
         options.say(f"\n{text_table(table)}")
@@ -312,20 +309,6 @@ def report(
         options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
     if keeps_start:
         options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
-
-
-def _in_json(scores: Sequence[Row], results: Sequence[Row]) -> dict[str, object]:
-    """Name the figures of tasks and, `eval_development_*`, those of development pairs beside them."""
-    named = {f"eval_{name}": value for _, metrics in scores for name, value in _named_apart(metrics).items()}
-    return named | {f"eval_{name}": value for _, metrics in results for name, value in metrics.items()}
-
-
-def _named_apart(metrics: dict[str, float]) -> dict[str, float]:
-    """Rename the figures of development pairs, which may have the names of those of a test set."""
-    return {
-        f"development_{name.removeprefix('stsb_')}" if name in PAIR_FIGURES else name: value
-        for name, value in metrics.items()
-    }
 
 
 def _without(names: Sequence[str], metrics: dict[str, float]) -> dict[str, float]:

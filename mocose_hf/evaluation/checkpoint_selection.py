@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.evaluation.tasks import averages, embed_tasks, mean_name, score_tasks
-
-DEVELOPMENT = "stsb_spearman"
-"""The figure of the development pairs, in the log of a run."""
 
 LESS_IS_BETTER = (
     "alignment",
@@ -21,9 +19,6 @@ LESS_IS_BETTER = (
     "uniformity_positive_pairs",
 )
 """Metrics of which less is better; of all others more is."""
-
-_IN_LOG = {"stsb_spearman": "stsb_test_spearman"}
-"""How a test figure is named in the log, where its name is that of the development pairs."""
 
 
 def is_greater_better(metric: str) -> bool:
@@ -52,22 +47,21 @@ def scores_by_step(log_history: Sequence[dict], metric: str) -> dict[int, float]
 
 
 def score_test_sets(model, tokenizer, tasks: Sequence[STSTask], **encode_options) -> dict[str, float]:
-    """Return the Spearman of each test set and their mean, named as in the log of a run."""
+    """Return the Spearman correlation of each test set, and their mean."""
     scores = score_tasks(tasks, embed_tasks(model, tokenizer, tasks, **encode_options))
     figures = {name: scores[name] for name in (f"{task.name}_spearman" for task in tasks)}
-    return {_IN_LOG.get(name, name): value for name, value in figures.items()} | averages(figures)
+    return figures | averages(figures)
 
 
 def average_name(tasks: Sequence[STSTask]) -> str:
     """Return the name of the mean over these test sets, or of the one figure where there is but one."""
     if len(tasks) > 1:
         return mean_name("sts", "spearman", len(tasks))
-    (name,) = (f"{task.name}_spearman" for task in tasks)
-    return _IN_LOG.get(name, name)
+    return f"{tasks[0].name}_spearman"
 
 
 def compare_selections(
-    log_history: Sequence[dict], average: str, metric: str = DEVELOPMENT, greater_is_better: bool = True
+    log_history: Sequence[dict], average: str, metric: str = DEV_SPEARMAN, greater_is_better: bool = True
 ) -> list[tuple[str, dict[str, float]]]:
     """Return the test figures of three checkpoints: the last, the best on development pairs, the best on the tests.
 
@@ -78,13 +72,12 @@ def compare_selections(
         greater_is_better: Whether more of that is better.
 
     Returns:
-        Three rows of a name, with the step in it, and the figures by name, in which `stsb_spearman` is that of the
-        test set and `development_spearman` that of the development pairs. The start is step 0 and can be selected.
-        The list is empty if no step after the start was evaluated.
+        Three rows of a name, with the step in it, and the Spearman correlations by name. The start is step 0 and
+        can be selected. The list is empty if no step after the start was evaluated.
     """
     of_step: dict[int, dict[str, float]] = {}
     for entry in log_history:
-        if "step" in entry and f"eval_{average}" in entry and f"eval_{DEVELOPMENT}" in entry:
+        if "step" in entry and f"eval_{average}" in entry and f"eval_{DEV_SPEARMAN}" in entry:
             of_step.setdefault(entry["step"], {n.removeprefix("eval_"): v for n, v in entry.items()})
     if not any(of_step):
         return []
@@ -105,5 +98,4 @@ def _is_nan(figures: dict[str, float], name: str) -> bool:
 
 
 def _row(figures: dict[str, float]) -> dict[str, float]:
-    to_table = {logged: name for name, logged in _IN_LOG.items()} | {DEVELOPMENT: "development_spearman"}
-    return {to_table.get(name, name): value for name, value in figures.items() if name.endswith("_spearman")}
+    return {name: value for name, value in figures.items() if name.endswith("_spearman")}

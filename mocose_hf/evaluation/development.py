@@ -6,16 +6,12 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.checkpoint_selection import DEVELOPMENT
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.labels import LabelTask
-from mocose_hf.evaluation.pairs import pair_cosines, score_pairs
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS, pair_cosines, score_pairs
 from mocose_hf.evaluation.retrieval import RetrievalTask
 from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.tfidf import BASELINES, MOST_CHARACTERS, TfidfEmbeddings
-
-PAIR_FIGURES = (DEVELOPMENT, "alignment", "uniformity")
-"""What scored pairs are scored by."""
 
 
 @dataclass
@@ -60,8 +56,8 @@ class DevelopmentSets:
 
     @property
     def figures(self) -> list[str]:
-        """The names of the figures. Of pairs, `alignment` is scored only if there are positive pairs."""
-        return [*(PAIR_FIGURES if self.pairs is not None else []), *(name for t in self.tasks for name in t.figures)]
+        """The names of the figures. `dev_alignment` is scored only if there are positive pairs."""
+        return [*(PAIR_METRICS if self.pairs is not None else []), *(name for t in self.tasks for name in t.figures)]
 
     def score_baselines(self) -> list[tuple[str, dict[str, float]]]:
         """Score TF-IDF on all sets, each by the frequencies of its own texts.
@@ -80,7 +76,7 @@ class DevelopmentSets:
             first, second = list(self.pairs["sentence1"]), list(self.pairs["sentence2"])
             embeddings = TfidfEmbeddings(first + second, **options)
             cosines = pair_cosines(embeddings(first), embeddings(second))
-            metrics[DEVELOPMENT] = spearman(cosines, list(self.pairs["score"]))
+            metrics[DEV_SPEARMAN] = spearman(cosines, list(self.pairs["score"]))
         for task in self.tasks:
             if sum(map(len, task.sentences())) <= MOST_CHARACTERS:
                 metrics |= task.score(TfidfEmbeddings(task.sentences(), **options))
@@ -97,7 +93,7 @@ def score_sets(model, tokenizer, sets: DevelopmentSets | Dataset, **encode_optio
         encode_options: As `encode` takes them.
 
     Returns:
-        Figures by name: `stsb_spearman`, `alignment`, `uniformity` of pairs, and `{task}_…` of each task.
+        Figures by name: `dev_spearman`, `dev_alignment`, `dev_uniformity` of pairs, and `{task}_…` of each task.
     """
     sets = sets if isinstance(sets, DevelopmentSets) else DevelopmentSets(sets)
     return sets.score(embed(model, tokenizer, sets.sentences(), **encode_options))

@@ -53,8 +53,8 @@ def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> b
     As in Wang & Isola 2020 (https://arxiv.org/abs/2005.10242) and SimCSE (https://arxiv.org/abs/2104.08821).
 
     Args:
-        history: Entries such as `trainer.state.log_history` has; those that hold finite `step`, `eval_alignment` and
-            `eval_uniformity` are drawn in order of their steps, of each step the first: the last step may be
+        history: Entries such as `trainer.state.log_history` has; those that hold finite `step`, `eval_dev_alignment`
+            and `eval_dev_uniformity` are drawn in order of their steps, of each step the first: the last step may be
             followed by an evaluation of the best checkpoint.
         path: As for `plot_spectrum`.
 
@@ -128,7 +128,7 @@ def _points(history: Iterable[Mapping]) -> list[tuple[float, float, float]]:
     """Return step, uniformity and alignment of the entries that hold them, in order of steps."""
     points = {}
     for entry in history:
-        point = tuple(entry.get(name) for name in ("step", "eval_uniformity", "eval_alignment"))
+        point = tuple(entry.get(name) for name in ("step", "eval_dev_uniformity", "eval_dev_alignment"))
         if all(isinstance(value, (int, float)) and math.isfinite(value) for value in point):
             points.setdefault(point[0], point)
     return [points[step] for step in sorted(points)]

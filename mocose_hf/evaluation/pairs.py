@@ -16,6 +16,12 @@ from mocose_hf.evaluation.geometry import POSITIVE_SCORE, alignment, uniformity
 from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.similarity import Embeddings, unit_rows
 
+DEV_SPEARMAN = "dev_spearman"
+"""The default of `metric_for_best_model`: Spearman correlation × 100 on the development pairs."""
+
+PAIR_METRICS = (DEV_SPEARMAN, "dev_alignment", "dev_uniformity")
+"""Metrics of scored pairs. Other development sets name theirs `{task}_{metric}` in the same way."""
+
 ScoredPair = tuple[float, str, str]
 """Score, sentence, sentence."""
 
@@ -205,8 +211,8 @@ def evaluate_pairs(model, tokenizer, pairs: Dataset, batch_size: int = 128, **en
         batch_size, encode_options: As `encode` takes them.
 
     Returns:
-        `stsb_spearman` (× 100), `uniformity` over all different sentences and, where there are positive pairs,
-        `alignment` over those.
+        `dev_spearman` (× 100), `dev_uniformity` over all different sentences and, if there are positive pairs,
+        `dev_alignment` over those.
 
     Raises:
         FloatingPointError: If the Spearman correlation is not a number, or as `embed`.
@@ -225,16 +231,16 @@ def score_pairs(pairs: Dataset, embeddings) -> dict[str, float]:
     first, second, scores = list(pairs["sentence1"]), list(pairs["sentence2"]), list(pairs["score"])
     left, right = embeddings(first), embeddings(second)
     name = getattr(embeddings, "similarity_fn_name", "cosine")
-    metrics = {"stsb_spearman": spearman(pair_similarities(left, right, name), scores)}
-    if math.isnan(metrics["stsb_spearman"]):
+    metrics = {DEV_SPEARMAN: spearman(pair_similarities(left, right, name), scores)}
+    if math.isnan(metrics[DEV_SPEARMAN]):
         raise FloatingPointError(
             f"The Spearman correlation of the {len(scores):,} development pairs is not a number, as similarities "
             "or scores are all equal; give pairs of different sentences and scores, or use another checkpoint."
         )
     positive = torch.tensor(scores) > positive_score(scores)
     if positive.any():
-        metrics["alignment"] = alignment(left[positive], right[positive])
-    metrics["uniformity"] = uniformity(embeddings(list(dict.fromkeys(first + second))))
+        metrics["dev_alignment"] = alignment(left[positive], right[positive])
+    metrics["dev_uniformity"] = uniformity(embeddings(list(dict.fromkeys(first + second))))
     return metrics
 
 

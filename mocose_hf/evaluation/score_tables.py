@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mocose_hf.evaluation.checkpoint_selection import DEVELOPMENT
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.evaluation.sts import WITHOUT_DEV
 from mocose_hf.evaluation.tasks import TASK_GROUPS, mean_name
 from mocose_hf.files import replacing, write_text
@@ -90,7 +90,7 @@ def markdown_table(table: Table) -> str:
 
 def development_tables(rows: Sequence[Row]) -> list[Table]:
     """Make a table of scores on development pairs, and one for each retrieval task and each set of labelled texts."""
-    pairs = [row for row in rows if DEVELOPMENT in row[1]]
+    pairs = [row for row in rows if DEV_SPEARMAN in row[1]]
     made = [development_table(pairs)] if pairs else []
     for task in dict.fromkeys(task for _, metrics in rows for task in map(_development_task, metrics) if task):
         figures = [figure for figure in _DEVELOPMENT_FIGURES if any(f"{task}_{figure}" in m for _, m in rows)]
@@ -107,7 +107,7 @@ def _development_task(name: str) -> str | None:
 
 def development_table(rows: Sequence[Row]) -> Table:
     """Make a table of scores on development pairs."""
-    figures = {"stsb_spearman": "Spearman × 100", "alignment": "alignment", "uniformity": "uniformity"}
+    figures = {DEV_SPEARMAN: "Spearman × 100", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
     return "Development pairs", ["", *figures.values()], _body(rows, figures)
 
 

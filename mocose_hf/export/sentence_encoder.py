@@ -129,11 +129,11 @@ def model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: str = "
     scores = [[markdown.escape(when), *(_number(m.get(n)) for n in names)] for when, m in record.scores]
     settings = [[f"`{name}`", markdown.code(str(value))] for name, value in record.settings.items()]
     development = [
-        f"## Scores on the development {'pairs' if 'stsb_spearman' in names else 'sets'}\n",
+        f"## Scores on the development {'pairs' if 'dev_spearman' in names else 'sets'}\n",
         _table(["", *names], scores),
-        f"`stsb_spearman` is Spearman's correlation of {similarity_fn_name} and human score, × 100; less is better "
-        "for `alignment` and `uniformity`.\n"
-        if "stsb_spearman" in names
+        f"`dev_spearman` is Spearman's correlation of {similarity_fn_name} and human score, × 100; less is better "
+        "for `dev_alignment` and `dev_uniformity`.\n"
+        if "dev_spearman" in names
         else "All figures are × 100; more is better.\n",
     ]
     sections = [

@@ -33,7 +33,7 @@ class TrialResult:
         seed: Its seed.
         state: One of `STATES`.
         figures: Figures by name; a complete trial has `SCORE`. Others: `dev_step`, the step of that checkpoint,
-            `last_dev_spearman`, `start_dev_spearman`, `alignment`, `uniformity`, `<task>_spearman` and
+            `last_dev_spearman`, `start_dev_spearman`, `dev_alignment`, `dev_uniformity`, `<task>_spearman` and
             `sts_avg_spearman`, or `sts_avg_of_<n>_spearman`, of the test sets, `alarm_step` where the embeddings
             collapsed, `seconds`.
         curve: Optimizer step and development score of each evaluation.

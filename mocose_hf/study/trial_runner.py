@@ -25,7 +25,7 @@ from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.pairs import pair_cosines
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS, pair_cosines
 from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.study.declarations import BASELINE, BASELINES
@@ -49,7 +49,6 @@ _LONGEST_NAME = 200
 """Characters of the longest name of a folder; file systems take 255."""
 
 _QUIET = {"report_to": "none", "disable_tqdm": True}
-_DEVELOPMENT = "stsb_spearman"
 _OF_THE_STUDY = {
     "seed": "a study runs each cell with all seeds that --seeds names",
     "output_dir": "each has a folder of its own in the study's --output_dir",
@@ -228,7 +227,7 @@ class TrialRunner:
         else:
             raise _unknown_baseline(baseline)
         scores = score_sets(model, tokenizer, self._development(options))
-        figures = {SCORE: scores.pop(_DEVELOPMENT), "dev_step": 0.0, **scores}
+        figures = {"dev_step": 0.0, **scores}
         return self._finish({"state": "complete", "figures": figures}, options, model, tokenizer)
 
     def _finish(self, made: dict, options: Options, model, tokenizer, **encoding) -> dict:
@@ -358,9 +357,9 @@ def _summarise(state, names: Sequence[str] = ()) -> dict:
     """Return the figures and the curve of a finished training; `names` are figures of sets that are not pairs."""
     of_step: dict[int, dict] = {}
     for entry in state.log_history:
-        if f"eval_{_DEVELOPMENT}" in entry:
+        if f"eval_{DEV_SPEARMAN}" in entry:
             of_step.setdefault(entry["step"], entry)
-    curve = [(step, entry[f"eval_{_DEVELOPMENT}"]) for step, entry in sorted(of_step.items())]
+    curve = [(step, entry[f"eval_{DEV_SPEARMAN}"]) for step, entry in sorted(of_step.items())]
     trained = {step: score for step, score in curve if step > 0}
     if not trained:
         raise InputError("no evaluation took place; leave out --eval_strategy no.")
@@ -368,7 +367,7 @@ def _summarise(state, names: Sequence[str] = ()) -> dict:
     figures = {SCORE: trained[best], "dev_step": float(best), "last_dev_spearman": curve[-1][1]}
     if 0 in of_step:
         figures["start_dev_spearman"] = curve[0][1]
-    for name in ("alignment", "uniformity", *names):
+    for name in (*PAIR_METRICS[1:], *names):
         if f"eval_{name}" in of_step[best]:
             figures[name] = of_step[best][f"eval_{name}"]
     return {"state": "complete", "figures": figures, "curve": curve}

@@ -21,6 +21,7 @@ from mocose_hf.data.text_augmentation import TextAugmentation
 from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.checkpoint_selection import score_test_sets, scores_by_step
 from mocose_hf.evaluation.development import score_sets
+from mocose_hf.evaluation.pairs import PAIR_METRICS
 from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.files import read_json_object, replacing, write_text
@@ -43,7 +44,7 @@ from mocose_hf.training.queue_prefill import prefill_queue
 from mocose_hf.training.resume import describe_run, resolve_resume_checkpoint
 from mocose_hf.training.run_lock import one_run
 from mocose_hf.training.train_metrics import TrainMetrics, measure
-from mocose_hf.training.training_args import METRICS, MoCoSETrainingArguments
+from mocose_hf.training.training_args import MoCoSETrainingArguments
 from mocose_hf.training.validation import (
     check_arguments,
     check_development_pairs,
@@ -173,7 +174,7 @@ class MoCoSETrainer(Trainer):
         if eval_dataset is None or type(self).evaluate is not MoCoSETrainer.evaluate:
             return
         selects = args.metric_for_best_model is not None and args.eval_strategy != "no"
-        scored_with_tests = test_tasks and args.best_metric not in METRICS
+        scored_with_tests = test_tasks and args.best_metric not in PAIR_METRICS
         check_development_pairs(eval_dataset, args.best_metric if selects and not scored_with_tests else None)
 
     def init_hf_repo(self, *args, **options) -> None:
@@ -517,10 +518,10 @@ class MoCoSETrainer(Trainer):
             metric_key_prefix: What each name starts with.
 
         Returns:
-            `eval_stsb_spearman` (Spearman of cosine and score, × 100), `eval_alignment`, `eval_uniformity` and the
-            time taken. The first name is the same for any development pairs. Of `DevelopmentSets` also the figures of
+            `eval_dev_spearman` (Spearman of cosine and score, × 100), `eval_dev_alignment`, `eval_dev_uniformity` and
+            the time taken. Of `DevelopmentSets` also the figures of
             their tasks, such as `eval_shop_mrr_at_10` of a task `shop`. With `test_tasks` and the default pairs
-            also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_test_spearman`, and their mean
+            also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_spearman`, and their mean
             `eval_sts_avg_spearman`.
         """
         self._finite_watch.look()

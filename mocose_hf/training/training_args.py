@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.parallel.deepspeed import check_settings, keep_weights_in_float32
 from mocose_hf.training.argument_checks import (
     SCHEDULES_BY_SCORE,
@@ -19,9 +20,6 @@ from mocose_hf.training.argument_checks import (
 )
 from mocose_hf.training.launcher import adopt_launcher_settings
 from mocose_hf.training.option_support import check_idle_options
-
-METRICS = ("stsb_spearman", "alignment", "uniformity")
-"""What `MoCoSETrainer.evaluate` scores."""
 
 EMA_SCHEDULES = ("cosine", "constant_distance")
 
@@ -246,7 +244,7 @@ class MoCoSETrainingArguments(TrainingArguments):
     @property
     def best_metric(self) -> str:
         """What the best checkpoint is selected by, without `eval_`."""
-        return str(self.metric_for_best_model or METRICS[0]).removeprefix("eval_")
+        return str(self.metric_for_best_model or DEV_SPEARMAN).removeprefix("eval_")
 
     @property
     def evaluation_dtype(self) -> torch.dtype | None:
@@ -265,7 +263,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         selects = self.load_best_model_at_end or self.save_strategy == "best"
         selects = selects or self.lr_scheduler_type in SCHEDULES_BY_SCORE
         if self.metric_for_best_model is None and selects:
-            self.metric_for_best_model = METRICS[0]
+            self.metric_for_best_model = DEV_SPEARMAN
         if self.greater_is_better is None:
             self.greater_is_better = is_greater_better(self.best_metric)
         if self.eval_on_start is None:

@@ -16,7 +16,7 @@ from mocose_hf.data.text_augmentation import TextAugmentation, build_key_augment
 from mocose_hf.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
 from mocose_hf.data.token_views import TokenViews
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.pairs import positive_score
+from mocose_hf.evaluation.pairs import PAIR_METRICS, positive_score
 from mocose_hf.models.encoder_checks import check_autocast, check_encoder, has_idle_parameters
 from mocose_hf.models.encoding import encoder_max_length
 from mocose_hf.models.loading import check_tokenizer
@@ -25,7 +25,7 @@ from mocose_hf.models.prompts import prompt_options
 from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.models.views import takes_embeddings
 from mocose_hf.training.option_support import check_named_optimizer
-from mocose_hf.training.training_args import METRICS, MoCoSETrainingArguments
+from mocose_hf.training.training_args import MoCoSETrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -352,11 +352,11 @@ def check_development_pairs(eval_dataset, metric: str | None) -> None:
             raise ValueError(f"{place} needs scores that are numbers and not all the same, to correlate with.")
         prefix = f"{name}_" if name else ""
         has_positive = any(score > positive_score(scores) for score in scores)
-        names += [f"{prefix}{figure}" for figure in METRICS if has_positive or figure != "alignment"]
+        names += [f"{prefix}{figure}" for figure in PAIR_METRICS if has_positive or figure != "dev_alignment"]
     if metric is not None and metric not in names:
         remedy = ""
-        if metric.endswith("alignment"):
-            remedy = "; alignment needs pairs scored above 4 of 5"
+        if metric.endswith("dev_alignment"):
+            remedy = "; it needs pairs scored above 4 of 5"
         raise ValueError(
             f"`metric_for_best_model` {metric:.60}: is not scored with these development pairs{remedy}; choose one of "
             f"{', '.join(names)}."

@@ -65,7 +65,7 @@ def test_all_kinds_of_sets_are_scored_without_training(command, files, capsys):
     figures = json.loads((out / "eval_results.json").read_text())
     expected = [f"eval_shop_{name}" for name in NAMES]
     expected += [f"eval_bank_{n}" for n in ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10", "v_measure")]
-    assert {*expected, "eval_stsb_spearman"} <= set(figures)
+    assert {*expected, "eval_dev_spearman"} <= set(figures)
     assert not any(name.startswith("eval_sts1") for name in figures)  # --do_eval alone would score STS
     for task in ("shop", "bank"):
         rows = rows_of(printed, task)
@@ -86,7 +86,7 @@ def test_a_trained_model_is_selected_by_the_users_own_task(command, files, capsy
     scored = {e["step"]: e["eval_shop_ndcg_at_10"] for e in state["log_history"] if "eval_shop_ndcg_at_10" in e}
     assert list(scored) == [0, 3, 6]
     assert state["best_metric"] in scored.values()
-    assert not any("eval_stsb_spearman" in entry for entry in state["log_history"])
+    assert not any("eval_dev_spearman" in entry for entry in state["log_history"])
     assert {"eval_shop_mrr_at_10", "eval_bank_precision_at_10"} <= {n for e in state["log_history"] for n in e}
     final = json.loads((out / "eval_results.json").read_text())
     assert final["eval_shop_ndcg_at_10"] == pytest.approx(state["best_metric"], abs=1e-4)
@@ -105,7 +105,7 @@ def test_any_figure_of_a_set_can_select(command, files):
     state = json.loads((out / "trainer_state.json").read_text())
     values = [e["eval_bank_knn_accuracy_at_1"] for e in state["log_history"] if "eval_bank_knn_accuracy_at_1" in e]
     assert state["best_metric"] in values
-    assert any("eval_stsb_spearman" in entry for entry in state["log_history"])
+    assert any("eval_dev_spearman" in entry for entry in state["log_history"])
 
 
 def test_a_development_set_is_made_of_the_training_text(command, files, capsys):
@@ -137,8 +137,8 @@ def test_a_development_set_is_made_of_the_training_text(command, files, capsys):
         ),
         (["--validation_file", "{pairs}", "--validation_dataset_name", "x"], "are both given; drop one"),
         (
-            ["--retrieval_file", "{shop}", "--metric_for_best_model", "stsb_spearman"],
-            "--metric_for_best_model stsb_spearman: is not scored; choose one of shop_ndcg_at_10, shop_mrr_at_10",
+            ["--retrieval_file", "{shop}", "--metric_for_best_model", "dev_spearman"],
+            "--metric_for_best_model dev_spearman: is not scored; choose one of shop_ndcg_at_10, shop_mrr_at_10",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_scores_stand_without_tf_idf_if_scikit_learn_is_missing(command, files, 
 
 def test_each_task_has_a_table_of_its_own():
     rows = [
-        ("start", {"a_recall_at_1": 1.0, "a_recall_at_10": 2.0, "a_recall_at_100": 3.0, "stsb_spearman": 50.0}),
+        ("start", {"a_recall_at_1": 1.0, "a_recall_at_10": 2.0, "a_recall_at_100": 3.0, "dev_spearman": 50.0}),
         ("best", {"a_recall_at_1": 4.0, "b_c_precision_at_10": 5.0, "b_c_v_measure": 6.0}),
     ]
     pairs, first, second = development_tables(rows)

@@ -131,7 +131,7 @@ TRAINING = {
     "do_eval": ("true", True),
     "use_cpu": ("true", True),
     "dataloader_num_workers": ("2", 2),
-    "metric_for_best_model": ("uniformity", "uniformity"),
+    "metric_for_best_model": ("dev_uniformity", "dev_uniformity"),
     "resume_from_checkpoint": ("out/checkpoint-5", "out/checkpoint-5"),
     "push_to_hub": ("true", True),
     "hub_model_id": ("me/model", "me/model"),
@@ -622,7 +622,7 @@ def test_development_pairs_switch_evaluation_on(source):
     training = parse_command_line([*source]).training
     assert training.eval_strategy == "steps"
     assert training.load_best_model_at_end is True
-    assert training.metric_for_best_model == "stsb_spearman"
+    assert training.metric_for_best_model == "dev_spearman"
     assert training.greater_is_better is True
     assert training.save_steps == training.eval_steps == 50
     training = parse_command_line([f"{source[0]}={source[1]}", "--eval_steps", "30"]).training
@@ -637,10 +637,10 @@ def test_without_development_pairs_there_is_no_evaluation():
 
 
 def test_options_go_before_what_development_pairs_switch_on(tmp_path):
-    text = "validation_file: pairs.tsv\nmetric_for_best_model: uniformity\n"
+    text = "validation_file: pairs.tsv\nmetric_for_best_model: dev_uniformity\n"
     training = parse(tmp_path, text, "--load_best_model_at_end", "no", "--save_steps", "7").training
     assert (training.eval_strategy, training.save_steps) == ("steps", 7)
-    assert (training.load_best_model_at_end, training.metric_for_best_model) == (False, "uniformity")
+    assert (training.load_best_model_at_end, training.metric_for_best_model) == (False, "dev_uniformity")
     training = parse_command_line(["--senteval_dir", "senteval", "--eval_strategy", "epoch"]).training
     assert (training.eval_strategy, training.save_strategy) == ("epoch", "epoch")
     assert training.load_best_model_at_end is True

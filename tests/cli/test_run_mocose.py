@@ -130,12 +130,12 @@ def test_a_smaller_queue_needs_no_other_option(encoder_dir, text_file, tmp_path,
 def test_development_pairs_score_before_and_after_and_the_best_is_exported(command, pairs_file, capsys):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
     state = json.loads((out / "trainer_state.json").read_text())
-    scored = {e["step"]: e["eval_stsb_spearman"] for e in state["log_history"] if "eval_stsb_spearman" in e}
+    scored = {e["step"]: e["eval_dev_spearman"] for e in state["log_history"] if "eval_dev_spearman" in e}
     assert sorted(scored) == [0, 2, 4, 6]
     best = max((0, 2, 4, 6), key=scored.get)
     assert state["best_global_step"] == best
     final = json.loads((out / "eval_results.json").read_text())
-    assert final["eval_stsb_spearman"] == pytest.approx(scored[best])
+    assert final["eval_dev_spearman"] == pytest.approx(scored[best])
     saved, checkpoint = (
         load_file(out / "model.safetensors"),
         load_file(out / f"checkpoint-{best}" / "model.safetensors"),
@@ -152,13 +152,13 @@ def test_a_run_that_makes_nothing_better_keeps_the_start_and_says_so(command, pa
     state = json.loads((out / "trainer_state.json").read_text())
     scored = {}
     for entry in state["log_history"]:
-        if "eval_stsb_spearman" in entry:
-            scored.setdefault(entry["step"], entry["eval_stsb_spearman"])
+        if "eval_dev_spearman" in entry:
+            scored.setdefault(entry["step"], entry["eval_dev_spearman"])
     assert max(scored[step] for step in (2, 4, 6)) < scored[0]
     printed = capsys.readouterr().out
     assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
     assert re.search(rf"^best, step 0: the start +{scored[0]:.2f} ", printed, re.M)
-    assert printed.rstrip().splitlines()[-1].startswith("No checkpoint has a better stsb_spearman than the start")
+    assert printed.rstrip().splitlines()[-1].startswith("No checkpoint has a better dev_spearman than the start")
     start, export = AutoModel.from_pretrained(encoder_dir), AutoModel.from_pretrained(out / "sentence_encoder")
     given = {n: v for n, v in start.state_dict().items() if not n.startswith("pooler.")}
     assert [name for name, value in given.items() if not torch.equal(export.state_dict()[name], value)] == []
@@ -171,7 +171,7 @@ def test_the_start_is_no_candidate_if_it_is_not_scored(command, pairs_file, caps
     options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "0.1")
     out = command(*options, "--eval_on_start", "false")
     state = json.loads((out / "trainer_state.json").read_text())
-    assert min(entry["step"] for entry in state["log_history"] if "eval_stsb_spearman" in entry) == 2
+    assert min(entry["step"] for entry in state["log_history"] if "eval_dev_spearman" in entry) == 2
     assert not (out / "checkpoint-0").exists()
     printed = capsys.readouterr().out
     assert re.search(r"^best, step [246] ", printed, re.M)
@@ -190,7 +190,7 @@ def test_without_training_text_the_command_only_scores(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert run_mocose.main([*argv, "--output_dir", str(tmp_path / "scores")]) == 0
     scores = json.loads((tmp_path / "scores" / "eval_results.json").read_text())
-    assert set(scores) >= {"eval_stsb_spearman", "eval_uniformity"}
+    assert set(scores) >= {"eval_dev_spearman", "eval_dev_uniformity"}
     table = (tmp_path / "scores" / "eval_results.md").read_text()
     assert table.startswith("Development pairs\n")
     assert "STS-B" not in table
@@ -198,12 +198,12 @@ def test_without_training_text_the_command_only_scores(
 
 def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_file, tmp_path):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "3", "--pooling_mode", "mean")
-    after = json.loads((out / "eval_results.json").read_text())["eval_stsb_spearman"]
+    after = json.loads((out / "eval_results.json").read_text())["eval_dev_spearman"]
     for source in (out, out / "sentence_encoder"):
         scores = tmp_path / f"scores-{source.name}"
         argv = ["--model_name_or_path", str(source), "--validation_file", str(pairs_file), "--use_cpu"]
         assert run_mocose.main([*argv, "--output_dir", str(scores)]) == 0
-        alone = json.loads((scores / "eval_results.json").read_text())["eval_stsb_spearman"]
+        alone = json.loads((scores / "eval_results.json").read_text())["eval_dev_spearman"]
         assert alone == pytest.approx(after)
 
 
@@ -313,15 +313,15 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
             of_step.setdefault(entry["step"], entry)
     assert sorted(of_step) == [0, 2, 4, 6]
     figures = json.loads((out / "eval_results.json").read_text())
-    best = max(of_step, key=lambda step: of_step[step]["eval_stsb_spearman"])
-    assert figures["eval_stsb_spearman"] == pytest.approx(of_step[best]["eval_stsb_test_spearman"], abs=1e-6)
-    assert figures["eval_stsb_dev_spearman"] == pytest.approx(of_step[best]["eval_stsb_spearman"], abs=1e-6)
-    assert figures["eval_development_spearman"] == pytest.approx(figures["eval_stsb_dev_spearman"], abs=1e-6)
+    best = max(of_step, key=lambda step: of_step[step]["eval_dev_spearman"])
+    assert figures["eval_stsb_spearman"] == pytest.approx(of_step[best]["eval_stsb_spearman"], abs=1e-6)
+    assert figures["eval_stsb_dev_spearman"] == pytest.approx(of_step[best]["eval_dev_spearman"], abs=1e-6)
+    assert figures["eval_dev_spearman"] == pytest.approx(figures["eval_stsb_dev_spearman"], abs=1e-6)
     last, on_dev, on_test = figures["selections"]
     assert last["selection"] == "last, step 6"
     assert on_dev["selection"] == f"selected on development pairs, step {best}"
     top = max(of_step, key=lambda step: of_step[step]["eval_sts_avg_of_3_spearman"])
-    assert on_dev["development_spearman"] == of_step[best]["eval_stsb_spearman"]
+    assert on_dev["dev_spearman"] == of_step[best]["eval_dev_spearman"]
     assert on_test["selection"] == f"selected on test sets, step {top}"
     assert on_test["sts_avg_of_3_spearman"] == of_step[top]["eval_sts_avg_of_3_spearman"]
     printed = capsys.readouterr().out
@@ -343,7 +343,7 @@ def test_the_kept_model_has_the_step_of_its_checkpoint(command, pairs_file, caps
     development = iter([20.0, 30.0, 90.0, 40.0, 40.0])
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets",
-        lambda *a, **k: {"stsb_spearman": next(development), "uniformity": -1.0},
+        lambda *a, **k: {"dev_spearman": next(development), "dev_uniformity": -1.0},
     )
     command("--validation_file", str(pairs_file), "--eval_steps", "2", "--save_steps", "6")
     assert re.search(r"^best, step 6 +40.00 ", capsys.readouterr().out, re.M)
@@ -360,8 +360,8 @@ def test_the_test_sets_that_are_there_may_select(command, tmp_path, capsys):
     figures = json.loads((out / "eval_results.json").read_text())
     state = json.loads((out / "trainer_state.json").read_text())
     assert state["best_metric"] == figures["selections"][2]["sts_avg_of_3_spearman"]
-    assert "eval_stsb_spearman" not in figures  # which would be that of development pairs beside those of tests
-    assert "eval_development_spearman" in figures
+    assert "eval_stsb_spearman" not in figures
+    assert "eval_dev_spearman" in figures
 
 
 def test_embeddings_that_are_not_finite_end_the_command_in_one_line(scores, encoder_dir, tmp_path, capsys):
@@ -458,7 +458,7 @@ def test_overwriting_replaces_the_earlier_run_and_spares_other_files(command):
 
 def test_figures_of_an_earlier_run_are_not_those_of_the_one_that_replaces_it(command, pairs_file):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "3", "--save_steps", "3")
-    assert "eval_stsb_spearman" in json.loads((out / "all_results.json").read_text())
+    assert "eval_dev_spearman" in json.loads((out / "all_results.json").read_text())
     command("--overwrite_output_dir", "true")
     figures = json.loads((out / "all_results.json").read_text())
     assert figures == json.loads((out / "train_results.json").read_text())
@@ -471,7 +471,7 @@ def test_damaged_figures_are_written_anew_when_the_command_is_repeated(command, 
     repeated += ("--resume_from_checkpoint", "true")
     out = command(*repeated)
     before = json.loads((out / "all_results.json").read_text())
-    assert {"train_loss", "eval_stsb_spearman"} <= before.keys()
+    assert {"train_loss", "eval_dev_spearman"} <= before.keys()
     (out / "all_results.json").write_text(damage, encoding="latin-1")
     command(*repeated)
     after = json.loads((out / "all_results.json").read_text())
@@ -480,7 +480,7 @@ def test_damaged_figures_are_written_anew_when_the_command_is_repeated(command, 
     for name in ("all_results.json", "train_results.json", "eval_results.json", "trainer_state.json"):
         (out / name).write_text(damage, encoding="latin-1")
     command(*repeated)
-    assert json.loads((out / "all_results.json").read_text())["eval_stsb_spearman"] == before["eval_stsb_spearman"]
+    assert json.loads((out / "all_results.json").read_text())["eval_dev_spearman"] == before["eval_dev_spearman"]
 
 
 def test_refused_run_leaves_the_one_it_was_to_replace(command, capsys):

@@ -20,9 +20,9 @@ def entry(step: int, development: float, tests: float, **more) -> dict:
     return {
         "epoch": step / 100,
         "eval_runtime": 1.0,
-        "eval_stsb_spearman": development,
-        "eval_stsb_test_spearman": development - 5,
-        "eval_uniformity": -2.0,
+        "eval_dev_spearman": development,
+        "eval_stsb_spearman": development - 5,
+        "eval_dev_uniformity": -2.0,
         f"eval_{AVERAGE}": tests,
         "step": step,
         **more,
@@ -76,14 +76,14 @@ def test_nothing_is_compared_if_only_the_start_was_scored():
 @pytest.mark.parametrize(
     ("metric", "greater"),
     [
-        ("stsb_spearman", True),
-        ("news_stsb_spearman", True),
+        ("dev_spearman", True),
+        ("news_dev_spearman", True),
         ("alignment", False),
         ("eval_a_alignment", False),
         ("a_uniformity", False),
         ("loss", False),
         ("eval_ndcg_at_10", True),
-        ("alignment_stsb_spearman", True),
+        ("alignment_dev_spearman", True),
     ],
 )
 def test_the_name_of_a_metric_tells_its_direction_with_any_prefix(metric, greater):
@@ -124,8 +124,8 @@ def test_entries_without_test_figures_are_no_evaluations_of_them():
 
 
 def test_figures_are_named_as_those_of_tasks_and_no_others_are_given():
-    log = [entry(10, 80.0, 70.0, eval_sts12_spearman=60.0, eval_alignment=0.2)]
-    row = {"stsb_spearman": 75.0, "development_spearman": 80.0, "sts12_spearman": 60.0, AVERAGE: 70.0}
+    log = [entry(10, 80.0, 70.0, eval_sts12_spearman=60.0, eval_dev_alignment=0.2)]
+    row = {"stsb_spearman": 75.0, "dev_spearman": 80.0, "sts12_spearman": 60.0, AVERAGE: 70.0}
     assert [figures for _, figures in compare_selections(log, AVERAGE)] == [row] * 3
 
 
@@ -149,7 +149,7 @@ def of_random_pairs(name: str, count: int = 8) -> STSTask:
         (("sts12", "sts15", "stsb", "sickr"), "sts_avg_of_4_spearman"),
         (("stsb", "sickr"), "sts_avg_of_2_spearman"),
         (("sts12",), "sts12_spearman"),
-        (("stsb",), "stsb_test_spearman"),
+        (("stsb",), "stsb_spearman"),
     ],
 )
 def test_what_the_test_sets_select_by_is_in_the_log_under_its_name(names, average):
@@ -160,11 +160,10 @@ def test_what_the_test_sets_select_by_is_in_the_log_under_its_name(names, averag
     found = [of_random_pairs(name) for name in names]
     assert average_name(found) == average
     figures = figures_of_tests(Random(), None, found)
-    singles = {"stsb_test_spearman" if name == "stsb" else f"{name}_spearman" for name in names}
+    singles = {f"{name}_spearman" for name in names}
     assert figures.keys() == singles | {average}
-    assert "stsb_spearman" not in figures  # which is that of the development pairs
     assert figures[average] == pytest.approx(sum(figures[name] for name in singles) / len(singles))
-    log = [{f"eval_{name}": value for name, value in figures.items()} | {"step": 5, "eval_stsb_spearman": 1.0}]
+    log = [{f"eval_{name}": value for name, value in figures.items()} | {"step": 5, "eval_dev_spearman": 1.0}]
     ((_, row), *_) = compare_selections(log, average)
-    assert row.get("stsb_spearman") == figures.get("stsb_test_spearman")
-    assert row["development_spearman"] == 1.0
+    assert row.get("stsb_spearman") == figures.get("stsb_spearman")
+    assert row["dev_spearman"] == 1.0

@@ -213,7 +213,7 @@ def test_scale_of_the_scores_does_not_change_the_figures():
         figures.append(score_pairs(pairs, Counted().encode))
     assert figures[1] == pytest.approx(figures[0])
     assert figures[2] == pytest.approx(figures[0])
-    assert "alignment" in figures[0]
+    assert "dev_alignment" in figures[0]
 
 
 def all_kinds() -> DevelopmentSets:
@@ -249,7 +249,7 @@ def test_tf_idf_is_scored_on_all_sets():
     sets = all_kinds()
     rows = dict(sets.score_baselines())
     assert list(rows) == ["TF-IDF, words", "TF-IDF, characters 3-5"]
-    expected = set(score_sets(Counted(), None, sets)) - {"alignment", "uniformity"}
+    expected = set(score_sets(Counted(), None, sets)) - {"dev_alignment", "dev_uniformity"}
     assert all(set(figures) == expected for figures in rows.values())
 
 
@@ -269,7 +269,7 @@ def test_tf_idf_by_hand():
 def test_texts_beyond_memory_are_left_to_the_encoder(monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setattr("mocose_hf.evaluation.development.MOST_CHARACTERS", 10)
-    assert all(set(figures) == {"stsb_spearman"} for _, figures in all_kinds().score_baselines())
+    assert all(set(figures) == {"dev_spearman"} for _, figures in all_kinds().score_baselines())
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,14 @@ SPECTRA = {
     "_two_$x$": torch.tensor([100.0, 5.0, 2.0, 0.5, 1e-14]),
 }
 HISTORY = [
-    {"step": 20, "eval_uniformity": -2.0, "eval_alignment": 0.30, "eval_stsb_spearman": 71.0},
+    {"step": 20, "eval_dev_uniformity": -2.0, "eval_dev_alignment": 0.30, "eval_dev_spearman": 71.0},
     {"step": 5, "loss": 3.0},
-    {"step": 0, "eval_uniformity": -1.5, "eval_alignment": 0.25},
-    {"step": 10, "eval_uniformity": math.nan, "eval_alignment": 0.25},
-    {"step": 15, "eval_uniformity": -1.9},
-    {"eval_uniformity": -1.9, "eval_alignment": 0.2},
-    {"step": 10, "eval_uniformity": -1.8, "eval_alignment": 0.20},
-    {"step": 20, "eval_uniformity": -2.1, "eval_alignment": 0.31},
+    {"step": 0, "eval_dev_uniformity": -1.5, "eval_dev_alignment": 0.25},
+    {"step": 10, "eval_dev_uniformity": math.nan, "eval_dev_alignment": 0.25},
+    {"step": 15, "eval_dev_uniformity": -1.9},
+    {"eval_dev_uniformity": -1.9, "eval_dev_alignment": 0.2},
+    {"step": 10, "eval_dev_uniformity": -1.8, "eval_dev_alignment": 0.20},
+    {"step": 20, "eval_dev_uniformity": -2.1, "eval_dev_alignment": 0.31},
     {"step": 20, "train_runtime": 3.0},
 ]
 
@@ -100,7 +100,7 @@ def test_the_way_of_a_run_is_in_order_of_steps():
 
 def test_of_a_step_that_was_evaluated_twice_the_first_counts():
     """The second time it is the best checkpoint, loaded after the last step."""
-    again = {"step": 20, "eval_alignment": 0.9, "eval_uniformity": -0.9}
+    again = {"step": 20, "eval_dev_alignment": 0.9, "eval_dev_uniformity": -0.9}
     (line,) = alignment_uniformity_figure([*HISTORY, again]).axes[0].get_lines()
     assert line.get_ydata()[-1] == 0.30
 
@@ -113,7 +113,7 @@ def test_the_labels_of_the_ends_stand_inside_and_clear_of_the_line(turn):
     for step, point in enumerate(points):
         x, y = (sign * value for sign, value in zip(signs, point, strict=True))
         x, y = (y, x) if turn & 4 else (x, y)
-        made.append({"step": 1000 * step, "eval_uniformity": x, "eval_alignment": y})
+        made.append({"step": 1000 * step, "eval_dev_uniformity": x, "eval_dev_alignment": y})
     figure = alignment_uniformity_figure(made)
     figure.draw_without_rendering()
     axes = figure.axes[0]
@@ -130,7 +130,7 @@ def test_the_labels_of_the_ends_stand_inside_and_clear_of_the_line(turn):
 
 
 def test_the_labels_of_one_place_stand_apart():
-    made = [{"step": i, "eval_uniformity": -1 - (i == 1), "eval_alignment": 0.2} for i in range(3)]
+    made = [{"step": i, "eval_dev_uniformity": -1 - (i == 1), "eval_dev_alignment": 0.2} for i in range(3)]
     figure = alignment_uniformity_figure(made)
     figure.draw_without_rendering()
     first, last = (text.get_window_extent() for text in figure.axes[0].texts)

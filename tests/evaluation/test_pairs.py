@@ -108,13 +108,13 @@ def test_evaluate_pairs_on_known_embeddings():
         ["right", "right", "left", "up", "left"],
     )  # cosines 1, 0, −1, √½, −√½: ranks 5, 3, 1, 4, 2 against 5, 2, 1, 4, 3
     metrics = evaluate_pairs(model, "the tokenizer", pairs, batch_size=7, show_progress=False)
-    assert set(metrics) == {"stsb_spearman", "alignment", "uniformity"}
-    assert metrics["stsb_spearman"] == pytest.approx(100 * (1 - 6 * 2 / (5 * 24)), abs=1e-9)
+    assert set(metrics) == {"dev_spearman", "dev_alignment", "dev_uniformity"}
+    assert metrics["dev_spearman"] == pytest.approx(100 * (1 - 6 * 2 / (5 * 24)), abs=1e-9)
     # The pairs scored 5 and 4.5: equal, and 45° apart.
-    assert metrics["alignment"] == pytest.approx((0 + 2 - math.sqrt(2)) / 2, abs=1e-6)
+    assert metrics["dev_alignment"] == pytest.approx((0 + 2 - math.sqrt(2)) / 2, abs=1e-6)
     # Squared distances of the four different sentences: 90° three ways less one, 45° twice, 135°, 180°.
     squares = [2, 2 - math.sqrt(2), 4, 2 - math.sqrt(2), 2, 2 + math.sqrt(2)]
-    assert metrics["uniformity"] == pytest.approx(math.log(sum(math.exp(-2 * d) for d in squares) / 6), abs=1e-6)
+    assert metrics["dev_uniformity"] == pytest.approx(math.log(sum(math.exp(-2 * d) for d in squares) / 6), abs=1e-6)
 
     ((given, tokenizer, options),) = model.calls
     assert sorted(given) == ["diagonal", "left", "right", "up"]
@@ -125,7 +125,7 @@ def test_evaluate_pairs_on_known_embeddings():
 def test_alignment_is_of_pairs_above_four():
     model = Known({"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0]})
     metrics = evaluate_pairs(model, None, scored([4.0, 1.0, 3.0], ["a", "b", "c"], ["b", "c", "a"]))
-    assert set(metrics) == {"stsb_spearman", "uniformity"}
+    assert set(metrics) == {"dev_spearman", "dev_uniformity"}
 
 
 def test_a_correlation_that_is_not_a_number_is_an_error():
@@ -143,7 +143,7 @@ def test_evaluate_pairs_of_a_model_is_deterministic_and_leaves_its_mode(tokenize
     assert model.training
     embeddings = model.encode(made, tokenizer).double()
     cosines = torch.nn.functional.cosine_similarity(embeddings[:12], embeddings[12:])
-    assert metrics["stsb_spearman"] == pytest.approx(100 * spearmanr(cosines, pairs["score"]).statistic, abs=1e-6)
+    assert metrics["dev_spearman"] == pytest.approx(100 * spearmanr(cosines, pairs["score"]).statistic, abs=1e-6)
 
 
 def test_the_columns_of_glue_are_read_by_their_names(tmp_path):

@@ -202,7 +202,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path):
 
 
 def test_development_pairs_have_a_table_of_their_own():
-    title, head, body = development_table([("start", {"stsb_spearman": 70.0, "uniformity": -2.0})])
+    title, head, body = development_table([("start", {"dev_spearman": 70.0, "dev_uniformity": -2.0})])
     assert title == "Development pairs"
     assert head == ["", "Spearman × 100", "alignment", "uniformity"]
     assert body == [["start", "70.0000", "-", "-2.0000"]]

@@ -203,7 +203,7 @@ def test_model_card_tells_scores_command_seed_data_and_versions(tmp_path):
         seed=7,
         data="text.txt: 3 rows read, dropped: none; 3 sentences.",
         data_sha256="abc123",
-        scores=[("start", {"stsb_spearman": 70.0}), ("best, step 5", {"stsb_spearman": 71.234, "uniformity": -2.0})],
+        scores=[("start", {"dev_spearman": 70.0}), ("best, step 5", {"dev_spearman": 71.234, "dev_uniformity": -2.0})],
         settings={"queue_size": 512},
     )
     write_model_card(tmp_path, model_card(record, "cls"))
@@ -222,7 +222,7 @@ def test_model_card_shows_html_and_marks_as_text():
         seed=7,
         data=f"{hostile}: 3 rows read.",
         data_sha256="abc123",
-        scores=[(hostile, {"stsb_spearman": 70.0})],
+        scores=[(hostile, {"dev_spearman": 70.0})],
         settings={"queue_window": hostile},
     )
     card = model_card(record, "cls")

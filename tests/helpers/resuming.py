@@ -49,5 +49,5 @@ BEST = {
     "eval_steps": 2,
     "save_steps": 2,
     "load_best_model_at_end": True,
-    "metric_for_best_model": "stsb_spearman",
+    "metric_for_best_model": "dev_spearman",
 }

@@ -47,7 +47,7 @@ def trainer_of(folder, tokenizer, send=None, seed=0, saves_at_the_end=True, **fi
     settings = {"save_strategy": "steps", "save_steps": 100, "logging_steps": 4, "num_train_epochs": 2} | fields
     model = tiny_model(seed=seed, encoder_dropout_prob=0.1, queue_size=256)
     if "eval_strategy" in settings:
-        settings |= {"pairs": scored_pairs(), "metric_for_best_model": "stsb_spearman"}
+        settings |= {"pairs": scored_pairs(), "metric_for_best_model": "dev_spearman"}
     callbacks = [SavedSteps()] + [SaveAtTheEnd()] * saves_at_the_end
     if send is not None and send.event != EVALUATION:
         callbacks.append(send)

@@ -108,7 +108,7 @@ class Runs:
         self.record(f"whole{stage}", whole)
         scores = iter([30.0, 20.0, 10.0])
         score_sets = trainer_module.score_sets
-        trainer_module.score_sets = lambda *a, **k: score_sets(*a, **k) | {"stsb_spearman": next(scores)}
+        trainer_module.score_sets = lambda *a, **k: score_sets(*a, **k) | {"dev_spearman": next(scores)}
         resumed = self.trainer(
             f"resumed{stage}",
             rounded,
@@ -117,12 +117,12 @@ class Runs:
             pairs=Dataset.from_dict(pairs),
             eval_strategy="steps",
             load_best_model_at_end=True,
-            metric_for_best_model="stsb_spearman",
+            metric_for_best_model="dev_spearman",
             **every_step,
         )
         resumed.train(resume_from_checkpoint=str(self.output_dir / f"whole{stage}" / "checkpoint-3"))
         trainer_module.score_sets = score_sets
-        spearman = resumed.evaluate()["eval_stsb_spearman"]
+        spearman = resumed.evaluate()["eval_dev_spearman"]
         folders = [self.output_dir / f"{name}{stage}" / "checkpoint-6" for name in ("whole", "resumed")]
         files = sorted(p.relative_to(folders[0]) for p in folders[0].rglob("*") if p.suffix in (".pt", ".pth"))
         different = [f"{f}{leaf}" for f in files for leaf in differing(*(load(folder / f) for folder in folders))]

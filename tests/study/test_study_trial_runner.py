@@ -50,7 +50,7 @@ def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
     assert run_mocose.main(as_arguments(options)) == 0
 
     state = json.loads((out / "trainer_state.json").read_text())
-    curve = {e["step"]: e["eval_stsb_spearman"] for e in state["log_history"] if "eval_stsb_spearman" in e}
+    curve = {e["step"]: e["eval_dev_spearman"] for e in state["log_history"] if "eval_dev_spearman" in e}
     assert result.state == "complete"
     assert [step for step, _ in result.curve] == [0, 2, 4, 6]
     assert dict(result.curve[:-1]) == {step: curve[step] for step in (0, 2, 4)}
@@ -58,7 +58,7 @@ def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
     assert result.figures["dev_step"] == state["best_global_step"]
     assert result.figures["start_dev_spearman"] == curve[0]
     assert result.figures["last_dev_spearman"] == result.curve[-1][1]
-    assert {"alignment", "uniformity", "seconds"} <= result.figures.keys()
+    assert {"dev_alignment", "dev_uniformity", "seconds"} <= result.figures.keys()
     assert result.options["ema_decay"] == 0.5
 
 

@@ -16,7 +16,7 @@ EVALUATION = {
     "eval_steps": 2,
     "save_strategy": "steps",
     "save_total_limit": None,
-    "metric_for_best_model": "stsb_spearman",
+    "metric_for_best_model": "dev_spearman",
     "max_steps": 20,
 }
 
@@ -53,7 +53,7 @@ def falling(monkeypatch, signal_at: int | None = None) -> None:
         step = (int(model.queue.fill) - 4) // 4
         if step == signal_at:
             signal.raise_signal(signal.SIGTERM)
-        return {"stsb_spearman": 50.0 - abs(step - 4), "uniformity": -1.0}
+        return {"dev_spearman": 50.0 - abs(step - 4), "dev_uniformity": -1.0}
 
     monkeypatch.setattr("mocose_hf.training.trainer.score_sets", scores)
 

@@ -368,7 +368,7 @@ class ScoreOfDevelopmentPairs(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % 20 == 0 or state.global_step == 1:
-            self.scores[state.global_step] = evaluate_pairs(model, self.tokenizer, self.pairs)["stsb_spearman"]
+            self.scores[state.global_step] = evaluate_pairs(model, self.tokenizer, self.pairs)["dev_spearman"]
 
 
 @pytest.mark.slow

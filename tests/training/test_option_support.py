@@ -79,7 +79,7 @@ def test_an_argument_of_the_trainer_without_effect_is_refused_by_name(tmp_path, 
                 "eval_strategy": "steps",
                 "lr_scheduler_kwargs": {"mode": "min"},
             },
-            "sets mode to min, but of `metric_for_best_model` stsb_spearman more is better",
+            "sets mode to min, but of `metric_for_best_model` dev_spearman more is better",
         ),
     ],
 )
@@ -125,13 +125,13 @@ def test_an_optimizer_without_its_library_is_refused_before_training(tmp_path, t
         make_trainer(tmp_path, tokenizer, optim=name, **fields)
 
 
-@pytest.mark.parametrize(("metric", "rates"), [("stsb_spearman", 2), ("alignment", 1)])
+@pytest.mark.parametrize(("metric", "rates"), [("dev_spearman", 2), ("dev_alignment", 1)])
 def test_a_schedule_by_score_lowers_the_rate_when_the_score_gets_worse(
     tmp_path, tokenizer, monkeypatch, metric, rates
 ):
     """The figures fall: Spearman gets worse, alignment better."""
     falling = iter(range(100, 0, -1))
-    figures = {"stsb_spearman": 0.0, "uniformity": -1.0, "alignment": 0.0}
+    figures = {"dev_spearman": 0.0, "dev_uniformity": -1.0, "dev_alignment": 0.0}
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets", lambda *a, **k: figures | {metric: float(next(falling))}
     )

@@ -64,7 +64,7 @@ def score_worse_each_time(monkeypatch, send=None):
         step = (int(model.queue.fill) - 4) // 4
         if send is not None:
             send.strike(step)
-        return {"stsb_spearman": 50.0 - step, "uniformity": -1.0}
+        return {"dev_spearman": 50.0 - step, "dev_uniformity": -1.0}
 
     monkeypatch.setattr("mocose_hf.training.trainer.score_sets", scores)
 

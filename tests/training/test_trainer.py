@@ -259,9 +259,9 @@ def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):
 
     plain = run("plain")
     evaluated = run("evaluated", eval_strategy="steps", eval_steps=1)
-    scores = [line for line in evaluated.state.log_history if "eval_stsb_spearman" in line]
+    scores = [line for line in evaluated.state.log_history if "eval_dev_spearman" in line]
     assert len(scores) == 6
-    assert all(-100 <= s["eval_stsb_spearman"] <= 100 and s["eval_uniformity"] <= 0 for s in scores)
+    assert all(-100 <= s["eval_dev_spearman"] <= 100 and s["eval_dev_uniformity"] <= 0 for s in scores)
     assert differing(plain.model.state_dict(), evaluated.model.state_dict()) == []
 
 
@@ -269,7 +269,7 @@ def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkey
     scores = iter([5.0, 10.0, 30.0, 20.0])
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets",
-        lambda *args, **kwargs: {"stsb_spearman": next(scores), "uniformity": -1.0},
+        lambda *args, **kwargs: {"dev_spearman": next(scores), "dev_uniformity": -1.0},
     )
     trainer = make_trainer(
         tmp_path,
@@ -279,7 +279,7 @@ def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkey
         eval_steps=2,
         save_strategy="steps",
         load_best_model_at_end=True,
-        metric_for_best_model="stsb_spearman",
+        metric_for_best_model="dev_spearman",
     )
     trainer.train()
     assert trainer.state.best_metric == 30.0
@@ -289,22 +289,22 @@ def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkey
     assert load_file(tmp_path / "checkpoint-6" / "model.safetensors")["queue.rows"].ne(state["queue.rows"]).any()
 
 
-def score_in_order(monkeypatch, scores, name="stsb_spearman"):
+def score_in_order(monkeypatch, scores, name="dev_spearman"):
     """Replace the scores of the development pairs by these, one each evaluation."""
     scores = iter(scores)
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets",
-        lambda *a, **k: {"stsb_spearman": 0.0, "uniformity": 0.0, name: next(scores)},
+        lambda *a, **k: {"dev_spearman": 0.0, "dev_uniformity": 0.0, name: next(scores)},
     )
 
 
 @pytest.mark.parametrize(
     ("name", "scores", "best"),
     [
-        ("stsb_spearman", [40.0, 39.0, 40.0, 38.0], 0),
-        ("stsb_spearman", [40.0, 39.0, 40.5, 38.0], 4),
-        ("uniformity", [-2.0, -1.9, -2.0, -1.5], 0),
-        ("uniformity", [-2.0, -1.9, -2.0, -2.5], 6),
+        ("dev_spearman", [40.0, 39.0, 40.0, 38.0], 0),
+        ("dev_spearman", [40.0, 39.0, 40.5, 38.0], 4),
+        ("dev_uniformity", [-2.0, -1.9, -2.0, -1.5], 0),
+        ("dev_uniformity", [-2.0, -1.9, -2.0, -2.5], 6),
     ],
 )
 def test_the_start_is_kept_unless_a_checkpoint_is_better(tmp_path, tokenizer, monkeypatch, name, scores, best):
@@ -325,11 +325,13 @@ def test_the_start_is_kept_unless_a_checkpoint_is_better(tmp_path, tokenizer, mo
 def named_scores(monkeypatch, scores):
     """Replace the scores of two development sets, a and b, in turn: alignment of each."""
     scores = iter([value for pair in scores for value in pair])
-    figures = {"stsb_spearman": 1.0, "uniformity": -1.0}
-    monkeypatch.setattr("mocose_hf.training.trainer.score_sets", lambda *a, **k: figures | {"alignment": next(scores)})
+    figures = {"dev_spearman": 1.0, "dev_uniformity": -1.0}
+    monkeypatch.setattr(
+        "mocose_hf.training.trainer.score_sets", lambda *a, **k: figures | {"dev_alignment": next(scores)}
+    )
 
 
-@pytest.mark.parametrize(("metric", "best"), [("eval_a_alignment", 2), ("b_alignment", 6)])
+@pytest.mark.parametrize(("metric", "best"), [("eval_a_dev_alignment", 2), ("b_dev_alignment", 6)])
 def test_less_is_better_of_a_metric_of_one_of_several_development_sets(tmp_path, tokenizer, monkeypatch, metric, best):
     named_scores(monkeypatch, [(0.5, 0.5), (0.1, 0.9), (0.2, 0.6), (0.3, 0.2)])
     pairs = {"a": scored_pairs(), "b": scored_pairs()}
@@ -346,7 +348,7 @@ def test_less_is_better_of_a_metric_of_one_of_several_development_sets(tmp_path,
     assert trainer.args.greater_is_better is False
     assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
     assert len(seen) == 4
-    assert all({"eval_a_alignment", "eval_b_alignment"} <= names for names in seen)
+    assert all({"eval_a_dev_alignment", "eval_b_dev_alignment"} <= names for names in seen)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +357,7 @@ def test_less_is_better_of_a_metric_of_one_of_several_development_sets(tmp_path,
 def test_a_score_that_is_not_a_number_ends_the_run(tmp_path, tokenizer, monkeypatch, scores, step):
     score_in_order(monkeypatch, scores)
     trainer = make_trainer(tmp_path, tokenizer, pairs=scored_pairs(), **SELECTION)
-    with pytest.raises(FloatingPointError, match="`metric_for_best_model` stsb_spearman is nan"):
+    with pytest.raises(FloatingPointError, match="`metric_for_best_model` dev_spearman is nan"):
         trainer.train()
     assert trainer.state.global_step == step
     assert not (tmp_path / f"checkpoint-{step}").exists()
@@ -375,7 +377,7 @@ def test_a_metric_that_an_evaluation_of_ones_own_does_not_give_is_named_at_the_f
         processing_class=tokenizer,
     )
     with pytest.raises(
-        ValueError, match=r"recall: is not scored .* choose one of stsb_spearman, alignment, uniformity"
+        ValueError, match=r"recall: is not scored .* choose one of dev_spearman, dev_alignment, dev_uniformity"
     ):
         trainer.train()
     assert trainer.state.global_step == 0
@@ -399,7 +401,7 @@ def test_a_resumed_run_can_end_with_its_start(tmp_path, tokenizer, monkeypatch, 
     assert differing(whole.model.state_dict(), resumed.model.state_dict()) == []
     last = [load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "killed")]
     assert differing(*last) == []
-    steps = [entry["step"] for entry in resumed.state.log_history if "eval_stsb_spearman" in entry]
+    steps = [entry["step"] for entry in resumed.state.log_history if "eval_dev_spearman" in entry]
     assert steps == [0, 2, 4, 6]
     again = make_trainer(tmp_path / "killed", tokenizer, tiny_model(seed=8), **fields)
     again.train(resume_from_checkpoint=True)  # which is finished
@@ -440,14 +442,14 @@ def test_a_worse_last_checkpoint_is_not_the_best_one(tmp_path, tokenizer):
         eval_steps=2,
         save_strategy="steps",
         load_best_model_at_end=True,
-        metric_for_best_model="stsb_spearman",
+        metric_for_best_model="dev_spearman",
     )
     trainer.train()
-    of_step = {e["step"]: e["eval_stsb_spearman"] for e in trainer.state.log_history if "eval_stsb_spearman" in e}
+    of_step = {e["step"]: e["eval_dev_spearman"] for e in trainer.state.log_history if "eval_dev_spearman" in e}
     assert of_step[6] < min(of_step[2], of_step[4]) - 5
     best = max((0, 2, 4), key=of_step.get)
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
-    assert trainer.evaluate()["eval_stsb_spearman"] == pytest.approx(of_step[best], abs=1e-9)
+    assert trainer.evaluate()["eval_dev_spearman"] == pytest.approx(of_step[best], abs=1e-9)
 
 
 def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, tokenizer, monkeypatch):
@@ -456,7 +458,7 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
     development = iter([5.0, 30.0, 20.0, 10.0])
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets",
-        lambda *args, **kwargs: {"stsb_spearman": next(development), "uniformity": -1.0},
+        lambda *args, **kwargs: {"dev_spearman": next(development), "dev_uniformity": -1.0},
     )
     trainer = make_trainer(
         tmp_path / "out",
@@ -467,13 +469,13 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
         eval_steps=2,
         save_strategy="steps",
         load_best_model_at_end=True,
-        metric_for_best_model="stsb_spearman",
+        metric_for_best_model="dev_spearman",
     )
     trainer.train()
-    start, *lines = [line for line in trainer.state.log_history if "eval_stsb_spearman" in line]
-    assert [line["eval_stsb_spearman"] for line in (start, *lines)] == [5.0, 30.0, 20.0, 10.0]
+    start, *lines = [line for line in trainer.state.log_history if "eval_dev_spearman" in line]
+    assert [line["eval_dev_spearman"] for line in (start, *lines)] == [5.0, 30.0, 20.0, 10.0]
     for line in lines:
-        mean = (line["eval_sts12_spearman"] + line["eval_stsb_test_spearman"]) / 2
+        mean = (line["eval_sts12_spearman"] + line["eval_stsb_spearman"]) / 2
         assert line["eval_sts_avg_of_2_spearman"] == pytest.approx(mean)
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
     embeddings = embed_tasks(trainer.model, tokenizer, tasks)
@@ -509,7 +511,7 @@ def test_prediction_names_what_cannot_be_embedded(tmp_path, tokenizer, rows, sai
 def test_evaluation_computes_in_bfloat16_where_asked(tmp_path, tokenizer):
     in_float32 = make_trainer(tmp_path / "a", tokenizer, pairs=scored_pairs())
     in_bfloat16 = make_trainer(tmp_path / "b", tokenizer, in_float32.model, pairs=scored_pairs(), bf16_full_eval=True)
-    first, second = in_float32.evaluate()["eval_uniformity"], in_bfloat16.evaluate()["eval_uniformity"]
+    first, second = in_float32.evaluate()["eval_dev_uniformity"], in_bfloat16.evaluate()["eval_dev_uniformity"]
     assert first != second
     assert first == pytest.approx(second, rel=0.05)
     assert {parameter.dtype for parameter in in_bfloat16.model.parameters()} == {torch.float32}

@@ -110,9 +110,9 @@ def test_development_pairs_are_checked_before_training(tmp_path, tokenizer, pair
 @pytest.mark.parametrize(
     ("pairs", "metric", "said"),
     [
-        (scored_pairs().filter(lambda row: 1 < row["score"] < 4), "alignment", "alignment needs pairs scored above 4"),
-        (scored_pairs(), "loss", "choose one of stsb_spearman, alignment, uniformity"),
-        ({"a": scored_pairs()}, None, "choose one of a_stsb_spearman, a_alignment, a_uniformity"),
+        (scored_pairs().filter(lambda row: 1 < row["score"] < 4), "dev_alignment", "needs pairs scored above 4"),
+        (scored_pairs(), "loss", "choose one of dev_spearman, dev_alignment, dev_uniformity"),
+        ({"a": scored_pairs()}, None, "choose one of a_dev_spearman, a_dev_alignment, a_dev_uniformity"),
     ],
 )
 def test_a_metric_that_is_not_scored_is_refused_before_training(tmp_path, tokenizer, pairs, metric, said):
@@ -157,7 +157,7 @@ class Lengths(TrainerCallback):
             self.longest[-1] = max(self.longest[-1], kwargs["input_ids"].shape[1])
 
 
-@pytest.mark.parametrize("metric", ["stsb_spearman", "alignment"])
+@pytest.mark.parametrize("metric", ["dev_spearman", "dev_alignment"])
 def test_a_search_finds_the_best_score_with_a_new_model_each_trial(tmp_path, tokenizer, metric):
     lengths, starts = Lengths(), []
 
@@ -185,14 +185,14 @@ def test_a_search_finds_the_best_score_with_a_new_model_each_trial(tmp_path, tok
     assert {path.name for path in tmp_path.iterdir()} >= {"run-0", "run-1"}
     assert (tmp_path / "run-1" / "checkpoint-0" / "manifest.json").is_file()
     scores = [e[f"eval_{metric}"] for e in trainer.state.log_history if f"eval_{metric}" in e]  # of the second trial
-    kept = max(scores) if metric == "stsb_spearman" else min(scores)
-    assert best.objective >= kept if metric == "stsb_spearman" else best.objective <= kept
+    kept = max(scores) if metric == "dev_spearman" else min(scores)
+    assert best.objective >= kept if metric == "dev_spearman" else best.objective <= kept
 
 
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"direction": "minimize"}, ValueError, "`direction` is minimize, but stsb_spearman is to be maximized"),
+        ({"direction": "minimize"}, ValueError, "`direction` is minimize, but dev_spearman is to be maximized"),
         ({"compute_objective": sum}, ValueError, "`direction` is needed with `compute_objective`"),
         ({}, RuntimeError, "model_init"),
     ],

@@ -90,7 +90,7 @@ def test_the_average_is_scored_saved_and_left_in_the_model_and_training_is_not_t
     assert differing(plain.model.state_dict(), trainer.model.state_dict()) == []
     trained = load_file(tmp_path / "saved" / "checkpoint-6" / "training_weights.safetensors")
     assert not torch.equal(trained[WATCHED], averages[-1])
-    assert trainer.evaluate()["eval_stsb_spearman"] == trainer.state.log_history[-3]["eval_stsb_spearman"]
+    assert trainer.evaluate()["eval_dev_spearman"] == trainer.state.log_history[-3]["eval_dev_spearman"]
 
 
 @pytest.mark.parametrize("step", [2, 4])
@@ -106,8 +106,8 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, tokenizer, step):
 def test_the_best_checkpoint_is_loaded_as_it_was_scored(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, **SELECTION)
     trainer.train()
-    scores = [e["eval_stsb_spearman"] for e in trainer.state.log_history if "eval_stsb_spearman" in e]
-    assert trainer.evaluate()["eval_stsb_spearman"] == pytest.approx(max(scores), abs=1e-9)
+    scores = [e["eval_dev_spearman"] for e in trainer.state.log_history if "eval_dev_spearman" in e]
+    assert trainer.evaluate()["eval_dev_spearman"] == pytest.approx(max(scores), abs=1e-9)
     best = load_file(f"{trainer.state.best_model_checkpoint}/model.safetensors")
     state = trainer.model.state_dict()
     assert [name for name in best if not torch.equal(best[name], state[name])] == []

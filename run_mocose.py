@@ -152,13 +152,13 @@ def check_options(options: Options) -> None:
     if options.data.encoding is not None and options.data.dataset_name:
         raise InputError("--encoding is for --train_file; leave it out with --dataset_name.")
     wanted = options.evaluation
-    if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and wanted.eval_protocol == "dev":
+    if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and not wanted.report_test_selection:
         raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
     strategy = IntervalStrategy(options.training.eval_strategy)
     evaluates = options.trains and strategy != IntervalStrategy.NO
-    if wanted.eval_protocol == "released" and not (evaluates and wanted.senteval_dir):
+    if wanted.report_test_selection and not (evaluates and wanted.senteval_dir):
         raise InputError(
-            "--eval_protocol released scores test sets at each evaluation of a training; give --train_file, "
+            "--report_test_selection scores test sets at each evaluation of a training; give --train_file, "
             "--senteval_dir, and no --eval_strategy no."
         )
     if options.trains and options.output_dir is None:
@@ -176,8 +176,8 @@ def check_options(options: Options) -> None:
             "--label_file, --senteval_dir or --dev_from_text."
         )
     metric, known = options.training.best_metric, options.development_figures
-    known = known if wanted.eval_protocol == "dev" else [*known, "sts_avg_spearman"]
-    by_tests = wanted.eval_protocol == "released" and metric.startswith("sts_avg")
+    known = [*known, "sts_avg_spearman"] if wanted.report_test_selection else known
+    by_tests = wanted.report_test_selection and metric.startswith("sts_avg")
     if options.training.load_best_model_at_end and metric not in known and not by_tests:
         raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(known)}.")
     if not options.trains and not options.develops and not wanted.eval_tasks:

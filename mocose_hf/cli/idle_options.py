@@ -46,7 +46,7 @@ def _without_evaluation(values: Namespace) -> bool:
 
 
 def _needs_one_source_of_pairs(values: Namespace) -> bool:
-    return not values.eval_tasks and values.eval_protocol == "dev"
+    return not values.eval_tasks and not values.report_test_selection
 
 
 def _algorithm_rules() -> list[_Rule]:
@@ -158,7 +158,7 @@ _RULES = [
         "`collapse_check_steps` is 0",
     ),
     _Rule(
-        ("load_best_model_at_end", "eval_protocol"),
+        ("load_best_model_at_end", "report_test_selection"),
         ("eval_strategy",),
         _without_evaluation,
         "there is no evaluation during training",

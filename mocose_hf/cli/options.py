@@ -27,7 +27,6 @@ from mocose_hf.training.training_args import MoCoSETrainingArguments
 
 DESCRIPTION = "Train a sentence encoder on unlabelled text by momentum contrast (MoCoSE, arXiv 2202.13093)."
 
-EVAL_PROTOCOLS = ("dev", "released")
 
 USAGE = "run_mocose.py [config.yaml | config.json] [--option value ...]"
 
@@ -210,11 +209,11 @@ class EvaluationArguments:
             "stsb sickr mr trec; sts where do_eval is given alone."
         },
     )
-    eval_protocol: str = field(
-        default="dev",
+    report_test_selection: bool = field(
+        default=False,
         metadata={
-            "help": "dev, or released: score the STS test sets at each evaluation too, as the authors' code did, and "
-            "report what selecting on them is worth; the model kept is selected on development pairs all the same."
+            "help": "Whether to score the STS test sets at each evaluation too, as the authors' code does, and report "
+            "what selecting the checkpoint on them is worth; metric_for_best_model still selects the one that is kept."
         },
     )
     allow_partial_tasks: bool = field(
@@ -225,10 +224,6 @@ class EvaluationArguments:
     def __post_init__(self):
         if self.dev_from_text < 0:
             raise ValueError(f"`dev_from_text` is a number of rows, 0 or above, but is {self.dev_from_text}.")
-        if self.eval_protocol not in EVAL_PROTOCOLS:
-            raise ValueError(
-                f"`eval_protocol` is one of {', '.join(EVAL_PROTOCOLS)}, but is {self.eval_protocol:.40}."
-            )
         if self.eval_tasks is not None:
             self.eval_tasks = [name for word in self.eval_tasks for name in word.replace(",", " ").lower().split()]
             if not self.eval_tasks:

@@ -116,7 +116,7 @@ def read_evaluation_tasks(options: Options) -> Tasks:
     try:
         if wanted.eval_tasks:
             tasks.final = _read(options, wanted.eval_tasks)
-        if wanted.eval_protocol == "released":
+        if wanted.report_test_selection:
             sets = _read(options, ["sts"])
             tasks.during_training = [replace(task, development=None) for task in sets]
     except InputError as error:

@@ -275,7 +275,7 @@ class TrialRunner:
 
     def _tasks(self, options: Options):
         wanted = options.evaluation
-        key = ("tasks", wanted.senteval_dir, tuple(wanted.eval_tasks or ()), wanted.eval_protocol)
+        key = ("tasks", wanted.senteval_dir, tuple(wanted.eval_tasks or ()), wanted.report_test_selection)
         return self._once(key, lambda: read_evaluation_tasks(options))
 
     def _encoder(self, options: Options):

@@ -84,7 +84,7 @@ EVALUATION = {
     "dev_from_text": ("100", 100),
     "senteval_dir": ("senteval", "senteval"),
     "eval_tasks": ("sts12", ["sts12"]),
-    "eval_protocol": ("released", "released"),
+    "report_test_selection": ("true", True),
     "allow_partial_tasks": ("true", True),
 }
 TRAINING = {
@@ -758,8 +758,3 @@ def test_evaluation_after_training_needs_something_to_score_on():
 def test_tasks_in_a_configuration_file_are_a_list_or_words(tmp_path):
     for text in ("eval_tasks: [sts, mr]\n", "eval_tasks: sts mr\n", "eval_tasks:\n- sts\n- mr\n"):
         assert parse(tmp_path, text).evaluation.eval_tasks == ["sts", "mr"]
-
-
-def test_an_unknown_protocol_is_refused_where_it_stands(tmp_path):
-    said = refusal([write(tmp_path, "seed: 1\neval_protocol: paper\n")])
-    assert said == f"{tmp_path}/run.yaml, line 2: `eval_protocol` is one of dev, released, but is paper"

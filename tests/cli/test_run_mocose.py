@@ -276,8 +276,8 @@ def test_scores_are_not_written_over_unless_told(scores, capsys):
         (("--eval_tasks", "sts11"), "--eval_tasks sts11: unknown; choose of sts, transfer, geometry, sts12"),
         (("--eval_tasks", "cr"), "custrev.pos: no such file"),
         (
-            ("--eval_protocol", "released"),
-            "--eval_protocol released scores test sets at each evaluation",
+            ("--report_test_selection", "true"),
+            "--report_test_selection scores test sets at each evaluation",
         ),
         (("--eval_tasks", ","), "`eval_tasks` names nothing; give sts"),
     ],
@@ -303,7 +303,7 @@ def test_bfloat16_is_close_and_told_apart(scores):
 
 def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(command, tmp_path, capsys):
     senteval = write_senteval(tmp_path / "senteval", years=["STS12"])
-    options = ("--senteval_dir", str(senteval), "--eval_tasks", "sts", "geometry", "--eval_protocol", "released")
+    options = ("--senteval_dir", str(senteval), "--eval_tasks", "sts", "geometry", "--report_test_selection", "true")
     options += ("--allow_partial_tasks", "true", "--eval_steps", "2", "--learning_rate", "1e-3")
     out = command(*options)
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
@@ -351,7 +351,7 @@ def test_the_kept_model_has_the_step_of_its_checkpoint(command, pairs_file, caps
 
 def test_the_test_sets_that_are_there_may_select(command, tmp_path, capsys):
     senteval = write_senteval(tmp_path / "senteval", years=["STS12"])
-    options = ["--senteval_dir", str(senteval), "--eval_protocol", "released", "--allow_partial_tasks", "true"]
+    options = ["--senteval_dir", str(senteval), "--report_test_selection", "true", "--allow_partial_tasks", "true"]
     options += ["--eval_steps", "2"]
     out = command(*options, "--metric_for_best_model", "sts_avg_spearman", code=2)
     assert not out.exists()

@@ -13,7 +13,7 @@ from mocose_hf.data.sentences import Sentences, read_hub_sentences, read_sentenc
 from mocose_hf.data.streaming import HubDataset, SentenceStream
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.held_out import hold_out
-from mocose_hf.models.loading import check_tokenizer, load_encoder, load_encoder_config, load_tokenizer
+from mocose_hf.models.loading import load_encoder, load_encoder_config, load_tokenizer, validate_tokenizer
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.study.digests import encoder_sha256
 from mocose_hf.training.trainer import MoCoSETrainer
@@ -72,7 +72,7 @@ def build_model(options: Options):
     with _loading(source.model_name_or_path):
         tokenizer = load_tokenizer(source.model_name_or_path, **_of_the_hub(options))
         encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
-        check_tokenizer(tokenizer, encoder.encoder)
+        validate_tokenizer(tokenizer, encoder.encoder)
     try:
         return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
     except (ValueError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from mocose_hf.data.readers import Row, load_hub_dataset, read_rows, record_rows
 from mocose_hf.data.text_augmentation import TextAugmentation
 from mocose_hf.data.token_views import TokenViews
 from mocose_hf.errors import InputError, printable
-from mocose_hf.models.encoding import PADDING, model_inputs, require_tokens
+from mocose_hf.models.encoding import PADDING, model_inputs, validate_tokens
 from mocose_hf.models.prompts import count_prompt_tokens
 
 
@@ -247,11 +247,11 @@ class SentenceCollator:
         is_drawn = generators is not None
         if self.first_position is None and not is_drawn:
             batch = model_inputs(self.tokenizer(texts, return_tensors="pt", **options, **PADDING))
-            require_tokens(batch["attention_mask"], texts)
+            validate_tokens(batch["attention_mask"], texts)
             return batch | more
         columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
         columns = model_inputs(self._draw_views(columns, generators) if is_drawn else columns)
-        require_tokens(columns["input_ids"], texts)
+        validate_tokens(columns["input_ids"], texts)
         if self.first_position is None:
             return self.tokenizer.pad(columns, return_tensors="pt", **PADDING).data | more
         lengths = [len(ids) for ids in columns["input_ids"]]

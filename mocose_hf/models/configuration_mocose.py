@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from mocose_hf.models.encoder_checks import check_family
+from mocose_hf.models.encoder_checks import validate_family
 from mocose_hf.models.pooling import POOLING_MODES
-from mocose_hf.models.queue_weighting import check_clustering, parse_window
+from mocose_hf.models.queue_weighting import parse_window, validate_clustering
 
 SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
@@ -352,13 +352,13 @@ class MoCoSEConfig(PreTrainedConfig):
             ValueError: With the name of the field and how to install it.
         """
         if self.queue_centroids > 1:
-            check_clustering()
+            validate_clustering()
 
     def _check_values(self) -> None:
         for f in fields(type(self)):
             if "help" in f.metadata and f.default is not MISSING:
                 self._check_type(f.name, getattr(self, f.name), f.default)
-        check_family(self.encoder_config)
+        validate_family(self.encoder_config)
         if not isinstance(self.hidden_size, int):
             raise ValueError(
                 f"`{self.encoder_config.model_type}` has no `hidden_size`, so it is not a single encoder of text; "

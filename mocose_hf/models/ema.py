@@ -56,26 +56,26 @@ def maximum_traceable_distance(ema_decay: float, queue_size: int, batch_size: in
     return 1.0 / (1.0 - ema_decay) + queue_size / batch_size
 
 
-def constant_distance_ema_decay(start: float, queue_size: int, fill: int, batch_size: int) -> float:
+def constant_distance_ema_decay(start: float, queue_size: int, num_filled: int, batch_size: int) -> float:
     """Return the EMA decay η with which a queue that is not full yet traces as far back as the full one does with η_1.
 
-    1 / (1 − η) + fill / B = d_trace = 1 / (1 − η_1) + K / B (the distance is that of
-    https://arxiv.org/abs/2202.13093, section 5), so η = 1 − 1 / (d_trace − fill / B): it falls from above η_1 while
+    1 / (1 − η) + n / B = d_trace = 1 / (1 − η_1) + K / B (the distance is that of
+    https://arxiv.org/abs/2202.13093, section 5), so η = 1 − 1 / (d_trace − n / B): it falls from above η_1 while
     the queue grows, and is η_1 from then on.
 
     Args:
         start: η_1 in [0, 1].
         queue_size: K.
-        fill: Rows in use, at most K.
+        num_filled: n, rows in use, at most K.
         batch_size: B, the number of keys that enter the queue in one optimizer step.
 
     Raises:
         ValueError: Where a number is outside its range.
     """
-    if not 0 <= fill <= queue_size:
-        raise ValueError(f"`fill` lies in [0, {queue_size}], the size of the queue, but is {fill}.")
+    if not 0 <= num_filled <= queue_size:
+        raise ValueError(f"`num_filled` lies in [0, {queue_size}], the size of the queue, but is {num_filled}.")
     distance = maximum_traceable_distance(start, queue_size, batch_size)
-    return 1.0 - 1.0 / (distance - fill / batch_size)
+    return 1.0 - 1.0 / (distance - num_filled / batch_size)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def probing(encoder: PreTrainedModel) -> Iterator[None]:
     """
     config, before = encoder.config, encoder.config._attn_implementation
     devices = [encoder.device] if encoder.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), dropout_off(encoder):
+    with torch.random.fork_rng(devices=devices), evaluation_mode(encoder):
         if any(kind in str(before) for kind in ("flash", "flex", "paged")):
             config._attn_implementation = "sdpa" if encoder._supports_sdpa else "eager"
         try:
@@ -40,7 +40,7 @@ def probing(encoder: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def dropout_off(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode inside, and each of its modules back into its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -51,7 +51,7 @@ def dropout_off(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def check_family(config: PreTrainedConfig) -> None:
+def validate_family(config: PreTrainedConfig) -> None:
     """Raise an error if models of a configuration are no encoders of text alone, without building one.
 
     Raises:
@@ -67,7 +67,7 @@ def check_family(config: PreTrainedConfig) -> None:
 
 
 @torch.no_grad()
-def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
+def validate_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
     """Raise an error if an encoder cannot give each sentence one embedding under a pooling mode.
 
     The encoder runs on a few short sentences: alone, padded, in training mode, and with another last token. Its
@@ -114,7 +114,7 @@ def check_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
 
 
 @torch.no_grad()
-def check_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype) -> None:
+def validate_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype) -> None:
     """Raise an error if an encoder fails under automatic mixed precision, as some families do.
 
     Args:

@@ -87,7 +87,7 @@ def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> li
         return []
     options = {"truncation": max_seq_length is not None, "max_length": max_seq_length}
     columns = model_inputs(tokenizer(list(sentences), return_attention_mask=True, **options))
-    require_tokens(columns["input_ids"], sentences)
+    validate_tokens(columns["input_ids"], sentences)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -102,7 +102,7 @@ def model_inputs(columns: Mapping) -> dict:
     return {name: columns[name] for name in MODEL_INPUTS if name in columns}
 
 
-def require_tokens(rows: Iterable[Sequence[int] | Tensor], sentences: Sequence[str]) -> None:
+def validate_tokens(rows: Iterable[Sequence[int] | Tensor], sentences: Sequence[str]) -> None:
     """Raise an error if a sentence has no token, as it then has no embedding.
 
     Args:

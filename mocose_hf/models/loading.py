@@ -28,7 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 
 from mocose_hf.errors import printable
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
-from mocose_hf.models.encoder_checks import check_family, vocabulary_rows
+from mocose_hf.models.encoder_checks import validate_family, vocabulary_rows
 from mocose_hf.models.encoding import MODEL_INPUTS
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.saved_files import make_tokenizer_portable
@@ -89,7 +89,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     with _code_refused():
-        check_family(config)
+        validate_family(config)
         _check_encoder_files(name_or_path, config, hub_options)
         if layout is None and isinstance(config, MoCoSEConfig):
             model, info = AutoModelForPreTraining.from_pretrained(
@@ -200,7 +200,7 @@ def fix_padding(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # nothing else is saved
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
+def validate_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
     """Refuse a tokenizer whose tokens the encoder has no embeddings for, or that gives it more than tokens.
 
     Raises:

@@ -28,7 +28,7 @@ def contrastive_logits(
     temperature: float,
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
-    bias: Tensor | None = None,
+    log_weights: Tensor | None = None,
     sentence_ids: SentenceIds | None = None,
 ) -> Tensor:
     """Return the cosine of each query with each key and each negative, over the temperature, in float32.
@@ -40,9 +40,8 @@ def contrastive_logits(
         temperature: τ > 0.
         labels: (B,) integers, the column of each query's own key; row i's is column i where None.
         in_batch_negatives: Whether the other keys of the batch count as negatives. Where not, their logits are −∞.
-        bias: (N,), added to the logits of each negative, after the temperature; 0 where None. −∞ takes a row out, and
-            log w counts it w times, so windows and weights of negatives are made with it. Rows must be finite even
-            where taken out.
+        log_weights: (N,), added to the logits of each negative after the temperature; 0 if None. log w counts a row
+            w times, and −∞ takes it out. Rows must be finite, even those that are taken out.
 
     Returns:
         (B, C + N), keys first.
@@ -50,7 +49,8 @@ def contrastive_logits(
     with torch.autocast(device_type=queries.device.type, enabled=False):
         scaled = queries.float() / temperature  # (B, D), which is smaller than the logits
         of_keys = scaled @ keys.float().T  # (B, C)
-        of_negatives = F.linear(scaled, negatives.float(), None if bias is None else bias.float())  # (B, N)
+        added = None if log_weights is None else log_weights.float()
+        of_negatives = F.linear(scaled, negatives.float(), added)  # (B, N)
     if not in_batch_negatives:
         of_keys = of_keys.masked_fill(_of_others(queries, keys, labels), float("-inf"))
     if sentence_ids is not None:
@@ -67,17 +67,19 @@ def info_nce_loss(
     negatives: Tensor,
     temperature: float,
     labels: Tensor | None = None,
-    bias: Tensor | None = None,
+    log_weights: Tensor | None = None,
     sentence_ids: SentenceIds | None = None,
 ) -> Tensor:
     """Return the mean InfoNCE loss of the queries against the keys of the batch and the queue, a float32 scalar.
 
     ℓ_i = −log( e^{cos(q_i, k_i)/τ} / (Σ_j e^{cos(q_i, k_j)/τ} + Σ_l e^{cos(q_i, n_l)/τ}) ), with j over the keys of
     the batch, k_i among them, and l over the queue (https://arxiv.org/abs/2202.13093, eq. 4; InfoNCE:
-    https://arxiv.org/abs/1807.03748, eq. 4). Shapes and symbols are those of `contrastive_logits`, and so are `bias`
-    and `sentence_ids`.
+    https://arxiv.org/abs/1807.03748, eq. 4). `contrastive_logits` explains the
+    arguments.
     """
-    logits = contrastive_logits(queries, keys, negatives, temperature, labels, bias=bias, sentence_ids=sentence_ids)
+    logits = contrastive_logits(
+        queries, keys, negatives, temperature, labels, log_weights=log_weights, sentence_ids=sentence_ids
+    )
     return F.cross_entropy(logits, _own_columns(queries, labels))
 
 
@@ -132,7 +134,7 @@ def relation_loss(
     temperature: float,
     target_temperature: float,
     excluded: Tensor,
-    bias: Tensor | None = None,
+    log_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of the queries' similarities to rows under those of the keys, a float32 scalar.
 
@@ -147,12 +149,12 @@ def relation_loss(
         temperature: τ > 0.
         target_temperature: τ_t > 0.
         excluded: (B, N) bool, rows that a sentence is not compared with. A sentence without any row has loss 0.
-        bias: (N,), the log of how many times each row counts, as `contrastive_logits` takes it; −∞ takes a row out.
+        log_weights: (N,), the log of how many times each row counts, as in `contrastive_logits`.
     """
-    if bias is not None:
-        is_out = bias == float("-inf")  # (N,)
+    if log_weights is not None:
+        is_out = log_weights == float("-inf")  # (N,)
         excluded = excluded | is_out
-        bias = bias.float().masked_fill(is_out, 0.0)
+        log_weights = log_weights.float().masked_fill(is_out, 0.0)
     has_none = excluded.all(dim=1)  # (B,)
     excluded = excluded & ~has_none[:, None]  # or −∞ − (−∞) would put NaN into the gradient
     with torch.autocast(device_type=queries.device.type, enabled=False):
@@ -160,8 +162,8 @@ def relation_loss(
         wanted = keys.detach().float() @ rows.T / target_temperature  # (B, N)
         found = queries.float() @ rows.T / temperature  # (B, N)
         counted = found
-        if bias is not None:
-            wanted, counted = wanted + bias, counted + bias
+        if log_weights is not None:
+            wanted, counted = wanted + log_weights, counted + log_weights
         wanted = wanted.masked_fill(excluded, float("-inf"))
     shares = wanted.softmax(dim=1).masked_fill(excluded, 0.0)  # (B, N)
     log_shares = found - counted.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, N)
@@ -177,7 +179,7 @@ def chunked_info_nce_loss(
     labels: Tensor | None = None,
     in_batch_negatives: bool = True,
     chunk_size: int = 4096,
-    bias: Tensor | None = None,
+    log_weights: Tensor | None = None,
     sentence_ids: SentenceIds | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of `info_nce_loss`, for queues whose logits should not be held: O(B·chunk_size) memory.
@@ -187,8 +189,8 @@ def chunked_info_nce_loss(
     that the gradient needs: ∂ℓ_i/∂q_i = (Σ_c p_ic c − k_i)/τ, c over keys and queue. Keys and queue get no gradient.
 
     Args:
-        queries, keys, negatives, temperature, labels, in_batch_negatives, bias, sentence_ids: As `contrastive_logits`
-            takes them; `negatives` is converted to float32, and its ids are compared, chunk by chunk.
+        queries, keys, temperature, labels, in_batch_negatives, log_weights, sentence_ids: As in `contrastive_logits`.
+        negatives: As there; converted to float32 chunk by chunk.
         chunk_size: Rows of the queue at a time, at least 1.
 
     Returns:
@@ -196,14 +198,14 @@ def chunked_info_nce_loss(
     """
     own = _own_columns(queries, labels)
     options = (temperature, own, in_batch_negatives, chunk_size, sentence_ids)
-    return _ChunkedInfoNCE.apply(queries, keys, negatives, bias, *options)
+    return _ChunkedInfoNCE.apply(queries, keys, negatives, log_weights, *options)
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):
     """The gradient is computed beside the loss, so that no chunk is visited twice."""
 
     @staticmethod
-    def forward(ctx, queries, keys, negatives, bias, temperature, labels, in_batch_negatives, chunk_size, ids):
+    def forward(ctx, queries, keys, negatives, log_weights, temperature, labels, in_batch_negatives, chunk_size, ids):
         with torch.autocast(device_type=queries.device.type, enabled=False):
             q, k = queries.float(), keys.float()
             of_batch = None if ids is None else ids._replace(negatives=ids.negatives[:0])
@@ -217,7 +219,7 @@ class _ChunkedInfoNCE(torch.autograd.Function):
             scaled = q / temperature
             for first in range(0, len(negatives), chunk_size):
                 chunk = slice(first, first + chunk_size)
-                added = None if bias is None else bias[chunk].float()
+                added = None if log_weights is None else log_weights[chunk].float()
                 if added is not None and added.device.type == "cpu" and added.max() == float("-inf"):
                     continue  # on a GPU, looking would take longer than computing
                 rows = negatives[chunk].float()

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, logging
 from mocose_hf.models.cls_only_last_layer import prepare_last_layer
 from mocose_hf.models.configuration_mocose import CHUNKED_FROM, POOLING_MODES, MoCoSEConfig
 from mocose_hf.models.ema import cosine_ema_decay, update_ema
-from mocose_hf.models.encoder_checks import check_encoder
+from mocose_hf.models.encoder_checks import validate_encoder
 from mocose_hf.models.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel, build_encoder
 from mocose_hf.models.heads import build_pooler, build_predictor, build_projection_head
 from mocose_hf.models.loading import PretrainedEncoder, load_encoder
@@ -31,7 +31,7 @@ from mocose_hf.models.sequence_packing import find_first_position
 from mocose_hf.models.view_augmentation import Augmentation, contrast_under_attack
 from mocose_hf.models.views import View, embed_view
 from mocose_hf.parallel.collectives import gather_rows, gather_rows_with_gradient, process_index
-from mocose_hf.parallel.deepspeed import check_whole, local_values, whole_shape
+from mocose_hf.parallel.deepspeed import local_values, validate_whole_weights, whole_shape
 
 logger = logging.get_logger(__name__)
 
@@ -118,7 +118,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             self._share_embeddings()
         else:
             self._tied_weights_keys = None
-        check_whole(self)
+        validate_whole_weights(self)
         self.post_init()
         self.update_target(0.0)
         self.freeze_target()
@@ -183,7 +183,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         attention = source.encoder.config._attn_implementation
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
         _load_encoder(model.mocose.encoder, source.encoder)
-        check_encoder(model.mocose.encoder, model.config.pooling_mode)
+        validate_encoder(model.mocose.encoder, model.config.pooling_mode)
         if source.pooler is not None and model.config.use_pooler:
             model.pooler.load_state_dict(source.pooler.state_dict())
         model.update_target(0.0)
@@ -217,15 +217,15 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         """Return the encoder of each branch, the online one first."""
         return [branch["encoder"] for branch in ({"encoder": self.mocose.encoder}, self.target) if "encoder" in branch]
 
-    def check_arguments(self, args) -> None:
+    def validate_arguments(self, args) -> None:
         """Raise a `ValueError` where these `MoCoSETrainingArguments` cannot steer this algorithm."""
-        self.check_settings(self.config, args)
+        self.validate_settings(self.config, args)
 
     @staticmethod
-    def check_settings(config: MoCoSEConfig, args) -> None:
-        """Raise the errors of `check_arguments` for a model of that configuration."""
+    def validate_settings(config: MoCoSEConfig, args) -> None:
+        """Raise the errors of `validate_arguments` for a model of that configuration."""
         if not config.has_target:
-            check_no_target_arguments(args, "this loss")
+            validate_no_target_arguments(args, "this loss")
             if args.queue_monitor_steps:
                 raise ValueError(
                     f"`queue_monitor_steps` is {args.queue_monitor_steps}, but the drift of keys needs a target; "
@@ -345,7 +345,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         config = self.config
         all_keys = gather_rows_with_gradient(keys)  # (W·B, D)
         labels = torch.arange(len(queries), device=queries.device) + process_index() * len(queries)  # (B,)
-        negatives, bias = (keys[:0], None) if queue is None else self.queue_candidates(queue)  # (N, D), (N,)
+        negatives, log_weights = (keys[:0], None) if queue is None else self.queue_candidates(queue)  # (N, D), (N,)
         takes_positives = config.queue_positives > 0 and len(negatives) > 0
         ids = None
         if config.mask_same_sentence or takes_positives:
@@ -358,10 +358,14 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             ids = SentenceIds(sentence_ids, gather_rows(sentence_ids), queued_ids)
         contrast = (negatives, config.temperature, labels, in_batch_negatives)
         if len(negatives) >= CHUNKED_FROM and not keys.requires_grad:  # by chunks, keys would get no gradient
-            loss, nearest = chunked_info_nce_loss(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)
+            loss, nearest = chunked_info_nce_loss(
+                queries, all_keys, *contrast, log_weights=log_weights, sentence_ids=ids
+            )
             logits = None
         else:
-            logits = contrastive_logits(queries, all_keys, *contrast, bias=bias, sentence_ids=ids)  # (B, W·B + N)
+            logits = contrastive_logits(
+                queries, all_keys, *contrast, log_weights=log_weights, sentence_ids=ids
+            )  # (B, W·B + N)
             nearest = logits.argmax(-1) == labels
             if takes_positives:
                 no_candidate = logits[:, len(all_keys) :] == float("-inf")  # (B, N)
@@ -393,10 +397,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         if sentence_ids is None:
             raise ValueError("`relation_weight` needs the `sentence_ids` of each batch; give them, or set it to 0.")
         config = self.config
-        rows, bias = self.queue_candidates(queue)  # (N, D), (N,)
+        rows, log_weights = self.queue_candidates(queue)  # (N, D), (N,)
         own = same_sentence(sentence_ids, queue.row_ids)  # (B, N)
         temperatures = (config.relation_temperature, config.relation_target_temperature)
-        return relation_loss(queries, keys, rows, *temperatures, own, bias)
+        return relation_loss(queries, keys, rows, *temperatures, own, log_weights)
 
     def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
         """Return what of a queue serves as negatives under the policies of the configuration.
@@ -406,10 +410,12 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
             (N,) float32, −∞ for what is no negative.
         """
         config = self.config
-        bias = queue.bias(config.queue_window, config.queue_window_softness, config.queue_half_life)  # (K,)
+        log_weights = queue.log_weights(
+            config.queue_window, config.queue_window_softness, config.queue_half_life
+        )  # (K,)
         if config.queue_centroids:
-            return find_centroids(queue.rows, bias, config.queue_centroids)
-        return queue.rows, bias
+            return find_centroids(queue.rows, log_weights, config.queue_centroids)
+        return queue.rows, log_weights
 
     def encode_queries(self, *view, **named) -> Tensor:
         """Run the online branch: encoder, pooler, projection head, predictor, L2 norm. (B, D), float32.
@@ -532,7 +538,7 @@ TARGET_ARGUMENTS = ("ema_decay", "ema_decay_end", "ema_schedule", "ema_schedule_
 """Training arguments that steer the target."""
 
 
-def check_no_target_arguments(args, algorithm: str) -> None:
+def validate_no_target_arguments(args, algorithm: str) -> None:
     """Raise a `ValueError` if training arguments steer a target although there is none."""
     for name in TARGET_ARGUMENTS:
         if getattr(args, name) != type(args).__dataclass_fields__[name].default:

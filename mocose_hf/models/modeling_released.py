@@ -92,7 +92,7 @@ class ReleasedQueue(NegativeQueue):
 
     def width(self) -> int:
         """Return how many of the newest rows the loss sees now."""
-        keys = int(self.fill) - self.max_rows
+        keys = int(self.num_filled) - self.max_rows
         fill = keys + self.fill_at_start
         if fill > self.max_rows:
             return self.max_rows
@@ -108,13 +108,13 @@ class ReleasedQueue(NegativeQueue):
         """Return the slots that the loss sees, newest first: (width,) int64."""
         return super().newest_first()[: self.width()]
 
-    def bias(self, *policy) -> Tensor:
+    def log_weights(self, *policy) -> Tensor:
         """Return what is added to the logits of `rows`: (size,) float32, 0 where the loss sees the slot, else −∞.
 
-        The policies of `NegativeQueue.bias` have no say here.
+        The policies of `NegativeQueue.log_weights` have no say here.
         """
-        bias = torch.full((self.size,), float("-inf"), device=self.rows.device)
-        return bias.index_fill_(0, self.newest_first(), 0.0)
+        log_weights = torch.full((self.size,), float("-inf"), device=self.rows.device)
+        return log_weights.index_fill_(0, self.newest_first(), 0.0)
 
     @torch.no_grad()
     def set_initial_rows(self, rows: Tensor) -> None:
@@ -168,7 +168,7 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
         return ReleasedQueue(config.queue_size, config.embedding_dim, config.queue_init_size, queue_dtype)
 
     @staticmethod
-    def check_settings(config: ReleasedMoCoSEConfig, args) -> None:
+    def validate_settings(config: ReleasedMoCoSEConfig, args) -> None:
         """Raise a `ValueError` where arguments ask for what the released code has a constant or no place for."""
         other_end = args.ema_decay_end != 1.0 or args.ema_schedule_steps not in (None, EMA_STEPS)
         if other_end or args.ema_schedule != "cosine":

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from mocose_hf.models.configuration_mocose import OneTermConfig
 from mocose_hf.models.encoder_mocose import MoCoSEModel
 from mocose_hf.models.loading import PretrainedEncoder
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining, check_no_target_arguments
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining, validate_no_target_arguments
 from mocose_hf.models.views import View
 
 
@@ -71,9 +71,9 @@ class SimCSE(MoCoSEForPreTraining):
         return super().from_encoder(replace(source, pooler=None), **config)
 
     @staticmethod
-    def check_settings(config: SimCSEConfig, args) -> None:
+    def validate_settings(config: SimCSEConfig, args) -> None:
         """Raise a `ValueError` if arguments steer a target or fill a queue."""
-        check_no_target_arguments(args, "SimCSE")
+        validate_no_target_arguments(args, "SimCSE")
         if args.queue_prefill:
             raise ValueError("`queue_prefill` is true, but SimCSE has no queue; leave it out.")
 

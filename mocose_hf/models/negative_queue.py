@@ -20,7 +20,7 @@ class NegativeQueue(nn.Module):
         row_ids: (size,) int64, the id of the row's sentence, −1 where there is none.
         ids_text: scalar int64, the text whose sentences `row_ids` number, as a hash; 0 if unknown.
         pointer: scalar int64, the slot that is written next.
-        fill: scalar int64, the number of slots in use.
+        num_filled: scalar int64, the number of slots in use.
 
     Args:
         size: K ≥ 0; 0 is no queue.
@@ -57,7 +57,7 @@ class NegativeQueue(nn.Module):
             "row_ids": torch.full((self.size,), -1, dtype=torch.int64),
             "ids_text": torch.tensor(0),
             "pointer": torch.tensor(self.init_size % max(self.size, 1)),
-            "fill": torch.tensor(self.init_size),
+            "num_filled": torch.tensor(self.init_size),
         }
 
     def clear(self) -> None:
@@ -66,7 +66,7 @@ class NegativeQueue(nn.Module):
         self.enqueued_at.fill_(-1)
         self.row_ids.fill_(-1)
         self.pointer.zero_()
-        self.fill.zero_()
+        self.num_filled.zero_()
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
@@ -99,7 +99,7 @@ class NegativeQueue(nn.Module):
         else:
             self.row_ids.index_copy_(0, slots, sentence_ids[-kept:].to(self.row_ids))
         self.pointer.add_(kept).remainder_(self.size)
-        self.fill.add_(kept).clamp_(max=self.size)
+        self.num_filled.add_(kept).clamp_(max=self.size)
 
     @torch.no_grad()
     def use_ids_of(self, text: int) -> None:
@@ -114,7 +114,7 @@ class NegativeQueue(nn.Module):
             self.row_ids.fill_(-1)
         self.ids_text.fill_(text)
 
-    def bias(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
+    def log_weights(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
         """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.
 
         With it the whole of `rows` serves as negatives as it lies in memory: nothing is copied, no shape changes as
@@ -125,15 +125,15 @@ class NegativeQueue(nn.Module):
             half_life: Optimizer steps after which a row counts half, as `half_life_log_weights` takes it.
         """
         empty = self.enqueued_at < 0
-        bias = torch.zeros(self.size, dtype=torch.float32, device=empty.device).masked_fill_(empty, float("-inf"))
+        log_weights = empty.new_zeros(self.size, dtype=torch.float32).masked_fill_(empty, float("-inf"))
         if window != "all":
-            bias = bias + window_log_weights(self.ranks(), self.fill, window, softness)
+            log_weights = log_weights + window_log_weights(self.ranks(), self.num_filled, window, softness)
         if half_life is not None:
-            bias = bias + half_life_log_weights(self.slot_ages(), half_life)
-        return bias
+            log_weights = log_weights + half_life_log_weights(self.slot_ages(), half_life)
+        return log_weights
 
     def ranks(self) -> Tensor:
-        """Return the rank by age of each slot: (size,) int64, 0 for the newest, from `fill` on for empty ones.
+        """Return the rank by age of each slot: (size,) int64, 0 for the newest, from `num_filled` on for empty ones.
 
         It is its own inverse: the same numbers are the slots in order of rank.
         """
@@ -151,9 +151,9 @@ class NegativeQueue(nn.Module):
 
     def newest_first(self) -> Tensor:
         """Return the slots in use, newest first: (N,) int64. On a GPU this waits for the number of them."""
-        return (self.pointer - 1 - torch.arange(int(self.fill), device=self.pointer.device)) % max(self.size, 1)
+        return (self.pointer - 1 - torch.arange(int(self.num_filled), device=self.pointer.device)) % max(self.size, 1)
 
-    def negatives(self) -> Tensor:
+    def stored_keys(self) -> Tensor:
         """Return a copy of the rows that count as negatives, newest first: (N, dim) of `dtype`."""
         return self.rows[self.newest_first()]
 

@@ -64,7 +64,7 @@ def parse_window(window: str) -> Ranges:
     return tuple(ranges)
 
 
-def window_log_weights(ranks: Tensor, fill: Tensor, window: str, softness: float = 0.0) -> Tensor:
+def window_log_weights(ranks: Tensor, num_filled: Tensor, window: str, softness: float = 0.0) -> Tensor:
     """Return the log of what each row of the queue counts under a window of ages.
 
     Of n rows in use, the share a of a range cuts before the row of rank e(a) = ⌈a·n⌉, exactly. So a row lies in
@@ -76,14 +76,14 @@ def window_log_weights(ranks: Tensor, fill: Tensor, window: str, softness: float
 
     Args:
         ranks: (K,) int64, the rank of each slot by age, 0 for the newest.
-        fill: Scalar int64, n, the number of slots in use; what is returned for ranks from n on means nothing.
+        num_filled: Scalar int64, n, the number of slots in use; what is returned for ranks from n on means nothing.
         window: As `parse_window` takes it.
         softness: s ≥ 0, a share of the queue.
 
     Returns:
         (K,) float32: 0 or −∞ where the window is hard; where it is soft, up to 0, and −∞ under a range that is empty.
     """
-    count = fill.clamp(min=1)
+    count = num_filled.clamp(min=1)
     edges = [tuple(_first_rank(share, count) for share in ends) for ends in parse_window(window)]
     if softness == 0.0:
         inside = torch.zeros_like(ranks, dtype=torch.bool)
@@ -114,7 +114,7 @@ def half_life_log_weights(ages: Tensor, half_life: float) -> Tensor:
 
 @torch.compiler.disable  # the compiler would translate scikit-learn's NumPy code
 @torch.no_grad()
-def find_centroids(rows: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_centroids(rows: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return what stands for the rows that count: their k-means centroids, each of which counts once.
 
     Clusters are those of scikit-learn's `KMeans` (k-means++ from a fixed seed, one start) under Euclidean distance,
@@ -123,15 +123,15 @@ def find_centroids(rows: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tens
 
     Args:
         rows: (K, D) of any floating dtype, L2-normalised, K ≥ 1.
-        bias: (K,) float32, the log of each row's weight, −∞ for one that does not count.
+        log_weights: (K,) float32, the log of each row's weight, −∞ for one that does not count.
         count: Number of centroids, at least 1. Where no more rows than that count, they stand for themselves. Weights
             of less than e^−87 of the largest may count as none.
 
     Returns:
-        The centroids, (count, D) float32, L2-normalised, and their bias, (count,) float32: 0, or −∞ for those that
-        there are too few rows for, whose centroid is zero.
+        The centroids, (count, D) float32, L2-normalised, and the log of their weights, (count,) float32: 0, or −∞ for
+        those that have too few rows, whose centroid is zero.
     """
-    weights = (bias.float() - bias.max()).exp()  # (K,); NaN where no row counts
+    weights = (log_weights.float() - log_weights.max()).exp()  # (K,); NaN where no row counts
     if count == 1:
         return _mean(rows, weights.nan_to_num(0.0))
     counted = (weights > 0).nonzero()[:, 0]
@@ -144,7 +144,7 @@ def find_centroids(rows: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tens
     return centroids, torch.zeros_like(missing, dtype=torch.float32).masked_fill_(missing, float("-inf"))
 
 
-def check_clustering() -> None:
+def validate_clustering() -> None:
     """Import what clustering needs, so that no training step has to.
 
     Raises:
@@ -170,8 +170,8 @@ def _mean(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         for some, weights_of_some in zip(rows.split(_ROWS_AT_ONCE), weights.split(_ROWS_AT_ONCE), strict=True):
             total = total + weights_of_some @ some.float()
     none = weights.sum(0, keepdim=True) == 0
-    bias = torch.zeros_like(none, dtype=torch.float32).masked_fill_(none, float("-inf"))
-    return F.normalize(total[None], dim=-1), bias
+    log_weights = torch.zeros_like(none, dtype=torch.float32).masked_fill_(none, float("-inf"))
+    return F.normalize(total[None], dim=-1), log_weights
 
 
 def _cluster(rows: Tensor, weights: Tensor, count: int) -> Tensor:

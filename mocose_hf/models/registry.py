@@ -60,7 +60,7 @@ class Algorithm:
         config = self.model.config_class(encoder_config=encoder_config, **self._own(given))
         config.check_memory()
         config.check_libraries()
-        self.model.check_settings(config, args)
+        self.model.validate_settings(config, args)
 
     def _own(self, given: Mapping[str, object]) -> dict[str, object]:
         """Return the options that are given and the algorithm's own; refuse others of another value than theirs."""

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
 
-from mocose_hf.models.encoder_checks import dropout_off, padding_id, vocabulary_rows
+from mocose_hf.models.encoder_checks import evaluation_mode, padding_id, vocabulary_rows
 
 ATTENTION = "padding_free_sdpa"
 """The name of the attention that is registered here."""
@@ -171,7 +171,7 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
         return None
     first = None
     try:
-        with dropout_off(encoder):
+        with evaluation_mode(encoder):
             encoder.set_attn_implementation(ATTENTION)
             starts = (0, padding_id(encoder) + 1)
             first = next((start for start in starts if _packs_alike(encoder, start)), None)

@@ -63,7 +63,7 @@ def whole_weights() -> Iterator[None]:
             integration.set_hf_deepspeed_config(config)
 
 
-def check_whole(model: nn.Module) -> None:
+def validate_whole_weights(model: nn.Module) -> None:
     """Raise a `ValueError` where a model was built under `deepspeed.zero.Init`, past `whole_weights`."""
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise ValueError(
@@ -113,7 +113,7 @@ def whole_model(trainer) -> nn.Module | None:
     return copied
 
 
-def check_checkpoint_of_deepspeed(checkpoint: str | Path, args) -> None:
+def validate_deepspeed_checkpoint(checkpoint: str | Path, args) -> None:
     """Refuse to go on from a checkpoint that DeepSpeed would not load.
 
     Args:
@@ -156,7 +156,7 @@ def checkpoint_globals(args) -> list:
     return [getattr(import_module(module), name) for module, _, name in names]
 
 
-def check_settings(args) -> None:
+def validate_deepspeed_arguments(args) -> None:
     """Refuse settings of DeepSpeed that cannot work.
 
     Where none are given, those of accelerate's launcher are taken. To be called before

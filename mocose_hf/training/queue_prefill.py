@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 
 from mocose_hf.data.sentences import SentenceCollator
-from mocose_hf.models.encoder_checks import dropout_off
+from mocose_hf.models.encoder_checks import evaluation_mode
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def prefill_queue(
     for queue in model.queues():
         queue.clear()
     computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
-    with computing, dropout_off(model):
+    with computing, evaluation_mode(model):
         for start in range(0, len(drawn), batch_size):
             batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
             batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}

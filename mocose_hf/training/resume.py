@@ -9,7 +9,7 @@ from mocose_hf.data.streaming import InfiniteStream
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.parallel.collectives import gather_rows
-from mocose_hf.parallel.deepspeed import check_checkpoint_of_deepspeed, checkpoint_globals
+from mocose_hf.parallel.deepspeed import checkpoint_globals, validate_deepspeed_checkpoint
 from mocose_hf.training.checkpoint import (
     PREFIX,
     check_parts,
@@ -140,11 +140,11 @@ def resolve_resume_checkpoint(
             "directory."
         )
     if found.path is not None:
-        check_checkpoint_of_deepspeed(found.path, args)
+        validate_deepspeed_checkpoint(found.path, args)
         change = check_same_run(found.path, run)
         said += [change] if change else []
         for path in (found.path, *_best_so_far(found.path, args)):
-            check_checkpoint_of_deepspeed(path, args)
+            validate_deepspeed_checkpoint(path, args)
             check_parts(path)
             check_weights(model, path)
             check_encoder_config(model, path)

@@ -385,7 +385,9 @@ class MoCoSETrainer(Trainer):
         for queue in self.model.queues():
             for buffer in queue.buffers():
                 broadcast(buffer)
-        self._queue_fill = int(self.model.queue.fill)  # counted from here on, as a GPU would have to be waited for
+        self._queue_fill = int(
+            self.model.queue.num_filled
+        )  # counted from here on, as a GPU would have to be waited for
 
     def _prefill_queue(self) -> None:
         """Fill the queues with keys of training sentences."""

@@ -8,7 +8,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN
-from mocose_hf.parallel.deepspeed import check_settings, keep_weights_in_float32
+from mocose_hf.parallel.deepspeed import keep_weights_in_float32, validate_deepspeed_arguments
 from mocose_hf.training.argument_checks import (
     SCHEDULES_BY_SCORE,
     check_augmentations,
@@ -272,7 +272,7 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.save_steps is None:
             evaluates_by_steps = IntervalStrategy(self.eval_strategy) == IntervalStrategy.STEPS
             self.save_steps = self.eval_steps if evaluates_by_steps else 500
-        check_settings(self)
+        validate_deepspeed_arguments(self)
         check_precision(self)
         accelerator_is_ours = self.accelerator_config is None
         super().__post_init__()

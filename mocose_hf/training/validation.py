@@ -17,9 +17,9 @@ from mocose_hf.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
 from mocose_hf.data.token_views import TokenViews
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.pairs import PAIR_METRICS, positive_score
-from mocose_hf.models.encoder_checks import check_autocast, check_encoder, has_idle_parameters
+from mocose_hf.models.encoder_checks import has_idle_parameters, validate_autocast, validate_encoder
 from mocose_hf.models.encoding import encoder_max_length
-from mocose_hf.models.loading import check_tokenizer
+from mocose_hf.models.loading import validate_tokenizer
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.prompts import prompt_options
 from mocose_hf.models.view_augmentation import Augmentation
@@ -43,7 +43,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
         raise ValueError("MoCoSETrainer needs the tokenizer; give it as `processing_class`.")
     if processing_class is not None:
         check_length(args, processing_class, model.config.encoder_config)
-        check_tokenizer(processing_class, model.mocose.encoder)
+        validate_tokenizer(processing_class, model.mocose.encoder)
         check_prompt(args, processing_class, model.config)
     if args.n_gpu > 1:
         raise ValueError(
@@ -70,12 +70,12 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
                 f"`bf16` will slow training down: this CPU multiplies matrices about {slower:.0f} times slower in "
                 "bfloat16 than in float32, as it has no instructions for it; leave it out."
             )
-    model.check_arguments(args)
+    model.validate_arguments(args)
     check_model(model)
-    check_encoder(encoder, model.config.pooling_mode)
+    validate_encoder(encoder, model.config.pooling_mode)
     for option, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if getattr(args, option):
-            check_autocast(encoder, option, dtype)
+            validate_autocast(encoder, option, dtype)
     if args.world_size > 1 and has_idle_parameters(encoder):
         args.ddp_find_unused_parameters = True  # DDP otherwise waits for a gradient of every parameter
 

@@ -201,7 +201,7 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
     model.encode_keys = lambda **view: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
     trainer.state.max_steps = 10
     batch, ids = random_batch(), torch.arange(4)
-    before, fill = model.target["pooler"].weight.clone(), int(model.queue.fill)
+    before, fill = model.target["pooler"].weight.clone(), int(model.queue.num_filled)
     with torch.no_grad():
         model.pooler.weight.add_(1.0)
     model.train()
@@ -211,7 +211,7 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
         trainer.note_gradient()
         trainer.step_momentum(1)
     assert used.names & WAITING == set()
-    assert int(model.queue.fill) == fill + 4 * accumulation
+    assert int(model.queue.num_filled) == fill + 4 * accumulation
     assert not torch.equal(model.target["pooler"].weight, before)
 
 
@@ -246,7 +246,7 @@ def test_steps_that_overflow_in_fp16_move_neither_target_nor_queue_and_stop_noth
 
         def on_step_end(self, args, state, control, model=None, **kwargs):
             skipped = torch.equal(self.weights, model.pooler.weight)
-            seen.append((skipped, int(model.queue.fill), model.target["pooler"].weight.clone()))
+            seen.append((skipped, int(model.queue.num_filled), model.target["pooler"].weight.clone()))
 
     trainer.add_callback(Watch())
     start = trainer.model.target["pooler"].weight.clone()

@@ -70,7 +70,7 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
         embedding = light(**batch).pooler_output
         assert torch.equal(embedding, whole.mocose(**batch).pooler_output)
         assert torch.equal(embedding, plain(**batch).last_hidden_state[:, 0])
-    assert int(whole.queue.fill) == 16
+    assert int(whole.queue.num_filled) == 16
     assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
 
 
@@ -163,7 +163,7 @@ def test_a_run_that_makes_nothing_better_keeps_the_start_and_says_so(command, pa
     given = {n: v for n, v in start.state_dict().items() if not n.startswith("pooler.")}
     assert [name for name, value in given.items() if not torch.equal(export.state_dict()[name], value)] == []
     kept = load_file(out / "model.safetensors")
-    assert int(kept["queue.fill"]) == 4
+    assert int(kept["queue.num_filled"]) == 4
     assert "the weights are those of the start" in (out / "sentence_encoder" / "README.md").read_text()
 
 

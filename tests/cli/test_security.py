@@ -508,7 +508,7 @@ def test_what_is_shared_holds_no_pickle_and_no_code(finished, tmp_path):
 def test_saving_a_model_alone_leaves_no_pickle(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
-    assert int(MoCoSEForPreTraining.from_pretrained(tmp_path).queue.fill) == 4
+    assert int(MoCoSEForPreTraining.from_pretrained(tmp_path).queue.num_filled) == 4
 
 
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "runpy", "imp"}

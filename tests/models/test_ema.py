@@ -226,7 +226,7 @@ def test_update_refuses_branches_of_different_number(targets, onlines):
 
 def test_constant_distance_worked_by_hand():
     # d = 1/(1 − 0.75) + 8 = 12; with 2 batches in the queue 1/(1 − η) = 10
-    assert constant_distance_ema_decay(0.75, queue_size=512, fill=128, batch_size=64) == pytest.approx(0.9)
+    assert constant_distance_ema_decay(0.75, queue_size=512, num_filled=128, batch_size=64) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 0.99, 1.0])
@@ -240,5 +240,5 @@ def test_distance_is_that_of_the_full_queue_at_every_fill(start):
 
 @pytest.mark.parametrize("fill", [-1, 101])
 def test_a_fill_that_the_queue_cannot_have_is_refused(fill):
-    with pytest.raises(ValueError, match=r"`fill` lies in \[0, 100\]"):
+    with pytest.raises(ValueError, match=r"`num_filled` lies in \[0, 100\]"):
         constant_distance_ema_decay(0.5, 100, fill, 10)

@@ -22,9 +22,9 @@ from mocose_hf.data.sentences import SentenceCollator
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.configuration_mocose import POOLING_MODES
-from mocose_hf.models.encoder_checks import check_autocast, check_encoder, has_idle_parameters
+from mocose_hf.models.encoder_checks import has_idle_parameters, validate_autocast, validate_encoder
 from mocose_hf.models.encoding import NO_LIMIT
-from mocose_hf.models.loading import PretrainedEncoder, check_tokenizer, save_tokenizer
+from mocose_hf.models.loading import PretrainedEncoder, save_tokenizer, validate_tokenizer
 from mocose_hf.models.views import takes_embeddings
 from run_mocose import main
 
@@ -181,7 +181,7 @@ def test_a_family_trains_packs_or_pads_and_exports_bit_for_bit(save_encoder, tok
     with torch.no_grad():
         right, left = (tokenizer(texts, padding=True, padding_side=s, return_tensors="pt") for s in ("right", "left"))
         with pytest.raises(ValueError, match="`pooling_mode` is cls") if family in CLS_REFUSED else nullcontext():
-            check_encoder(model.mocose.encoder, "cls")
+            validate_encoder(model.mocose.encoder, "cls")
         for mode in POOLING_MODES:
             model.config.pooling_mode = mode
             together = model.mocose(**right).pooler_output
@@ -282,7 +282,7 @@ def test_checking_an_encoder_leaves_weights_modes_and_random_numbers(save_encode
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)
-    check_encoder(encoder, "cls")
+    validate_encoder(encoder, "cls")
     assert torch.equal(torch.rand(4), wanted)
     assert (encoder.training, encoder.embeddings.training, encoder.encoder.training) == (True, False, True)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
@@ -292,7 +292,7 @@ def test_weights_that_are_not_finite_are_refused():
     encoder = BertModel(tiny_bert_config())
     torch.nn.init.constant_(encoder.embeddings.LayerNorm.bias, math.nan)
     with pytest.raises(ValueError, match="embeddings that are not finite"):
-        check_encoder(encoder, "mean")
+        validate_encoder(encoder, "mean")
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -384,8 +384,8 @@ class ShapeTokenizer(BertTokenizer):
 def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_would_use_it(encoder_dir):
     tokenizer = ShapeTokenizer.from_pretrained(encoder_dir)
     with pytest.raises(ValueError, match="also returns `input_shape_ids`"):
-        check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("roc_bert")))
-    check_tokenizer(tokenizer, AutoModel.from_config(tiny_config("bert")))
+        validate_tokenizer(tokenizer, AutoModel.from_config(tiny_config("roc_bert")))
+    validate_tokenizer(tokenizer, AutoModel.from_config(tiny_config("bert")))
     batch = SentenceCollator(tokenizer)([{"text": text} for text in sentences(3)])
     assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
     assert tiny_model().encode(sentences(3), tokenizer).shape == (3, 32)
@@ -395,8 +395,8 @@ def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_wou
 def test_an_attention_for_gpus_does_not_stand_in_the_way_of_the_checks(attention):
     encoder = BertModel(tiny_bert_config(), add_pooling_layer=False)
     encoder.config._attn_implementation = attention
-    check_encoder(encoder, "cls")
-    check_autocast(encoder, "bf16", torch.bfloat16)
+    validate_encoder(encoder, "cls")
+    validate_autocast(encoder, "bf16", torch.bfloat16)
     assert not has_idle_parameters(encoder)
     assert takes_embeddings(encoder)
     assert encoder.config._attn_implementation == attention

@@ -67,8 +67,8 @@ def slow_loss_of(model, batch) -> torch.Tensor:
     config = model.config
     view = (batch["input_ids"], batch["attention_mask"])
     key_view = (batch["key_input_ids"], batch["key_attention_mask"])
-    rows = model.queue.negatives()
-    reverse_rows = model.reverse_queue.negatives() if config.symmetric_loss and config.queue_size else rows[:0]
+    rows = model.queue.stored_keys()
+    reverse_rows = model.reverse_queue.stored_keys() if config.symmetric_loss and config.queue_size else rows[:0]
     directions = [(view, key_view, rows), (key_view, view, reverse_rows)][: 1 + config.symmetric_loss]
     loss = torch.zeros(())
     for left, right, queue_rows in directions:
@@ -189,7 +189,7 @@ def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, setti
     follow(model, [view], tmp_path, max_steps=1)
     if model.config.queue_size:
         for queue in model.queues():
-            torch.testing.assert_close(queue.negatives()[:8].flip(0), expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(queue.stored_keys()[:8].flip(0), expected, atol=1e-6, rtol=0)
         assert len(model.queues()) == 1 + model.config.symmetric_loss
 
 
@@ -266,10 +266,10 @@ def test_a_row_of_the_relation_term_counts_as_often_as_its_bias_says():
     queries, keys, rows = (F.normalize(torch.randn(n, 8), dim=-1) for n in (3, 3, 4))
     own = torch.zeros(3, 4, dtype=torch.bool)
     own[0, 1] = True
-    bias = torch.tensor([3.0, 1.0, 1.0, 0.0]).log()
+    log_weights = torch.tensor([3.0, 1.0, 1.0, 0.0]).log()
     repeated = [0, 0, 0, 1, 2]
     expected = relation_loss(queries, keys, rows[repeated], 0.1, 0.05, own[:, repeated])
-    torch.testing.assert_close(relation_loss(queries, keys, rows, 0.1, 0.05, own, bias), expected)
+    torch.testing.assert_close(relation_loss(queries, keys, rows, 0.1, 0.05, own, log_weights), expected)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_sentence_is_not_compared_with_its_own_rows():
     queries, keys = F.normalize(torch.randn(2, 4, 32), dim=-1)
     before = model.relation_loss(queries, keys, batch["sentence_ids"], model.queue)
     model.queue.enqueue(keys, batch["sentence_ids"], step=1)
-    rows = model.queue.negatives()  # newest first: the last sentence is row 0
+    rows = model.queue.stored_keys()  # newest first: the last sentence is row 0
     own = torch.arange(len(rows)) == 3 - torch.arange(4)[:, None]
     expected = relation_loss(queries, keys, rows, 0.1, 0.05, own)
     torch.testing.assert_close(model.relation_loss(queries, keys, batch["sentence_ids"], model.queue), expected)

@@ -198,13 +198,13 @@ def log(weights: list[float]) -> torch.Tensor:
     return torch.tensor(weights).log()
 
 
-def chunked_loss(queries, keys, queue, temperature, labels, in_batch_negatives, bias):
-    return chunked_info_nce_loss(queries, keys, queue, temperature, labels, in_batch_negatives, 3, bias)[0]
+def chunked_loss(queries, keys, queue, temperature, labels, in_batch_negatives, log_weights):
+    return chunked_info_nce_loss(queries, keys, queue, temperature, labels, in_batch_negatives, 3, log_weights)[0]
 
 
-def plain_loss(queries, keys, queue, temperature, labels, in_batch_negatives, bias):
+def plain_loss(queries, keys, queue, temperature, labels, in_batch_negatives, log_weights):
     return F.cross_entropy(
-        contrastive_logits(queries, keys, queue, temperature, labels, in_batch_negatives, bias), labels
+        contrastive_logits(queries, keys, queue, temperature, labels, in_batch_negatives, log_weights), labels
     )
 
 
@@ -226,7 +226,7 @@ def test_a_bias_of_log_w_counts_a_negative_w_times(weights, temperature, loss_of
 def test_a_negative_taken_out_has_minus_infinity_and_the_others_are_as_without_a_bias():
     queries, keys, queue = batch(2, 4)
     plain = contrastive_logits(queries, keys, queue, 0.1)
-    biased = contrastive_logits(queries, keys, queue, 0.1, bias=torch.tensor([0.0, -math.inf, 0.0, 1.5]))
+    biased = contrastive_logits(queries, keys, queue, 0.1, log_weights=torch.tensor([0.0, -math.inf, 0.0, 1.5]))
     assert torch.equal(biased[:, [0, 1, 2, 4]], plain[:, [0, 1, 2, 4]])
     assert (biased[:, 3] == -math.inf).all()
     torch.testing.assert_close(biased[:, 5], plain[:, 5] + 1.5)
@@ -235,29 +235,29 @@ def test_a_negative_taken_out_has_minus_infinity_and_the_others_are_as_without_a
 def test_the_loss_with_all_negatives_taken_out_is_that_of_the_batch_alone():
     queries, keys, queue = batch(4, 9)
     alone = info_nce_loss(queries, keys, queue[:0], 0.05)
-    assert torch.equal(info_nce_loss(queries, keys, queue, 0.05, bias=torch.full((9,), -math.inf)), alone)
+    assert torch.equal(info_nce_loss(queries, keys, queue, 0.05, log_weights=torch.full((9,), -math.inf)), alone)
 
 
 @pytest.mark.parametrize("negatives", [0, 9])
 def test_a_bias_of_zeros_changes_no_bit(negatives):
     queries, keys, queue = batch(4, negatives)
     plain = contrastive_logits(queries, keys, queue, 0.05)
-    assert torch.equal(contrastive_logits(queries, keys, queue, 0.05, bias=torch.zeros(negatives)), plain)
+    assert torch.equal(contrastive_logits(queries, keys, queue, 0.05, log_weights=torch.zeros(negatives)), plain)
 
 
 def test_negatives_taken_out_get_no_gradient():
     queries, keys, queue = (tensor.requires_grad_() for tensor in batch(4, 9))
-    info_nce_loss(queries, keys, queue, 0.1, bias=log(WEIGHTS["some taken out"])).backward()
+    info_nce_loss(queries, keys, queue, 0.1, log_weights=log(WEIGHTS["some taken out"])).backward()
     assert queue.grad.abs().sum(1).gt(0).tolist() == [weight > 0 for weight in WEIGHTS["some taken out"]]
 
 
 def test_nothing_but_chunks_that_are_taken_out_is_passed_over_on_a_cpu():
     """Where rows are not to be read, so large a queue costs what is in use."""
     queries, keys, queue = unit_rows(4, 16), unit_rows(4, 16), unit_rows(100, 16)
-    bias = torch.full((100,), -math.inf)
-    bias[41] = 0.0
+    log_weights = torch.full((100,), -math.inf)
+    log_weights[41] = 0.0
     with CountProducts() as counted:
-        loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=10, bias=bias)
+        loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, chunk_size=10, log_weights=log_weights)
     assert counted.rows == [10]
     assert loss.item() == pytest.approx(info_nce_loss(queries, keys, queue[41:42], 0.1).item(), rel=1e-6)
 
@@ -358,18 +358,22 @@ def test_a_batch_and_a_queue_of_one_sentence_leave_the_own_keys_alone():
 
 def test_no_loss_waits_for_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda **options: nullcontext())  # which there is none of on `meta`
-    queries, keys, queue, bias = (t.to("meta") for t in (*batch(4, 9, keys=8), torch.zeros(9)))  # without numbers
+    queries, keys, queue, log_weights = (
+        t.to("meta") for t in (*batch(4, 9, keys=8), torch.zeros(9))
+    )  # without numbers
     queries.requires_grad_()
     labels = torch.arange(4, device="meta")
     with Operations() as used:
         for in_batch_negatives in (True, False):
-            logits = contrastive_logits(queries, keys, queue, 0.1, labels, in_batch_negatives, bias)
+            logits = contrastive_logits(queries, keys, queue, 0.1, labels, in_batch_negatives, log_weights)
             F.cross_entropy(logits, labels).backward()
-            loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, labels, in_batch_negatives, 4, bias)
+            loss, _ = chunked_info_nce_loss(queries, keys, queue, 0.1, labels, in_batch_negatives, 4, log_weights)
             loss.backward()
         ids = SentenceIds(*(part.to("meta") for part in IDS))
-        contrastive_logits(queries, keys, queue, 0.1, labels, bias=bias, sentence_ids=ids)
-        chunked_info_nce_loss(queries, keys, queue, 0.1, labels, chunk_size=4, bias=bias, sentence_ids=ids)
+        contrastive_logits(queries, keys, queue, 0.1, labels, log_weights=log_weights, sentence_ids=ids)
+        chunked_info_nce_loss(
+            queries, keys, queue, 0.1, labels, chunk_size=4, log_weights=log_weights, sentence_ids=ids
+        )
     assert "addmm" in used.names
     assert used.names & WAITING == set()
 
@@ -427,7 +431,7 @@ def test_embeddings_are_left_as_they_were():
 
 
 class CountProducts(TorchDispatchMode):
-    """Note how many rows of the queue each matrix product with a bias takes."""
+    """Note how many rows of the queue each matrix product with a log_weights takes."""
 
     def __init__(self):
         super().__init__()

@@ -113,7 +113,7 @@ def test_output_has_the_promised_shapes_norms_and_loss():
     assert output.query_embeddings.requires_grad
     assert not output.key_embeddings.requires_grad
     assert output.sentence_ids.tolist() == [0, 1, 2, 3]
-    expected = info_nce_loss(output.query_embeddings, output.key_embeddings, model.queue.negatives(), 0.05)
+    expected = info_nce_loss(output.query_embeddings, output.key_embeddings, model.queue.stored_keys(), 0.05)
     torch.testing.assert_close(output.loss, expected)
 
 
@@ -124,7 +124,7 @@ def test_logits_are_of_the_keys_and_then_of_the_slots_of_the_queue():
         output = model(**random_batch())
         of_keys, of_queue = output.logits.split([4, 6], dim=1)
         torch.testing.assert_close(of_keys, output.query_embeddings @ output.key_embeddings.T / 0.05)
-        newest_first = output.query_embeddings @ model.queue.negatives().T / 0.05
+        newest_first = output.query_embeddings @ model.queue.stored_keys().T / 0.05
         torch.testing.assert_close(of_queue[:, model.queue.newest_first()], newest_first)
 
 
@@ -254,7 +254,7 @@ def test_the_loss_over_a_queue_in_bfloat16_is_that_of_its_rounded_rows_in_float3
     model = tiny_model(queue_dtype="bfloat16").eval()
     output = model(**random_batch())
     assert output.loss.dtype == torch.float32
-    rows = model.queue.negatives().float()
+    rows = model.queue.stored_keys().float()
     expected = info_nce_loss(output.query_embeddings, output.key_embeddings, rows, 0.05)
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -271,10 +271,10 @@ def test_whole_model_from_a_light_checkpoint_has_a_fresh_queue_and_a_target_that
     tiny_model().mocose.save_pretrained(tmp_path)
     loaded = MoCoSEForPreTraining.from_pretrained(tmp_path)
     assert all(torch.equal(target, online) for target, online in loaded.momentum_pairs())
-    negatives = loaded.queue.negatives()
+    negatives = loaded.queue.stored_keys()
     assert negatives.shape == (4, 32)
     torch.testing.assert_close(negatives.norm(dim=-1), torch.ones(4))
-    assert (int(loaded.queue.pointer), int(loaded.queue.fill)) == (4, 4)
+    assert (int(loaded.queue.pointer), int(loaded.queue.num_filled)) == (4, 4)
     assert loaded.queue.row_ids.tolist() == [-1] * 16
     assert all(torch.isfinite(v).all() for v in loaded.state_dict().values())
 

@@ -77,12 +77,12 @@ def test_trainer_follows_a_slow_loop_written_from_the_released_code(tmp_path, si
     model = model_of(parameters, encoder_config, ReleasedMoCoSE, **config)
     model.set_initial_queue(buffer)
     widths = []
-    model.register_forward_pre_hook(lambda *_: widths.append(len(model.queue.negatives())))
+    model.register_forward_pre_hook(lambda *_: widths.append(len(model.queue.stored_keys())))
     losses = follow(model, batches, tmp_path, ema_decay=0.6, weight_decay=0.0)
 
     assert widths == expected["widths"]
     assert losses == pytest.approx(expected["losses"], abs=1e-5)
-    kept = model.queue.negatives().double()
+    kept = model.queue.stored_keys().double()
     torch.testing.assert_close(kept, expected["queue"][: len(kept)], atol=1e-5, rtol=0)
     state = model.state_dict()
     for branch in ("online", "target"):
@@ -103,8 +103,8 @@ def test_the_loss_sees_as_many_rows_as_in_the_released_code():
     queue = ReleasedQueue(512, 8, 128)
     widths = []
     for _ in range(10):
-        widths.append(int((queue.bias() == 0).sum()))
-        assert widths[-1] == len(queue.negatives()) == len(queue.ages(3)) == len(queue.sentence_ids())
+        widths.append(int((queue.log_weights() == 0).sum()))
+        assert widths[-1] == len(queue.stored_keys()) == len(queue.ages(3)) == len(queue.sentence_ids())
         queue.enqueue(torch.nn.functional.normalize(torch.randn(64, 8), dim=-1), torch.arange(64), step=1)
     assert widths == [256, 320, 384, 448, 768, 832, 896, 512, 512, 512]
 
@@ -116,7 +116,7 @@ def test_the_first_row_of_a_batch_is_the_newest_and_the_last_ones_of_an_old_batc
     assert queue.sentence_ids().tolist() == [0, 1, 2, -1, -1]
     queue.enqueue(rows[3:6], torch.tensor([3, 4, 5]), step=2)
     assert queue.sentence_ids().tolist() == [3, 4, 5, 0, 1]
-    assert torch.equal(queue.negatives(), rows[[3, 4, 5, 0, 1]])
+    assert torch.equal(queue.stored_keys(), rows[[3, 4, 5, 0, 1]])
     queue.enqueue(rows, torch.arange(10, 19), step=3)  # more than it holds
     assert queue.sentence_ids().tolist() == [10, 11, 12, 13, 14]
 
@@ -127,7 +127,7 @@ def test_the_queue_starts_with_given_rows_newest_first():
     rows = torch.nn.functional.normalize(torch.randn(6, 4), dim=-1)
     queue.set_initial_rows(rows)
     assert queue.width() == 4
-    assert torch.equal(queue.negatives(), rows[:4])
+    assert torch.equal(queue.stored_keys(), rows[:4])
     assert queue.ages(1).tolist() == [1] * 4
     with pytest.raises(ValueError, match=r"\(6, 4\) rows, not \(5, 4\)"):
         queue.set_initial_rows(rows[:5])
@@ -264,7 +264,7 @@ def test_deepspeed_is_refused_as_it_would_undo_the_ema(tmp_path, tokenizer):
     args = make_trainer(tmp_path, tokenizer).args
     args.deepspeed = {"zero_optimization": {"stage": 2}}
     with pytest.raises(ValueError, match="`deepspeed` would undo the EMA"):
-        released_model().check_arguments(args)
+        released_model().validate_arguments(args)
 
 
 @pytest.mark.parametrize("epsilon", [-1.0, math.inf, math.nan])

@@ -36,7 +36,7 @@ def numbered_keys(first: int, last: int) -> torch.Tensor:
 
 
 def numbers(queue: NegativeQueue) -> list[int]:
-    return queue.negatives()[:, 0].int().tolist()
+    return queue.stored_keys()[:, 0].int().tolist()
 
 
 def state(queue: NegativeQueue) -> dict[str, list]:
@@ -57,11 +57,11 @@ def test_queue_is_a_list_that_drops_its_front(size, rows, init_size):
             queue.enqueue(keys, torch.tensor(ids), step)
             model.enqueue(keys.tolist(), ids, step)
         expected = model.newest_first()
-        assert queue.negatives().shape == (len(expected), DIM)
-        assert queue.negatives().tolist() == [row for row, _, _ in expected]
+        assert queue.stored_keys().shape == (len(expected), DIM)
+        assert queue.stored_keys().tolist() == [row for row, _, _ in expected]
         assert queue.sentence_ids().tolist() == [number for _, _, number in expected]
         assert queue.ages(step + 2).tolist() == [step + 2 - made for _, made, _ in expected]
-        assert int(queue.fill) == len(expected)
+        assert int(queue.num_filled) == len(expected)
 
 
 def test_queue_is_a_list_under_batches_of_changing_size():
@@ -72,7 +72,7 @@ def test_queue_is_a_list_under_batches_of_changing_size():
         ids = list(range(10 * step, 10 * step + rows))
         queue.enqueue(keys, torch.tensor(ids, dtype=torch.int64), step)
         model.enqueue(keys.tolist(), ids, step)
-        assert queue.negatives().tolist() == [row for row, _, _ in model.newest_first()]
+        assert queue.stored_keys().tolist() == [row for row, _, _ in model.newest_first()]
         assert queue.sentence_ids().tolist() == [number for _, _, number in model.newest_first()]
         assert queue.ages(step).tolist() == [step - made for _, made, _ in model.newest_first()]
 
@@ -96,9 +96,9 @@ def test_random_rows_are_dropped_before_any_key():
     queue = NegativeQueue(4, DIM, 2)
     random_rows = queue.rows[:2].tolist()
     queue.enqueue(numbered_keys(1, 2))
-    assert queue.negatives()[2:].tolist() == random_rows[::-1]
+    assert queue.stored_keys()[2:].tolist() == random_rows[::-1]
     queue.enqueue(numbered_keys(3, 3))
-    assert queue.negatives()[3:].tolist() == random_rows[1:]
+    assert queue.stored_keys()[3:].tolist() == random_rows[1:]
     queue.enqueue(numbered_keys(4, 4))
     assert numbers(queue) == [4, 3, 2, 1]
 
@@ -108,16 +108,16 @@ def test_queue_grows_with_each_batch_until_it_is_full(size, rows, init_size):
     queue = NegativeQueue(size, DIM, init_size)
     for step in range(1, 12):
         queue.enqueue(random_keys(rows, seed=step), step=step)
-        assert len(queue.negatives()) == min(size, init_size + step * rows)
+        assert len(queue.stored_keys()) == min(size, init_size + step * rows)
 
 
 def test_slots_never_filled_are_no_negatives():
     queue = NegativeQueue(5, DIM)
-    assert queue.negatives().shape == (0, DIM)
+    assert queue.stored_keys().shape == (0, DIM)
     queue.enqueue(numbered_keys(1, 2), step=1)
     assert queue.rows[2:].eq(0).all()
     assert queue.enqueued_at.tolist() == [1, 1, -1, -1, -1]
-    assert len(queue.negatives()) == len(queue.ages(1)) == len(queue.sentence_ids()) == 2
+    assert len(queue.stored_keys()) == len(queue.ages(1)) == len(queue.sentence_ids()) == 2
 
 
 @pytest.mark.parametrize(("size", "init_size"), [(7, 0), (7, 2), (7, 7), (1, 0), (1, 1)])
@@ -134,7 +134,7 @@ def test_pointer_is_the_slot_written_next(size, init_size):
 def test_queue_of_size_zero_stays_empty():
     queue = NegativeQueue(0, DIM)
     queue.enqueue(numbered_keys(1, 3), torch.arange(3), step=1)
-    assert queue.negatives().shape == (0, DIM)
+    assert queue.stored_keys().shape == (0, DIM)
     assert queue.sentence_ids().shape == queue.ages(3).shape == (0,)
 
 
@@ -150,7 +150,7 @@ def test_loss_over_equal_embeddings_and_a_full_queue_is_log_of_all_candidates():
     queue = NegativeQueue(7, DIM, 4)
     for step in (1, 2):
         queue.enqueue(row.expand(4, -1), step=step)
-    loss = info_nce_loss(row.expand(4, -1), row.expand(4, -1), queue.negatives(), 0.05)
+    loss = info_nce_loss(row.expand(4, -1), row.expand(4, -1), queue.stored_keys(), 0.05)
     assert loss.item() == pytest.approx(torch.log(torch.tensor(4.0 + 7.0)).item(), abs=1e-5)
 
 
@@ -187,10 +187,10 @@ def test_ids_and_ages_are_whole_numbers_of_64_bits():
 @pytest.mark.parametrize(("size", "init_size"), [(8, 5), (8, 8), (1, 1)])
 def test_random_rows_have_unit_length_and_the_rest_is_zero(size, init_size):
     queue = NegativeQueue(size, DIM, init_size)
-    assert queue.negatives().norm(dim=-1).tolist() == pytest.approx([1.0] * init_size, abs=1e-6)
+    assert queue.stored_keys().norm(dim=-1).tolist() == pytest.approx([1.0] * init_size, abs=1e-6)
     assert queue.rows[init_size:].eq(0).all()
     assert queue.rows.dtype == torch.float32
-    assert len(torch.unique(queue.negatives(), dim=0)) == init_size
+    assert len(torch.unique(queue.stored_keys(), dim=0)) == init_size
 
 
 def test_random_rows_come_from_the_global_generator():
@@ -214,7 +214,7 @@ def test_random_rows_point_everywhere():
 
 def test_negatives_are_a_copy():
     queue = NegativeQueue(4, DIM, 4)
-    negatives = queue.negatives()
+    negatives = queue.stored_keys()
     kept = negatives.clone()
     queue.enqueue(numbered_keys(1, 4))
     assert torch.equal(negatives, kept)
@@ -245,7 +245,7 @@ def test_enqueue_never_builds_a_graph():
     assert keys.requires_grad
     assert not queue.rows.requires_grad
     assert queue.rows.grad_fn is None
-    assert not queue.negatives().requires_grad
+    assert not queue.stored_keys().requires_grad
 
 
 def test_enqueue_between_forward_and_backward_does_not_disturb_the_gradient():
@@ -254,7 +254,7 @@ def test_enqueue_between_forward_and_backward_does_not_disturb_the_gradient():
         torch.manual_seed(0)
         queue = NegativeQueue(4, DIM, 4)
         queries = random_keys(2, seed=1).requires_grad_()
-        loss = info_nce_loss(queries, random_keys(2, seed=2), queue.negatives(), 0.5)
+        loss = info_nce_loss(queries, random_keys(2, seed=2), queue.stored_keys(), 0.5)
         if enqueue:
             queue.enqueue(random_keys(4, seed=3))
         loss.backward()
@@ -273,8 +273,8 @@ def test_bfloat16_keys_are_held_in_float32():
     queue = NegativeQueue(4, DIM)
     keys = random_keys(2, seed=0).bfloat16()
     queue.enqueue(keys)
-    assert queue.negatives().dtype == torch.float32
-    assert torch.equal(queue.negatives(), keys.float().flip(0))
+    assert queue.stored_keys().dtype == torch.float32
+    assert torch.equal(queue.stored_keys(), keys.float().flip(0))
 
 
 def test_a_queue_in_bfloat16_holds_its_rows_rounded_in_half_the_memory():
@@ -287,9 +287,9 @@ def test_a_queue_in_bfloat16_holds_its_rows_rounded_in_half_the_memory():
         keys = random_keys(3, seed=step)
         for queue in (whole, half):
             queue.enqueue(keys, torch.arange(3), step)
-        assert half.negatives().dtype == torch.bfloat16
-        assert torch.equal(half.negatives(), whole.negatives().bfloat16())
-        assert half.bias().dtype == torch.float32
+        assert half.stored_keys().dtype == torch.bfloat16
+        assert torch.equal(half.stored_keys(), whole.stored_keys().bfloat16())
+        assert half.log_weights().dtype == torch.float32
     assert 2 * half.rows.nbytes == whole.rows.nbytes
 
 
@@ -310,7 +310,7 @@ def test_rounding_to_bfloat16_changes_cosines_by_no_more_than_is_said():
 def test_queue_is_all_buffers_and_no_parameters():
     queue = NegativeQueue(4, DIM, 2)
     assert list(queue.parameters()) == []
-    assert set(queue.state_dict()) == {"rows", "enqueued_at", "row_ids", "ids_text", "pointer", "fill"}
+    assert set(queue.state_dict()) == {"rows", "enqueued_at", "row_ids", "ids_text", "pointer", "num_filled"}
 
 
 # Saving and loading
@@ -330,7 +330,7 @@ def test_saved_queue_is_restored_and_goes_on_the_same(dtype, size, rows, init_si
     restored.load_state_dict(torch.load(file))
     for step in range(steps + 1, steps + 4):
         assert state(restored) == state(queue)
-        assert torch.equal(restored.negatives(), queue.negatives())
+        assert torch.equal(restored.stored_keys(), queue.stored_keys())
         assert torch.equal(restored.sentence_ids(), queue.sentence_ids())
         assert torch.equal(restored.ages(step), queue.ages(step))
         for each in (queue, restored):
@@ -374,17 +374,17 @@ def test_enqueue_refuses_ids_that_are_not_one_a_key_and_changes_nothing(size, sh
     assert state(queue) == before
 
 
-# All slots as they lie, with a bias
+# All slots as they lie, with a log_weights
 
 
 @pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
 def test_bias_is_zero_where_a_slot_is_in_use_and_minus_infinity_elsewhere(size, rows, init_size):
     queue = NegativeQueue(size, DIM, init_size)
     for step in range(1, 6):
-        assert queue.bias().shape == (size,)
-        assert queue.bias().dtype == torch.float32
+        assert queue.log_weights().shape == (size,)
+        assert queue.log_weights().dtype == torch.float32
         in_use = queue.newest_first().tolist()
-        assert queue.bias().tolist() == [0.0 if slot in in_use else -math.inf for slot in range(size)]
+        assert queue.log_weights().tolist() == [0.0 if slot in in_use else -math.inf for slot in range(size)]
         queue.enqueue(random_keys(rows, seed=step), step=step)
 
 
@@ -402,7 +402,7 @@ def test_ranks_and_ages_of_slots_are_those_of_a_list(size, rows, init_size):
             if ranks[slot] < len(entries):
                 assert (row, ages[slot]) == (entries[ranks[slot]][0], entries[0][1] - entries[ranks[slot]][1])
             else:
-                assert queue.bias()[slot] == -math.inf
+                assert queue.log_weights()[slot] == -math.inf
 
 
 @pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
@@ -410,13 +410,13 @@ def test_loss_of_all_slots_with_the_bias_is_that_of_the_negatives(size, rows, in
     queue = NegativeQueue(size, DIM, init_size)
     queries, keys = (torch.nn.functional.normalize(random_keys(4, seed), dim=-1) for seed in (100, 101))
     for step in range(1, 6):
-        expected = info_nce_loss(queries, keys, queue.negatives(), 0.1)
-        assert info_nce_loss(queries, keys, queue.rows, 0.1, bias=queue.bias()).item() == pytest.approx(
+        expected = info_nce_loss(queries, keys, queue.stored_keys(), 0.1)
+        assert info_nce_loss(queries, keys, queue.rows, 0.1, log_weights=queue.log_weights()).item() == pytest.approx(
             expected.item(), rel=1e-6
         )
-        logits = contrastive_logits(queries, keys, queue.rows, 0.1, bias=queue.bias())
+        logits = contrastive_logits(queries, keys, queue.rows, 0.1, log_weights=queue.log_weights())
         assert logits.shape == (4, 4 + size)
-        of_negatives = contrastive_logits(queries, keys, queue.negatives(), 0.1)
+        of_negatives = contrastive_logits(queries, keys, queue.stored_keys(), 0.1)
         torch.testing.assert_close(logits[:, 4:][:, queue.newest_first()], of_negatives[:, 4:])
         assert logits.isfinite().sum() == of_negatives.numel()
         queue.enqueue(torch.nn.functional.normalize(random_keys(rows, seed=step), dim=-1), step=step)
@@ -426,13 +426,13 @@ def test_an_empty_queue_leaves_the_loss_of_the_batch():
     queue = NegativeQueue(7, DIM)
     queries, keys = random_keys(4, seed=1), random_keys(4, seed=2)
     in_batch = info_nce_loss(queries, keys, torch.empty(0, DIM), 0.1)
-    assert torch.equal(info_nce_loss(queries, keys, queue.rows, 0.1, bias=queue.bias()), in_batch)
+    assert torch.equal(info_nce_loss(queries, keys, queue.rows, 0.1, log_weights=queue.log_weights()), in_batch)
 
 
 def test_a_backward_pass_after_the_rows_were_written_over_is_refused_and_not_wrong():
     queue = NegativeQueue(4, DIM, 4)
     queries = random_keys(2, seed=1).requires_grad_()
-    loss = info_nce_loss(queries, random_keys(2, seed=2), queue.rows, 0.5, bias=queue.bias())
+    loss = info_nce_loss(queries, random_keys(2, seed=2), queue.rows, 0.5, log_weights=queue.log_weights())
     queue.enqueue(random_keys(1, seed=3))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -443,7 +443,7 @@ def test_no_number_is_looked_at_so_that_a_gpu_is_not_waited_for(size):
     queue = NegativeQueue(size, DIM).to("meta")  # where there are no numbers
     for ids in (None, torch.arange(3, device="meta")):
         queue.enqueue(torch.empty(3, DIM, device="meta"), ids, step=2)
-    assert queue.bias().shape == (size,)
+    assert queue.log_weights().shape == (size,)
 
 
 def test_enqueue_and_bias_use_no_operation_that_waits_for_a_gpu():
@@ -452,8 +452,8 @@ def test_enqueue_and_bias_use_no_operation_that_waits_for_a_gpu():
     with Operations() as used:
         for given in (ids, None):
             queue.enqueue(keys, given, step=2)
-            queue.bias()
-            queue.bias("0-0.25,0.5-0.75")
-            queue.bias("middle", 0.1, half_life=3.0)
+            queue.log_weights()
+            queue.log_weights("0-0.25,0.5-0.75")
+            queue.log_weights("middle", 0.1, half_life=3.0)
     assert "index_copy_" in used.names
     assert used.names & WAITING == set()

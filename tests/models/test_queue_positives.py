@@ -101,7 +101,7 @@ def test_the_queue_starts_with_keys_of_training_sentences(tokenizer, config):
     model.eval()
     columns = ["key_text", "text"][: len(model.queues())]
     for queue, column in zip(model.queues(), columns, strict=True):
-        for row, number in zip(queue.negatives(), queue.sentence_ids().tolist(), strict=True):
+        for row, number in zip(queue.stored_keys(), queue.sentence_ids().tolist(), strict=True):
             key = model.encode_keys(**tokenizer([rows[column][number]], return_tensors="pt"))
             torch.testing.assert_close(row[None], key, atol=1e-5, rtol=0)
 
@@ -130,7 +130,7 @@ def test_the_keys_of_a_prefill_are_of_sentences_with_the_prompt(tmp_path, tokeni
     trainer = make_trainer(tmp_path, tokenizer, model, **fields)
     filled = {}
     model.register_forward_pre_hook(
-        lambda module, args: filled.update(rows=model.queue.negatives(), ids=model.queue.sentence_ids())
+        lambda module, args: filled.update(rows=model.queue.stored_keys(), ids=model.queue.sentence_ids())
     )
     trainer.train()
     model.load_state_dict(start)

@@ -96,9 +96,9 @@ def test_the_windows_of_the_paper_are_halves_and_quarters_of_its_queue():
 @pytest.mark.parametrize("windows", COMPLEMENTS, ids=str)
 def test_each_row_lies_in_exactly_one_of_windows_that_complement_each_other(windows, size, init_size, rows):
     queue, _ = filled_queue(size, init_size, rows)
-    together = torch.stack([queue.bias(window).exp() for window in windows])
+    together = torch.stack([queue.log_weights(window).exp() for window in windows])
     assert set(together.flatten().tolist()) <= {0.0, 1.0}
-    assert torch.equal(together.sum(0), queue.bias().exp())
+    assert torch.equal(together.sum(0), queue.log_weights().exp())
 
 
 @pytest.mark.parametrize(("size", "init_size", "rows"), FILLS.values(), ids=FILLS)
@@ -106,8 +106,8 @@ def test_each_row_lies_in_exactly_one_of_windows_that_complement_each_other(wind
 def test_soft_windows_that_complement_each_other_share_each_row(windows, size, init_size, rows):
     queue, _ = filled_queue(size, init_size, rows)
     for softness in (1e-6, 0.02, 0.1, 1.0, 50.0):
-        together = torch.stack([queue.bias(window, softness).exp() for window in windows])
-        torch.testing.assert_close(together.sum(0), queue.bias().exp(), atol=1e-5, rtol=0)
+        together = torch.stack([queue.log_weights(window, softness).exp() for window in windows])
+        torch.testing.assert_close(together.sum(0), queue.log_weights().exp(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "init_size", "rows"), FILLS.values(), ids=FILLS)
@@ -116,9 +116,9 @@ def test_the_rows_in_a_window_are_those_of_a_list(window, size, init_size, rows)
     queue, model = filled_queue(size, init_size, rows)
     entries = model.newest_first()
     expected = [entry[0] for entry, counts in zip(entries, slow_counts(window, len(entries)), strict=True) if counts]
-    counted = queue.newest_first()[queue.bias(window)[queue.newest_first()].isfinite()]
+    counted = queue.newest_first()[queue.log_weights(window)[queue.newest_first()].isfinite()]
     assert queue.rows[counted].tolist() == expected
-    assert queue.bias(window).isfinite().sum() == len(expected)  # no empty slot among them
+    assert queue.log_weights(window).isfinite().sum() == len(expected)  # no empty slot among them
 
 
 @pytest.mark.parametrize("window", RANGES)
@@ -150,9 +150,9 @@ def test_a_soft_window_goes_to_the_hard_one(window):
 def test_no_softness_makes_a_bias_that_is_not_a_number(size, init_size, rows, softness):
     queue, _ = filled_queue(size, init_size, rows)
     for window in RANGES:
-        bias = queue.bias(window, softness, half_life=0.5)
-        assert not bias.isnan().any()
-        assert (bias <= 1e-6).all()
+        log_weights = queue.log_weights(window, softness, half_life=0.5)
+        assert not log_weights.isnan().any()
+        assert (log_weights <= 1e-6).all()
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,10 @@ def test_a_row_counts_half_for_each_half_life_of_its_age(half_life, size, init_s
     queue, model = filled_queue(size, init_size, rows)
     steps = [step for _, step, _ in model.newest_first()]
     expected = [0.5 ** ((steps[0] - step) / half_life) for step in steps]
-    assert queue.bias(half_life=half_life)[queue.newest_first()].exp().tolist() == pytest.approx(expected, rel=1e-5)
-    assert queue.bias(half_life=half_life).isfinite().sum() == len(steps)
+    assert queue.log_weights(half_life=half_life)[queue.newest_first()].exp().tolist() == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert queue.log_weights(half_life=half_life).isfinite().sum() == len(steps)
 
 
 def test_a_row_of_one_half_life_counts_half_and_of_two_a_quarter():
@@ -249,12 +251,12 @@ def kmeans_by_hand(rows: torch.Tensor, weights: list[float], count: int) -> torc
 @pytest.mark.parametrize("count", [2, 5])
 def test_centroids_are_those_of_scikit_learn_on_the_rows_that_count(count, dtype):
     queue, model = filled_queue(40, 3, [16, 16, 16], dtype)
-    bias = queue.bias("middle")
+    log_weights = queue.log_weights("middle")
     kept = slow_counts("middle", 40)
     by_rank = [entry[0] for entry, counts in zip(model.newest_first(), kept, strict=True) if counts]
     in_ring_order = [row for row in queue.rows.tolist() if row in by_rank]
     assert len(in_ring_order) == 20
-    centroids, added = find_centroids(queue.rows, bias, count)
+    centroids, added = find_centroids(queue.rows, log_weights, count)
     expected = kmeans_by_hand(torch.tensor(in_ring_order), [1.0] * 20, count)
     torch.testing.assert_close(centroids, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(centroids.norm(dim=-1), torch.ones(count))
@@ -265,10 +267,10 @@ def test_centroids_are_those_of_scikit_learn_on_the_rows_that_count(count, dtype
 def test_weights_of_the_rows_are_weights_of_the_samples(count):
     queue, model = filled_queue(24, 0, [6, 6, 6, 6])
     weights = [0.5 ** ((12 - step) / 2) for _, step, _ in reversed(model.newest_first())]
-    centroids, _ = find_centroids(queue.rows, queue.bias(half_life=2), count)
+    centroids, _ = find_centroids(queue.rows, queue.log_weights(half_life=2), count)
     expected = kmeans_by_hand(queue.rows, weights, count)
     torch.testing.assert_close(centroids, expected, atol=1e-6, rtol=0)
-    unweighted, _ = find_centroids(queue.rows, queue.bias(), count)
+    unweighted, _ = find_centroids(queue.rows, queue.log_weights(), count)
     assert (unweighted - expected).abs().max() > 1e-2
 
 
@@ -277,34 +279,34 @@ def test_weights_of_the_rows_are_weights_of_the_samples(count):
 def test_one_centroid_is_the_mean_at_length_one(rows, dtype):
     keys = unit_rows(rows, DIM, seed=3).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        centroids, bias = find_centroids(keys, torch.zeros(rows), 1)
+        centroids, log_weights = find_centroids(keys, torch.zeros(rows), 1)
     mean = keys.double().mean(0)
     torch.testing.assert_close(centroids[0].double(), mean / mean.norm(), atol=1e-5, rtol=0)
-    assert (centroids.dtype, bias.tolist()) == (torch.float32, [0.0])
+    assert (centroids.dtype, log_weights.tolist()) == (torch.float32, [0.0])
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_no_more_rows_than_centroids_stand_for_themselves_and_no_row_for_none(count):
     queue, _ = filled_queue(7, 0, [2])
-    centroids, bias = find_centroids(queue.rows, queue.bias(half_life=1), count)
+    centroids, log_weights = find_centroids(queue.rows, queue.log_weights(half_life=1), count)
     assert centroids.shape == (count, DIM)
     if count > 2:
         assert torch.equal(centroids[:2], queue.rows[:2])
-        assert bias.tolist() == [0.0, 0.0] + [-math.inf] * (count - 2)
+        assert log_weights.tolist() == [0.0, 0.0] + [-math.inf] * (count - 2)
     queue, _ = filled_queue(7, 0, [])
-    centroids, bias = find_centroids(queue.rows, queue.bias(), count)
+    centroids, log_weights = find_centroids(queue.rows, queue.log_weights(), count)
     assert centroids.tolist() == [[0.0] * DIM] * count
-    assert bias.tolist() == [-math.inf] * count
+    assert log_weights.tolist() == [-math.inf] * count
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_rows_that_are_all_equal_or_weigh_nothing_beside_others_give_finite_centroids(count, recwarn):
     equal = unit_rows(1, DIM).expand(9, -1).contiguous()
-    bias = torch.tensor([0.0, -200.0, -1e30, 1.0, 2.0, -math.inf, -90.0, 0.0, 0.0])
-    centroids, _ = find_centroids(equal, bias, count)
+    log_weights = torch.tensor([0.0, -200.0, -1e30, 1.0, 2.0, -math.inf, -90.0, 0.0, 0.0])
+    centroids, _ = find_centroids(equal, log_weights, count)
     torch.testing.assert_close(centroids, equal[:count])
     assert not recwarn.list
-    centroids, _ = find_centroids(unit_rows(9, DIM), bias, count)
+    centroids, _ = find_centroids(unit_rows(9, DIM), log_weights, count)
     torch.testing.assert_close(centroids.norm(dim=-1), torch.ones(count))
 
 
@@ -315,7 +317,7 @@ def random_states() -> list:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_same_rows_give_the_same_bits_on_any_number_of_threads_and_no_random_state_is_touched(count):
-    rows, bias = unit_rows(600, 16, seed=1), torch.zeros(600)
+    rows, log_weights = unit_rows(600, 16, seed=1), torch.zeros(600)
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 4, 4, 2):
@@ -323,7 +325,7 @@ def test_the_same_rows_give_the_same_bits_on_any_number_of_threads_and_no_random
             for seed in (torch.manual_seed, np.random.seed, random.seed):
                 seed(number)
             before = random_states()
-            found.append(find_centroids(rows, bias, count)[0])
+            found.append(find_centroids(rows, log_weights, count)[0])
             assert random_states() == before
             assert torch.get_num_threads() == number
     finally:
@@ -332,9 +334,9 @@ def test_the_same_rows_give_the_same_bits_on_any_number_of_threads_and_no_random
 
 
 def test_a_compiled_function_finds_the_same_centroids():
-    rows, bias = unit_rows(40, DIM), torch.zeros(40)
-    compiled = torch.compile(lambda rows: find_centroids(rows * 1.0, bias, 4)[0], backend="eager")
-    assert torch.equal(compiled(rows), find_centroids(rows, bias, 4)[0])
+    rows, log_weights = unit_rows(40, DIM), torch.zeros(40)
+    compiled = torch.compile(lambda rows: find_centroids(rows * 1.0, log_weights, 4)[0], backend="eager")
+    assert torch.equal(compiled(rows), find_centroids(rows, log_weights, 4)[0])
 
 
 # In the model
@@ -492,5 +494,5 @@ def test_no_policy_but_clustering_waits_for_a_gpu(monkeypatch, policy, chunked_f
 
 def test_biases_of_all_policies_are_made_without_a_look_at_a_number():
     queue = NegativeQueue(9, DIM, 4).to("meta")  # where there are no numbers
-    assert queue.bias("0-0.25,0.5-0.75", 0.1, half_life=3.0).shape == (9,)
-    assert queue.bias("middle").shape == (9,)
+    assert queue.log_weights("0-0.25,0.5-0.75", 0.1, half_life=3.0).shape == (9,)
+    assert queue.log_weights("middle").shape == (9,)

@@ -11,7 +11,7 @@ from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
 
 def set_queue(queue, rows: torch.Tensor) -> None:
     """Fill an empty queue with rows given newest first."""
-    assert int(queue.fill) == 0
+    assert int(queue.num_filled) == 0
     queue.enqueue(rows.flip(0))
 
 
@@ -51,7 +51,7 @@ def test_trainer_follows_a_slow_loop_written_from_the_paper(tmp_path):
     losses = follow(model, batches, tmp_path, ema_decay=0.6, weight_decay=0.0)
 
     assert losses == pytest.approx(expected["losses"], abs=1e-5)
-    torch.testing.assert_close(model.queue.negatives().double(), expected["queue"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.queue.stored_keys().double(), expected["queue"], atol=1e-5, rtol=0)
     state = model.state_dict()
     for branch in ("online", "target"):
         for name, value in expected[branch].items():

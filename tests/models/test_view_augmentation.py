@@ -268,7 +268,7 @@ def slow_attack(model, batch: dict, epsilon: float, seed: int = 5) -> dict:
         with torch.no_grad():
             hidden = model.target["encoder"](**batch).last_hidden_state
             keys = F.normalize(model.target["projection_head"](model.target["pooler"](hidden[:, 0])), dim=-1)
-        return info_nce_loss(queries, keys, model.queue.negatives(), model.config.temperature)
+        return info_nce_loss(queries, keys, model.queue.stored_keys(), model.config.temperature)
 
     words = nn.Parameter(F.embedding(batch["input_ids"], lookup).detach())
     plain = loss_at(words)

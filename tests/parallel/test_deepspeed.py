@@ -19,11 +19,11 @@ from mocose_hf.errors import InputError
 from mocose_hf.evaluation import evaluate_pairs
 from mocose_hf.models.ema import update_ema
 from mocose_hf.parallel.deepspeed import (
-    check_checkpoint_of_deepspeed,
-    check_whole,
     checkpoint_globals,
     keep_weights_in_float32,
     local_values,
+    validate_deepspeed_checkpoint,
+    validate_whole_weights,
     whole_weights,
 )
 from mocose_hf.training.checkpoint import check_pickles
@@ -99,7 +99,7 @@ class TestOnTwoProcesses:
         assert plain.keys() == zero.keys()
         for key in plain:
             torch.testing.assert_close(zero[key], plain[key], atol=1e-6, rtol=0, msg=key)
-        exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.fill")
+        exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.num_filled")
         assert all(torch.equal(zero[key], plain[key]) for key in exact)
 
     def test_default_threshold_shards_some_weights_and_leaves_some_resident(self, runs):
@@ -152,7 +152,7 @@ class TestOnTwoProcesses:
     def test_other_processes_stages_or_damaged_files_are_refused(self, runs, tmp_path):
         checkpoint = runs.folder / "whole3" / "checkpoint-6"
         settings = SimpleNamespace(deepspeed="zero3.json", world_size=2, hf_deepspeed_config=stage_config(3))
-        check_checkpoint_of_deepspeed(checkpoint, settings)
+        validate_deepspeed_checkpoint(checkpoint, settings)
         check_pickles(checkpoint, checkpoint_globals(settings))
         for change, said in [
             ({"world_size": 4}, "was made by 2 processes, but now there are 4; "),
@@ -160,9 +160,9 @@ class TestOnTwoProcesses:
             ({"deepspeed": None}, "was made under DeepSpeed; go on with the same --deepspeed"),
         ]:
             with pytest.raises(InputError, match=said):
-                check_checkpoint_of_deepspeed(checkpoint, SimpleNamespace(**vars(settings) | change))
+                validate_deepspeed_checkpoint(checkpoint, SimpleNamespace(**vars(settings) | change))
         with pytest.raises(InputError, match="was not made under DeepSpeed; go on without"):
-            check_checkpoint_of_deepspeed(tmp_path, settings)
+            validate_deepspeed_checkpoint(tmp_path, settings)
 
     def test_code_in_a_checkpoint_is_refused_before_it_runs(self, tmp_path):
         (tmp_path / "global_step1").mkdir()
@@ -365,4 +365,4 @@ def test_a_model_built_in_shards_is_refused():
     model = tiny_model()
     next(model.parameters()).ds_id = 0
     with pytest.raises(ValueError, match="cannot be built in shards; call its constructor"):
-        check_whole(model)
+        validate_whole_weights(model)

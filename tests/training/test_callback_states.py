@@ -50,7 +50,7 @@ def falling(monkeypatch, signal_at: int | None = None) -> None:
     """Replace the scores by ones that are best at step 4; send SIGTERM while that of a step is measured."""
 
     def scores(model, *args, **kwargs):
-        step = (int(model.queue.fill) - 4) // 4
+        step = (int(model.queue.num_filled) - 4) // 4
         if step == signal_at:
             signal.raise_signal(signal.SIGTERM)
         return {"dev_spearman": 50.0 - abs(step - 4), "dev_uniformity": -1.0}

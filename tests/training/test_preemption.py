@@ -61,7 +61,7 @@ def score_worse_each_time(monkeypatch, send=None):
     """Replace the scores by ones that fall with every step, and send a signal within one evaluation."""
 
     def scores(model, *args, **kwargs):
-        step = (int(model.queue.fill) - 4) // 4
+        step = (int(model.queue.num_filled) - 4) // 4
         if send is not None:
             send.strike(step)
         return {"dev_spearman": 50.0 - step, "dev_uniformity": -1.0}

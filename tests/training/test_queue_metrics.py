@@ -136,11 +136,11 @@ def test_no_negatives_are_told_as_such():
 def test_logits_computed_again_are_those_that_are_held(monkeypatch, in_batch):
     monkeypatch.setattr("mocose_hf.training.queue_monitor.metrics._COLUMNS_AT_ONCE", 4)
     queries, keys, rows = unit_rows(3, 1), unit_rows(3, 2), unit_rows(11, 3)
-    bias = torch.zeros(11)
-    bias[2], bias[5] = NONE, math.log(3)
-    held = contrastive_logits(queries, keys, rows, 0.05, None, in_batch, bias)
+    log_weights = torch.zeros(11)
+    log_weights[2], log_weights[5] = NONE, math.log(3)
+    held = contrastive_logits(queries, keys, rows, 0.05, None, in_batch, log_weights)
     wanted = torch.cat(list(negative_columns(held, torch.arange(3))), dim=1)
-    again = list(recomputed_columns(queries, keys, rows, bias, 0.05, in_batch))
+    again = list(recomputed_columns(queries, keys, rows, log_weights, 0.05, in_batch))
     torch.testing.assert_close(torch.cat(again, dim=1), wanted)
     assert max(chunk.shape[1] for chunk in again) == 4
     assert wanted.diagonal().tolist() == [NONE] * 3

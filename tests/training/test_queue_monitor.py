@@ -130,7 +130,7 @@ def test_a_line_says_what_a_loop_over_slots_and_logits_finds(tmp_path, tokenizer
         assert (line["age_quantiles"][0], line["age_quantiles"][-1]) == (youngest, oldest)
         for name, value in expected.items():
             assert line[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
-        assert line["queue_fill"] == int(witness.models[step].queue.fill)
+        assert line["queue_fill"] == int(witness.models[step].queue.num_filled)
         assert line["left_out"] == {}
     assert lines[0]["initial_rows"] == 6
     assert lines[-1]["initial_rows"] == 0
@@ -202,7 +202,7 @@ def test_distances_are_those_of_the_moment_of_the_batch(tmp_path, tokenizer):
         eta = cosine_ema_decay(line["step"], 8, 0.75)
         assert line["d_trace"] == 4 + 22 / BATCH
         assert line["ema_decay"] == pytest.approx(eta, rel=1e-6)
-        fill = int(witness.models[line["step"]].queue.fill)
+        fill = int(witness.models[line["step"]].queue.num_filled)
         if eta < 1:
             assert line["current_d_trace"] == pytest.approx(1 / (1 - eta) + fill / BATCH, rel=1e-6)
         else:
@@ -229,7 +229,9 @@ def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_told_from_them(
 
     def weighted(model, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(type(model.queue), "bias", lambda queue, *policy: torch.full((queue.size,), math.log(1e-3)))
+            patch.setattr(
+                type(model.queue), "log_weights", lambda queue, *policy: torch.full((queue.size,), math.log(1e-3))
+            )
             return contrast(model, *args)
 
     monkeypatch.setattr(modeling_mocose.MoCoSEForPreTraining, "contrast", weighted)

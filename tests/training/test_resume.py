@@ -244,7 +244,7 @@ def test_sentence_ids_of_another_text_are_forgotten(tmp_path, tokenizer):
     assert min(held) >= 0
     for texts, expected in {"same": (first, held), "other": (second, [-1] * len(held))}.values():
         model = MoCoSEForPreTraining.from_pretrained(tmp_path / "model")
-        keys = model.queue.negatives()
+        keys = model.queue.stored_keys()
         assert ids_after_training(model, tmp_path / "again", tokenizer, texts) == expected
         assert len(keys) == len(held)
     assert ids_after_training(trainer.model, tmp_path / "again", tokenizer, second) == [-1] * len(held)

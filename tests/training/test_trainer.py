@@ -56,10 +56,10 @@ def test_each_checkpoint_holds_the_target_and_queue_that_its_step_calls_for(tmp_
             expected = eta * before[name] + (1 - eta) * after[online]
             torch.testing.assert_close(after[name], expected, atol=1e-6, rtol=0, msg=name)
         loaded = MoCoSEForPreTraining.from_pretrained(folder)
-        assert torch.equal(loaded.queue.negatives()[:BATCH], recorder.keys[step - 1].flip(0))
+        assert torch.equal(loaded.queue.stored_keys()[:BATCH], recorder.keys[step - 1].flip(0))
         assert torch.equal(loaded.queue.sentence_ids()[:BATCH], recorder.ids[step - 1].flip(0))
         assert loaded.queue.ages(step)[:BATCH].tolist() == [0] * BATCH
-        assert int(loaded.queue.fill) == min(4 + step * BATCH, 16)
+        assert int(loaded.queue.num_filled) == min(4 + step * BATCH, 16)
         before = after
 
 
@@ -91,14 +91,14 @@ def test_keys_of_all_micro_batches_enter_in_order_at_the_optimizer_step(tmp_path
         fills: list[int] = []
 
         def on_substep_end(self, args, state, control, model=None, **kwargs):
-            self.fills.append(int(model.queue.fill))
+            self.fills.append(int(model.queue.num_filled))
 
     model = tiny_model(queue_size=64, queue_init_size=2)
     recorder, fills = KeysOfEachForward(model), FillAtEachForward()
     make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=2, max_steps=2, callbacks=[fills]).train()
 
     assert fills.fills == [2, 2 + 2 * BATCH]
-    assert torch.equal(model.queue.negatives()[: 4 * BATCH], torch.cat(recorder.keys).flip(0))
+    assert torch.equal(model.queue.stored_keys()[: 4 * BATCH], torch.cat(recorder.keys).flip(0))
     assert model.queue.ages(2)[: 4 * BATCH].tolist() == [0] * 2 * BATCH + [1] * 2 * BATCH
 
 
@@ -124,7 +124,7 @@ def test_accumulation_equals_one_large_step_without_in_batch_negatives(tmp_path,
 def test_with_in_batch_negatives_accumulation_contrasts_with_fewer_keys(tmp_path, tokenizer):
     large = run_with_accumulation(tmp_path / "large", tokenizer, 8, 1)
     small = run_with_accumulation(tmp_path / "small", tokenizer, 4, 2)
-    exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.fill")
+    exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.num_filled")
     assert all(torch.equal(small[name], large[name]) for name in exact)
     weights = [name for name in large if name.startswith("mocose.")]
     assert max((small[name] - large[name]).abs().max() for name in weights) > 2e-5
@@ -551,7 +551,7 @@ def test_weights_and_queue_of_two_and_four_processes_equal_those_of_one(tmp_path
         assert first["steps"].item() == one["steps"].item() == 20
         for name in one.keys() - {"processes"}:
             torch.testing.assert_close(first[name], one[name], atol=1e-6, rtol=0, msg=name)
-        exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.fill")
+        exact = ("queue.row_ids", "queue.enqueued_at", "queue.pointer", "queue.num_filled")
         assert all(torch.equal(first[name], one[name]) for name in exact)
         assert all(differing(first, other) == [] for other in others)
 
@@ -570,7 +570,7 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     assert first["processes"].item() == 2
     assert first["queue.rows"].dtype == torch.bfloat16
-    assert first["queue.fill"].item() == 20
+    assert first["queue.num_filled"].item() == 20
     assert differing(first, second) == []
 
 
@@ -616,7 +616,7 @@ def test_each_step_of_a_training_contrasts_with_what_its_policies_leave(tmp_path
     def check(module, args, output):
         queue = module.queue
         steps = queue.enqueued_at[queue.newest_first()].tolist()
-        entries = list(zip(queue.negatives().tolist(), steps, queue.sentence_ids().tolist(), strict=True))
+        entries = list(zip(queue.stored_keys().tolist(), steps, queue.sentence_ids().tolist(), strict=True))
         ids = output.sentence_ids.tolist()
         slow, _ = slow_loss_of_a_policy(
             output.query_embeddings.detach(), output.key_embeddings, entries, ALL_POLICIES, ids, 0.05
@@ -710,7 +710,7 @@ def test_interrupted_training_leaves_no_keys_to_the_next(tmp_path, tokenizer):
         trainer.train()
     trainer.remove_callback(interrupt)
     trainer.train()
-    assert int(model.queue.fill) == 4 + 2 * BATCH
+    assert int(model.queue.num_filled) == 4 + 2 * BATCH
 
 
 def test_weights_that_are_not_float32_are_refused(tmp_path, tokenizer):
@@ -723,7 +723,7 @@ def test_a_queue_in_bfloat16_is_trained_with_and_one_that_was_cast_is_refused(tm
     recorder = KeysOfEachForward(model)
     make_trainer(tmp_path, tokenizer, model).train()
     assert model.queue.rows.dtype == torch.bfloat16
-    assert torch.equal(model.queue.negatives(), torch.cat(recorder.keys[-3:]).flip(0).bfloat16())
+    assert torch.equal(model.queue.stored_keys(), torch.cat(recorder.keys[-3:]).flip(0).bfloat16())
     with pytest.raises(
         ValueError, match=r"was cast to torch\.float32, but `queue_dtype` makes it torch\.bfloat16; load"
     ):

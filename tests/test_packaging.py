@@ -1,0 +1,62 @@
+"""What pyproject.toml declares, against what the package imports."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from builders import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+PULLED_IN = {"tokenizers": "transformers"}
+"""Packages that a declared one always brings with it."""
+
+
+def normalize(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> set[str]:
+    ranges = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    return {normalize(re.split(r"[\[<>=]", line)[0]) for line in ranges} - {"mocose-hf"}
+
+
+def locked(file: str) -> set[str]:
+    lines = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
+    return {normalize(line.split("==")[0]) for line in lines if "==" in line}
+
+
+def imported() -> set[str]:
+    packages = set()
+    for path in (REPOSITORY / "mocose_hf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                packages |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                packages.add(node.module.split(".")[0])
+    packages -= set(sys.stdlib_module_names) | {"mocose_hf"}
+    return {normalize(DISTRIBUTION_OF.get(name, PULLED_IN.get(name, name))) for name in packages}
+
+
+def test_every_imported_package_is_declared():
+    assert imported() - declared() == set()
+
+
+def test_every_declared_package_is_locked():
+    assert declared() - locked("requirements.txt") - locked("requirements-dev.txt") == set()
+
+
+def test_the_quickstart_installs_no_development_tools():
+    assert locked("requirements.txt") & {"pytest", "ruff", "deepspeed", "mypy", "sentence-transformers"} == set()
+
+
+def test_rooms_import_one_way():
+    pytest.importorskip("importlinter")
+    program = "from importlinter.cli import lint_imports_command as lint; lint()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from variants import ENCODER_FORWARDS, QUEUE_SIZE, THROUGHPUTS, Variant
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer, read_sentences
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 
 
 @dataclass

@@ -24,7 +24,7 @@ _TRAINING = {
     "MoCoSETrainer": "mocose_hf.training.trainer",
     "MoCoSETrainingArguments": "mocose_hf.training.training_args",
     "QueueMonitor": "mocose_hf.training.queue_monitor.callback",
-    "SentenceCollator": "mocose_hf.data.sentences",
+    "SentenceCollator": "mocose_hf.data.collator",
     "SentenceStream": "mocose_hf.data.streaming",
     "export_sentence_encoder": "mocose_hf.export.sentence_encoder",
     "load_tokenizer": "mocose_hf.models.loading",

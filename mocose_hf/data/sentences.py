@@ -1,26 +1,19 @@
-"""Read and check sentences, and make batches of them."""
+"""Read training sentences, check them and drop blank rows and duplicates."""
 
 import hashlib
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, repeat
+from itertools import repeat
 from numbers import Integral
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from mocose_hf.data.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
-from mocose_hf.data.text_augmentation import TextAugmentation
-from mocose_hf.data.token_views import TokenViews
 from mocose_hf.errors import InputError, printable
-from mocose_hf.models.encoding import PADDING, model_inputs, validate_tokens
-from mocose_hf.models.prompts import count_prompt_tokens
 
 
 @dataclass
@@ -128,137 +121,6 @@ def sample_rows(dataset, count: int) -> tuple[list[dict], bool]:
         return rows, True
     step = -(-len(dataset) // count) or 1
     return [dataset[place] for place in range(0, len(dataset), step)], step > 1
-
-
-class SentenceCollator:
-    """Tokenise the texts of a batch, and pad them on the right to the longest one or pack them into one row.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-        max_seq_length: Longest input in tokens.
-        first_position: The position that each sentence of a packed row starts at; None for padded batches.
-        key_augmentation: Makes the key view's text of a text; None for none. It is given a generator that depends on
-            the seed, on the sentences of the batch and on the place among them, and on nothing else: the same batch
-            gives the same texts in any worker process and after a resume, and another epoch, which puts a sentence
-            into another batch, gives others. So does another number of processes, which divides the batch.
-        seed: Of these generators.
-        token_views: Crops, deletes or repeats tokens, with generators of the same kind; None for none.
-        augment_view: The views that these apply to: query, key or both, each with draws of its own.
-        prompt: Text to put before each sentence, in both views.
-        include_prompt: Whether the tokens of the prompt are pooled.
-    """
-
-    def __init__(
-        self,
-        tokenizer,
-        max_seq_length: int = 32,
-        first_position: int | None = None,
-        key_augmentation: TextAugmentation | None = None,
-        seed: int = 0,
-        token_views: TokenViews | None = None,
-        augment_view: str = "query",
-        prompt: str = "",
-        include_prompt: bool = True,
-    ):
-        self.tokenizer = tokenizer
-        self.max_seq_length = max_seq_length
-        self.first_position = first_position
-        self.key_augmentation = key_augmentation
-        self.seed = seed
-        self.token_views = token_views
-        self.augment_view = augment_view
-        self.prompt = prompt
-        self.prompt_tokens = count_prompt_tokens(tokenizer, prompt, max_seq_length) if prompt else 0
-        self.prompt_length = None if include_prompt or not prompt else self.prompt_tokens
-
-    def __call__(self, rows: list[dict]) -> dict:
-        """Make a batch of rows with `text` and optionally `key_text` and `sentence_id`.
-
-        Returns:
-            `input_ids`, `attention_mask` and `token_type_ids` (B, L) as the tokenizer gives them, the same under
-            `key_…` (B, L') where there is `key_text` or an augmentation of it, and `sentence_ids` (B,). Packed,
-            `input_ids` and `token_type_ids` are (1, T), and instead of the mask there are `position_ids` (1, T),
-            `cu_seq_lens_q` (B + 1,) int32, the place of each sentence's first token and at the end T, and the number
-            `max_length_q` of tokens of the longest sentence. `prompt_length` is the number of tokens at the start of
-            each sentence that are not pooled, if the prompt is not.
-        """
-        texts = [row["text"] for row in rows]
-        batch = self._tokenize(texts, self._generators(rows, "query"))
-        key_texts = self._key_texts(rows)
-        if key_texts is None and self.token_views is not None:
-            key_texts = texts
-        if key_texts is not None:
-            key_view = self._tokenize(key_texts, self._generators(rows, "key"))
-            batch |= {f"key_{name}": value for name, value in key_view.items()}
-        if "sentence_id" in rows[0]:
-            batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
-        return batch
-
-    @property
-    def draws_views(self) -> bool:
-        """Whether a text or its tokens are changed at random."""
-        return self.key_augmentation is not None or self.token_views is not None
-
-    def without_changes(self) -> "SentenceCollator":
-        """Return a collator of the same sentences, prompt included, that neither augments text nor draws views."""
-        plain = copy(self)
-        plain.key_augmentation = plain.token_views = None
-        return plain
-
-    def _key_texts(self, rows: list[dict]) -> list[str] | None:
-        """Return what the target is to see, None where that is what the online branch sees."""
-        if self.key_augmentation is None:
-            return [row["key_text"] for row in rows] if "key_text" in rows[0] else None
-        batch = self._digest(rows)
-        return [
-            self.key_augmentation(row.get("key_text", row["text"]), random.Random(f"{batch} {place}"))
-            for place, row in enumerate(rows)
-        ]
-
-    def _digest(self, rows: list[dict]) -> str:
-        """Return a digest of the seed and of the sentences of the batch, in order."""
-        marks = [row["sentence_id"] if "sentence_id" in row else row["text"] for row in rows]
-        return hashlib.sha256(repr((self.seed, marks)).encode(errors="surrogatepass")).hexdigest()
-
-    def _generators(self, rows: list[dict], view: str) -> list[random.Random] | None:
-        """Return what the tokens of each sentence's view are drawn from; None if they stay as they are."""
-        if self.token_views is None or self.augment_view not in (view, "both"):
-            return None
-        batch = self._digest(rows)
-        return [random.Random(f"{batch} {place} {view}") for place in range(len(rows))]
-
-    def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random]) -> dict:
-        """Return the tokens of a view of each sentence, all columns alike."""
-        rows = zip(columns["special_tokens_mask"], generators, strict=True)
-        n = self.prompt_tokens  # the prompt stays whole
-        places = [
-            self.token_views.draw([1] * n + special[n:], self.max_seq_length, generator) for special, generator in rows
-        ]
-        return {
-            name: [[row[place] for place in view] for row, view in zip(column, places, strict=True)]
-            for name, column in columns.items()
-            if name != "special_tokens_mask"
-        }
-
-    def _tokenize(self, texts: list[str], generators: list[random.Random] | None = None) -> dict:
-        options = {"truncation": True, "max_length": self.max_seq_length}
-        texts = [self.prompt + text for text in texts] if self.prompt else texts
-        more = {} if self.prompt_length is None else {"prompt_length": self.prompt_length}
-        is_drawn = generators is not None
-        if self.first_position is None and not is_drawn:
-            batch = model_inputs(self.tokenizer(texts, return_tensors="pt", **options, **PADDING))
-            validate_tokens(batch["attention_mask"], texts)
-            return batch | more
-        columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
-        columns = model_inputs(self._draw_views(columns, generators) if is_drawn else columns)
-        validate_tokens(columns["input_ids"], texts)
-        if self.first_position is None:
-            return self.tokenizer.pad(columns, return_tensors="pt", **PADDING).data | more
-        lengths = [len(ids) for ids in columns["input_ids"]]
-        packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
-        positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position
-        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)} | more
 
 
 def _line(text: str, key_text: str) -> bytes:

@@ -19,6 +19,18 @@ from mocose_hf.errors import InputError
 _ROWS_AT_ONCE = 1000
 
 
+class StreamedRow(dict):
+    """A row of a stream, with the pass that it was read in as `epoch`."""
+
+    def __init__(self, row: dict, epoch: int):
+        super().__init__(row)
+        self.epoch = epoch
+
+    def __reduce__(self):
+        """Keep the epoch when pickled: a dict is rebuilt without its attributes' constructor arguments."""
+        return StreamedRow, (dict(self), self.epoch)
+
+
 class InfiniteStream(IterableDataset):
     """Give the rows of one pass, shuffled, and then those of the next pass, without end.
 
@@ -101,7 +113,7 @@ class InfiniteStream(IterableDataset):
             for row in _shuffle(self.one_pass(), self.shuffle_buffer_size, random.Random(f"{seed} {number}")):
                 count += 1
                 if count > start:
-                    yield row
+                    yield StreamedRow(row, number)
             self._refuse_fewer(count, self._global_batch_size)
             number += 1
             start = max(start - count, 0)

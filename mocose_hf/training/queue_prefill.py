@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from datasets import Dataset
 
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.encoder_checks import evaluation_mode
 
 

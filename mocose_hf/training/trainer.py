@@ -15,6 +15,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metr
 from transformers.utils import logging
 
 from mocose_hf.cli.output_dir import ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, check_space
+from mocose_hf.data.collator import ViewEpochCallback
 from mocose_hf.data.fingerprints import text_number
 from mocose_hf.data.streaming import InfiniteStream, StreamResumeCallback
 from mocose_hf.data.text_augmentation import TextAugmentation
@@ -168,6 +169,8 @@ class MoCoSETrainer(Trainer):
             self.add_callback(self._telemetry)
         if isinstance(train_dataset, InfiniteStream):
             self.add_callback(StreamResumeCallback(train_dataset))
+        elif getattr(self.data_collator, "draws_views", False):
+            self.add_callback(ViewEpochCallback(self.data_collator))
 
     def _check_evaluation(self, args, eval_dataset, test_tasks) -> None:
         """Check what will be evaluated; of a subclass that evaluates in its own way nothing is known."""
@@ -391,7 +394,7 @@ class MoCoSETrainer(Trainer):
 
     def _prefill_queue(self) -> None:
         """Fill the queues with keys of training sentences."""
-        collator = self.data_collator.without_changes()
+        collator = self.data_collator.without_views()
         model = self.accelerator.unwrap_model(self.model)
         dtype = torch.bfloat16 if self.args.bf16 else None
         prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)

@@ -10,7 +10,8 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
-from mocose_hf.data.sentences import SentenceCollator, sample_rows, with_sentence_ids
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.sentences import sample_rows, with_sentence_ids
 from mocose_hf.data.streaming import SkipSeenCollator, as_stream
 from mocose_hf.data.text_augmentation import TextAugmentation, build_key_augmentation
 from mocose_hf.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
@@ -271,11 +272,6 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation=Non
             f"The model's default prompt {model.config.default_prompt!r:.60} is put before sentences by the trainer's "
             "own collator; yours must do so itself."
         )
-    if getattr(collator, "draws_views", False) and _repeats_batches(args):
-        logger.warning(
-            "`train_sampling_strategy` sequential gives a sentence the same augmented text or tokens in every epoch, "
-            "because these are drawn anew only for another batch; leave it out to shuffle."
-        )
     if args.queue_prefill:
         _check_prefill(dataset, collator, model)
     if isinstance(dataset, IterableDataset):
@@ -386,12 +382,6 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
         for message in counts.warnings():
             logger.warning_once(message)
     return counts
-
-
-def _repeats_batches(args) -> bool:
-    """Return whether an epoch has the same batches as the one before."""
-    strategy = getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)
-    return strategy == "sequential" and (args.max_steps > 0 or args.num_train_epochs > 1)
 
 
 def _check_prefill(dataset, collator, model) -> None:

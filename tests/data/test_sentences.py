@@ -14,12 +14,8 @@ from text_files import content_of, write
 from torch.utils.data import DataLoader
 
 from mocose_hf.data import readers
-from mocose_hf.data.sentences import (
-    SentenceCollator,
-    read_hub_sentences,
-    read_sentences,
-    with_sentence_ids,
-)
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.sentences import read_hub_sentences, read_sentences, with_sentence_ids
 from mocose_hf.errors import InputError, one_line
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")

@@ -23,7 +23,8 @@ from transformers import TrainerCallback
 
 from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments, SentenceStream
 from mocose_hf.data import readers
-from mocose_hf.data.sentences import SentenceCollator, read_sentences
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.sentences import read_sentences
 from mocose_hf.data.streaming import HubDataset, InfiniteStream, RowStream, SkipSeenCollator
 from mocose_hf.errors import InputError, input_error_line
 

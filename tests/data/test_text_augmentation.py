@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from trainers import make_trainer, training_arguments
 
 from mocose_hf import MoCoSETrainer, SentenceStream
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.text_augmentation import (
     QWERTY_NEIGHBOURS,
     Synonyms,
@@ -175,23 +175,23 @@ def rows(count: int = 12) -> list[dict]:
 
 def test_the_key_view_is_made_of_the_key_text_and_the_query_stays(tokenizer):
     collate = SentenceCollator(tokenizer, key_augmentation=numbered, seed=2)
-    plain = SentenceCollator(tokenizer)(rows())
-    batch = collate(rows())
+    plain = SentenceCollator(tokenizer)(rows(40))
+    batch = collate(rows(40))
     assert torch.equal(batch["input_ids"], plain["input_ids"])
     decoded = tokenizer.batch_decode(batch["key_input_ids"], skip_special_tokens=True)
     tails = {" ".join(text.split()[-2:]) for text in decoded}
     assert tails == {"a cat", "a dog", "the cat", "the dog"}
-    assert [" ".join(text.split()[:-2]) for text in decoded] == sentences(12)
-    paired = collate([row | {"key_text": key} for row, key in zip(rows(), sentences(12, seed=1), strict=True)])
+    assert [" ".join(text.split()[:-2]) for text in decoded] == sentences(40)
+    paired = collate([row | {"key_text": key} for row, key in zip(rows(40), sentences(40, seed=1), strict=True)])
     decoded = tokenizer.batch_decode(paired["key_input_ids"], skip_special_tokens=True)
-    assert [" ".join(text.split()[:-2]) for text in decoded] == sentences(12, seed=1)
+    assert [" ".join(text.split()[:-2]) for text in decoded] == sentences(40, seed=1)
 
 
 def key_ids(batch: dict) -> list:
     return batch["key_input_ids"].tolist()
 
 
-def test_changes_depend_on_seed_and_batch_and_on_nothing_else(tokenizer):
+def test_changes_depend_on_seed_and_sentence_and_on_nothing_else(tokenizer):
     collate = SentenceCollator(tokenizer, key_augmentation=numbered, seed=1)
     state = random.getstate(), torch.get_rng_state()
     first = key_ids(collate(rows()))

@@ -7,7 +7,8 @@ import pytest
 from builders import sentences
 from datasets import Dataset
 
-from mocose_hf.data.sentences import SentenceCollator, sample_rows
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.sentences import sample_rows
 from mocose_hf.data.streaming import SentenceStream
 from mocose_hf.data.token_counts import TokenCounts, count_tokens
 from mocose_hf.training.validation import count_training_tokens

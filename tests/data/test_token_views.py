@@ -9,7 +9,8 @@ from builders import sentences, tiny_model
 from trainers import make_trainer
 
 from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.streaming import StreamedRow
 from mocose_hf.data.token_views import TokenViews
 
 SENTENCE = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
@@ -19,14 +20,6 @@ SENTENCE = [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 def draws(views: TokenViews, special=SENTENCE, longest: int = 32, count: int = 4000) -> list[list[int]]:
     generator = random.Random(0)
     return [views.draw(special, longest, generator) for _ in range(count)]
-
-
-def test_a_fixed_order_that_repeats_views_warns(tmp_path, tokenizer, told):
-    fields = {"crop_share": 0.5, "num_train_epochs": 2}
-    make_trainer(tmp_path / "shuffled", tokenizer, **fields)
-    assert "sequential" not in told.text
-    make_trainer(tmp_path / "sequential", tokenizer, train_sampling_strategy="sequential", **fields)
-    assert "sequential gives a sentence the same augmented text or tokens in every epoch" in told.text
 
 
 def test_without_rates_a_view_is_the_sentence():
@@ -115,6 +108,39 @@ def test_padded_and_packed_batches_hold_the_same_views_and_each_batch_its_own(to
     assert tokens_of(padded) == tokens_of(packed) == tokens_of(batch_of(tokenizer))
     assert tokens_of(padded) != tokens_of(batch_of(tokenizer, seed=1))
     assert all(len(tokens) <= 5 for tokens in tokens_of(batch_of(tokenizer, max_seq_length=5)))
+
+
+def test_views_do_not_depend_on_the_batch_but_on_the_epoch_and_the_sentence_id(tokenizer):
+    rows = [{"text": text, "sentence_id": i} for i, text in enumerate(sentences(6, seed=3))]
+    collate = SentenceCollator(tokenizer, token_views=VIEWS)
+    whole = tokens_of(collate(rows))
+    halves = [tokens_of(collate(rows[start : start + 3])) for start in (3, 0)]  # as two processes share a batch
+    assert halves[1] + halves[0] == whole
+    collate.set_epoch(1)
+    assert tokens_of(collate(rows)) != whole
+    collate.set_epoch(0)
+    assert tokens_of(collate(rows)) == whole
+    assert tokens_of(collate([StreamedRow(row, epoch=1) for row in rows])) != whole
+    assert tokens_of(collate([row | {"sentence_id": row["sentence_id"] + 6} for row in rows])) != whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_epoch_draws_its_own_views_with_workers_that_live_on(tmp_path, tokenizer, workers):
+    fields = {"crop_share": 0.3, "num_train_epochs": 2, "train_sampling_strategy": "sequential", "max_steps": -1}
+    fields |= {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+    trainer = make_trainer(tmp_path, tokenizer, **fields)
+    seen = []
+    forward = trainer.model.forward
+
+    def record(*args, **inputs):
+        seen.append(inputs["input_ids"].tolist())
+        return forward(*args, **inputs)
+
+    trainer.model.forward = record
+    trainer.train()
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert len(first) == len(second) > 0
+    assert all(one != other for one, other in zip(first, second, strict=True))
 
 
 def test_views_train_alike_whatever_the_workers_and_leave_evaluation_alone(tmp_path, tokenizer):

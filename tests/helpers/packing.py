@@ -5,7 +5,7 @@ from builders import sentences
 from families import FAMILIES
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 
 CANNOT = {"mpnet", "deberta-v2"}
 

@@ -13,7 +13,7 @@ from trainers import make_trainer
 from transformers import AutoTokenizer, BertTokenizer, CanineTokenizer
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, MoCoSETrainer, MoCoSETrainingArguments
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.token_views import TokenViews
 from mocose_hf.evaluation.pairs import evaluate_pairs, pair_similarities
 from mocose_hf.export.sentence_encoder import export_sentence_encoder

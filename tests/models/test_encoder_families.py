@@ -18,7 +18,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.configuration_mocose import POOLING_MODES

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, info_nce_loss
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 
 UNPACKED = ("deberta-v2", True)
 

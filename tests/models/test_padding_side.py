@@ -15,7 +15,7 @@ from trainers import BATCH, make_trainer, scored_pairs, training_arguments
 from transformers import AutoTokenizer, BertModel, LlamaTokenizer
 
 from mocose_hf import MoCoSETrainer, load_tokenizer
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.errors import InputError
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.pooling import POOLING_MODES

@@ -9,7 +9,7 @@ from resuming import BEST, run
 from torch.nn import functional as F
 from trainers import differing, make_trainer, scored_pairs
 
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.losses import info_nce_loss, multi_positive_loss, nearest_rows
 from mocose_hf.models.modeling_released import ReleasedMoCoSE, ReleasedMoCoSEConfig
 from mocose_hf.models.modeling_simcse import SimCSE, SimCSEConfig

@@ -15,7 +15,7 @@ from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import AutoModel, BertModel, FNetConfig, SplinterConfig, XmodConfig
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, MoCoSETrainer
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.sequence_packing import (
     ATTENTION,
     Packing,

@@ -22,7 +22,7 @@ from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import BertModel
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, info_nce_loss
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.view_augmentation import Augmentation, draw_share, random_signs, shuffle
 from mocose_hf.models.views import View, embed_tokens, takes_embeddings
 from mocose_hf.training.validation import make_augmentation

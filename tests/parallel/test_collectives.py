@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from trainers import make_trainer, training_arguments
 
 from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments, maximum_traceable_distance
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 
 TALKING = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)\n"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BatchEncoding
 
-from mocose_hf.data.sentences import SentenceCollator
+from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.encoder_checks import evaluation_mode
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining, MoCoSEOutput
 from mocose_hf.training.queue_monitor.metrics import (

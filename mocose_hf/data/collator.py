@@ -1,0 +1,160 @@
+"""Turn rows of text into batches of tokens: tokenise, draw token views, pad or pack."""
+
+import random
+from copy import copy
+from itertools import accumulate, chain
+
+import torch
+from transformers import TrainerCallback
+
+from mocose_hf.data.sentences import sentence_number
+from mocose_hf.data.text_augmentation import TextAugmentation
+from mocose_hf.data.token_views import TokenViews
+from mocose_hf.models.encoding import PADDING, model_inputs, validate_tokens
+from mocose_hf.models.prompts import count_prompt_tokens
+
+
+class SentenceCollator:
+    """Tokenise the texts of a batch, and pad them on the right to the longest one or pack them into one row.
+
+    The random views of a sentence depend on the seed, the epoch and the sentence id (the text if there is no id). They
+    do not depend on the batch, the DataLoader worker, the number of processes or an earlier resume.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        max_seq_length: Longest input in tokens.
+        first_position: The position id of the first token of each packed sentence; None for padded batches.
+        key_augmentation: Changes the text of the key view; None for no change.
+        seed: Seed of the random views.
+        token_views: Crops, deletes or repeats tokens; None for no change.
+        augment_view: The view that `token_views` applies to: query, key or both, each with its own draws.
+        prompt: Text to put before each sentence, in both views.
+        include_prompt: Whether the tokens of the prompt are pooled.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        max_seq_length: int = 32,
+        first_position: int | None = None,
+        key_augmentation: TextAugmentation | None = None,
+        seed: int = 0,
+        token_views: TokenViews | None = None,
+        augment_view: str = "query",
+        prompt: str = "",
+        include_prompt: bool = True,
+    ):
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+        self.first_position = first_position
+        self.key_augmentation = key_augmentation
+        self.seed = seed
+        self.token_views = token_views
+        self.augment_view = augment_view
+        self.prompt = prompt
+        self.prompt_tokens = count_prompt_tokens(tokenizer, prompt, max_seq_length) if prompt else 0
+        self.prompt_length = None if include_prompt or not prompt else self.prompt_tokens
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if self.draws_views:
+            self._epoch.share_memory_()  # persistent workers keep this object, so a plain number would get stale
+
+    def __call__(self, rows: list[dict]) -> dict:
+        """Collate rows with `text` and optionally `key_text` and `sentence_id`.
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids` (B, L) as the tokenizer gives them; the same under
+            `key_…` (B, L') if the key view differs from the query view; `sentence_ids` (B,) if rows have ids.
+            A packed batch has `input_ids` and `token_type_ids` (1, T) and, instead of the mask, `position_ids` (1, T),
+            `cu_seq_lens_q` (B + 1,) int32 with the start of each sentence and T at the end, and `max_length_q`, the
+            length of the longest sentence. `prompt_length` is the number of leading tokens that are not pooled.
+        """
+        texts = [row["text"] for row in rows]
+        batch = self._tokenize(texts, self._view_generators(rows, "query"))
+        key_texts = self._key_texts(rows)
+        if key_texts is None and self.token_views is not None:
+            key_texts = texts
+        if key_texts is not None:
+            key_view = self._tokenize(key_texts, self._view_generators(rows, "key"))
+            batch |= {f"key_{name}": value for name, value in key_view.items()}
+        if "sentence_id" in rows[0]:
+            batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
+        return batch
+
+    @property
+    def draws_views(self) -> bool:
+        """Whether a text or its tokens are changed at random."""
+        return self.key_augmentation is not None or self.token_views is not None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that views are drawn for, in DataLoader workers too; `StreamedRow` brings its own."""
+        self._epoch.fill_(epoch)
+
+    def without_views(self) -> "SentenceCollator":
+        """Return a collator with the same settings, prompt included, that changes neither texts nor tokens."""
+        plain = copy(self)
+        plain.key_augmentation = plain.token_views = None
+        return plain
+
+    def _key_texts(self, rows: list[dict]) -> list[str] | None:
+        """Return the texts of the key view, None if they are those of the query view."""
+        if self.key_augmentation is None:
+            return [row["key_text"] for row in rows] if "key_text" in rows[0] else None
+        return [
+            self.key_augmentation(row.get("key_text", row["text"]), self._generator(row, "key text")) for row in rows
+        ]
+
+    def _view_generators(self, rows: list[dict], view: str) -> list[random.Random] | None:
+        """Return a generator for the token view of each row, None if the tokens stay as they are."""
+        if self.token_views is None or self.augment_view not in (view, "both"):
+            return None
+        return [self._generator(row, view) for row in rows]
+
+    def _generator(self, row: dict, purpose: str) -> random.Random:
+        name = sentence_number(row["sentence_id"]) if "sentence_id" in row else row["text"]
+        epoch = getattr(row, "epoch", None)
+        epoch = int(self._epoch) if epoch is None else epoch
+        return random.Random(f"{self.seed} {epoch} {purpose} {name!a}")  # ASCII: half a surrogate pair has no UTF-8
+
+    def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random]) -> dict:
+        """Return the tokens of a view of each sentence; all columns follow the same positions."""
+        rows = zip(columns["special_tokens_mask"], generators, strict=True)
+        n = self.prompt_tokens  # the prompt stays whole
+        positions = [
+            self.token_views.draw([1] * n + special[n:], self.max_seq_length, generator) for special, generator in rows
+        ]
+        return {
+            name: [[row[position] for position in view] for row, view in zip(column, positions, strict=True)]
+            for name, column in columns.items()
+            if name != "special_tokens_mask"
+        }
+
+    def _tokenize(self, texts: list[str], generators: list[random.Random] | None = None) -> dict:
+        options = {"truncation": True, "max_length": self.max_seq_length}
+        texts = [self.prompt + text for text in texts] if self.prompt else texts
+        extra = {} if self.prompt_length is None else {"prompt_length": self.prompt_length}
+        is_drawn = generators is not None
+        if self.first_position is None and not is_drawn:
+            batch = model_inputs(self.tokenizer(texts, return_tensors="pt", **options, **PADDING))
+            validate_tokens(batch["attention_mask"], texts)
+            return batch | extra
+        columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
+        columns = model_inputs(self._draw_views(columns, generators) if is_drawn else columns)
+        validate_tokens(columns["input_ids"], texts)
+        if self.first_position is None:
+            return self.tokenizer.pad(columns, return_tensors="pt", **PADDING).data | extra
+        lengths = [len(ids) for ids in columns["input_ids"]]
+        packed = {name: torch.tensor([list(chain.from_iterable(column))]) for name, column in columns.items()}
+        positions = torch.cat([torch.arange(length) for length in lengths])[None] + self.first_position
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return packed | {"position_ids": positions, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)} | extra
+
+
+class ViewEpochCallback(TrainerCallback):
+    """Tell a collator which epoch begins, so that each epoch draws its own views."""
+
+    def __init__(self, collator: SentenceCollator):
+        self._collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Take the epoch from the state: after a resume it lies within the epoch that goes on."""
+        self._collator.set_epoch(int(state.epoch or 0))

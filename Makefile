@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # As many at a time as there are cores, four at most, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
-.PHONY: install dev quickstart test test-fast test-slow lint format benchmark clean
+.PHONY: install dev quickstart test test-fast test-slow lint prose format benchmark clean
 
 install: $(VENV)/installed
 
@@ -45,11 +45,15 @@ test-fast: $(VENV)/dev
 test-slow: $(VENV)/dev
 	$(PYTEST) -m long
 
-lint: $(VENV)/dev
+lint: $(VENV)/dev prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+
+# Counts habits of writing that cost readers a second reading.
+prose:
+	$(PYTHON) tools/check_prose.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

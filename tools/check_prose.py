@@ -22,7 +22,8 @@ CODE = ("*.py", "mocose_hf/**/*.py", "benchmarks/*.py", "examples/*.py", "tools/
 LONGEST_SENTENCE = 35
 HABITS = {
     'sentence that begins with "Where"': r"(?:^|[.!?:;]\s+|\n\s*\n\s*)Where\b(?![^.]*\?)",
-    '"where" for "if"': r"\bwhere (?:there|it|they|none|no|neither|not|nothing|that is|a|one) |\b(?:none|false|true|0) where\b",
+    '"where" for "if"': r"\bwhere (?:there|it|they|no(?:ne|t|thing)?|neither|that is|an?|one) "
+    r"|\b(?:none|false|true|0) where\b",
     '"is refused"': r"\b(?:is|are|be|being) refused\b",
     '"goes on from"': r"\b(?:go|goes|going|went) on from\b",
     '"on end"': r"\bon end\b",

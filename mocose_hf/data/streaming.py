@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainerCallback
 
 from mocose_hf.data.fingerprints import rows_sha256
-from mocose_hf.data.readers import Row, file_fingerprint, load_hub_dataset, read_rows, record_rows, strip_row
+from mocose_hf.data.open_file import file_fingerprint
+from mocose_hf.data.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
 from mocose_hf.errors import InputError
 
 _ROWS_AT_ONCE = 1000

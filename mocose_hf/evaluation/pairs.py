@@ -9,7 +9,8 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.data.readers import load_hub_dataset, read_lines, read_records
+from mocose_hf.data.readers import load_hub_dataset, read_records
+from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.geometry import POSITIVE_SCORE, alignment, uniformity
@@ -100,7 +101,7 @@ def load_scored_pairs(name: str, split: str) -> Dataset:
     Raises:
         InputError: If it cannot be loaded or lacks a column, or a score is not a number.
     """
-    dataset = load_hub_dataset(name, None, split, option="--validation_dataset_name")
+    dataset = load_hub_dataset(name, None, split, argument="validation_dataset_name")
     missing = [column for column in PAIR_COLUMNS if column not in dataset.column_names]
     if missing:
         raise InputError(

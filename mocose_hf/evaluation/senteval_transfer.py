@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mocose_hf.data.readers import read_lines
+from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError
 
 TRANSFER_TASKS = ("mr", "cr", "subj", "mpqa", "sst2", "trec", "mrpc")

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, load_dataset
 from torch import Tensor
 
-from mocose_hf.data.readers import read_lines
+from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_similarities, pairs_dataset, scored_pair

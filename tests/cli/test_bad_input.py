@@ -90,10 +90,10 @@ BAD_FILES = {
     "UTF-16, big end first": ("bad.txt", b"\xfe\xff" + "a cat\n".encode("utf-16-be"), ", line 1: UTF-16", "iconv"),
     "UTF-16 without mark": ("bad.txt", "a cat\n".encode("utf-16-le"), ", line 1: binary data", "should be UTF-8"),
     "binary": ("bad.txt", b"a cat\n\x00\x01\x02\n", ", line 2: binary data", "should be UTF-8 text"),
-    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "--text_column"),
-    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "--text_column"),
-    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "--text_column"),
-    "missing column, parquet": ("bad.parquet", parquet({"sentence": ["a"]}), ": no column `text`", "--text_column"),
+    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "`text_column`"),
+    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "`text_column`"),
+    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "`text_column`"),
+    "missing column, parquet": ("bad.parquet", parquet({"sentence": ["a"]}), ": no column `text`", "`text_column`"),
     "csv without header": ("bad.csv", b"a cat sees,1\na dog,2\n", ", line 1: no column `text`", "header line"),
     "csv line of other length": ("bad.csv", b"text,id\na,1\na, b,2\n", ", line 3: 3 fields", "quote fields"),
     "csv with an open quote": ("bad.csv", b'text\n"a cat\n', ", line 2: ", "mend the quotes"),
@@ -183,7 +183,7 @@ def test_key_column_of_a_text_file(refused):
 
 def test_dataset_that_cannot_be_loaded(refused):
     said = refused(train_file=None, dataset_name="nobody/nothing")
-    assert said.startswith("--dataset_name nobody/nothing: cannot be loaded (")
+    assert said.startswith("`dataset_name` nobody/nothing: cannot be loaded (")
     assert "check name and split" in said
 
 
@@ -538,8 +538,8 @@ STREAMED = {"streaming": "true", "max_steps": "3"}
         ({"train_file": "none.txt"}, "none.txt: no such file", "check the path"),
         ({"train_file": "good.doc"}, "good.doc: ", "rename it"),
         ({"train_file": "blank.txt"}, "blank.txt: 0 rows to train on", "give more"),
-        ({"train_file": "bad.csv"}, "bad.csv, line 1: no column `text`", "--text_column"),
-        ({"train_file": None, "dataset_name": "nobody/nothing"}, "--dataset_name nobody/nothing: ", "check name"),
+        ({"train_file": "bad.csv"}, "bad.csv, line 1: no column `text`", "`text_column`"),
+        ({"train_file": None, "dataset_name": "nobody/nothing"}, "`dataset_name` nobody/nothing: ", "check name"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mocose_hf.data import readers
-from mocose_hf.data.readers import FINGERPRINT_BYTES, file_fingerprint, read_lines, read_records, read_rows
+from mocose_hf.data import record_formats, text_lines
+from mocose_hf.data.open_file import FINGERPRINT_BYTES, file_fingerprint
+from mocose_hf.data.readers import read_records, read_rows
 from mocose_hf.data.sentences import read_sentences
+from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError
 
 LARGE = 4 * 2**20
@@ -165,22 +167,22 @@ def test_a_file_of_a_named_encoding_gives_the_same_text(tmp_path, encoding, suff
 def test_text_of_windows_is_not_read_as_latin_1(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(f"a\n{WINDOWS}\n".encode("cp1252"))
-    with pytest.raises(InputError, match=r"line 2: control characters, if it is iso8859-1; .*--encoding cp1252"):
+    with pytest.raises(InputError, match=r"line 2: control characters, if it is iso8859-1; .*`encoding` cp1252"):
         list(read_rows(path, encoding="latin-1"))
 
 
 @pytest.mark.parametrize(
     ("encoding", "content", "message"),
     [
-        ("cp1252", b"a\nb\x81\n", r"a\.txt, line 2: not cp1252 at byte 2 of the line; name another --encoding"),
+        ("cp1252", b"a\nb\x81\n", r"a\.txt, line 2: not cp1252 at byte 2 of the line; give another `encoding`"),
         (
             "utf-16",
             "a cat\n".encode("utf-16")[:-1],
-            r"a\.txt, from line 1 on: not utf-16 \(.*; name another --encoding",
+            r"a\.txt, from line 1 on: not utf-16 \(.*; give another `encoding`",
         ),
-        ("no-such", b"a\n", r"--encoding no-such: is unknown; name one that Python has, such as cp1252\."),
-        ("base64", b"a\n", r"--encoding base64: is unknown"),
-        ("a\0b", b"a\n", r"--encoding a\\x00b: is unknown"),
+        ("no-such", b"a\n", r"`encoding` no-such: is unknown; give one that Python has, such as cp1252\."),
+        ("base64", b"a\n", r"`encoding` base64: is unknown"),
+        ("a\0b", b"a\n", r"`encoding` a\\x00b: is unknown"),
     ],
     ids=["byte", "half", "unknown", "no text", "zero"],
 )
@@ -193,7 +195,7 @@ def test_an_encoding_that_does_not_fit_is_an_error(tmp_path, encoding, content, 
 
 def test_a_parquet_file_takes_no_encoding(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="leave out --encoding"):
+    with pytest.raises(InputError, match="leave out `encoding`"):
         list(read_rows(tmp_path / "a.parquet", encoding="cp1252"))
 
 
@@ -206,7 +208,7 @@ def test_a_long_document_is_a_field(tmp_path, suffix):
 
 
 def test_a_bomb_of_one_line_takes_no_more_memory_than_the_longest_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(text_lines, "MAX_LINE_BYTES", 2**20)
     path = tmp_path / "a.txt.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(64):
@@ -233,14 +235,14 @@ def test_a_full_folder_for_temporary_files_is_named(tmp_path, monkeypatch):
         def write(self, chunk):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(readers.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(record_formats.tempfile, "TemporaryFile", Full)
     with pytest.raises(InputError, match=r"temporary files \(No space left on device\); set TMPDIR .* gzip -d"):
         list(read_rows(path))
 
     def no_folder():
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-    monkeypatch.setattr(readers.tempfile, "TemporaryFile", no_folder)
+    monkeypatch.setattr(record_formats.tempfile, "TemporaryFile", no_folder)
     with pytest.raises(InputError, match=r"temporary files \(No usable temporary directory found\); set TMPDIR"):
         list(read_rows(path))
 

@@ -134,9 +134,9 @@ def test_pairs_keep_both_texts(tmp_path, kind):
 
 
 def test_pairs_need_columns_and_the_named_one(tmp_path):
-    with pytest.raises(InputError, match=r"file\.txt: .*no --key_column.*\.csv"):
+    with pytest.raises(InputError, match=r"file\.txt: .*no `key_column`.*\.csv"):
         read_sentences(write(tmp_path, ".txt", "a\n"), key_column="other")
-    with pytest.raises(InputError, match=r"file\.csv, line 1: no column `other`.*text, third.*--key_column"):
+    with pytest.raises(InputError, match=r"file\.csv, line 1: no column `other`.*text, third.*`key_column`"):
         read_sentences(write(tmp_path, ".csv", "text,third\na,b\n"), key_column="other")
 
 
@@ -220,7 +220,7 @@ def test_a_hub_dataset_is_cleaned_like_a_file(monkeypatch, tmp_path):
     assert asked == [(("someone/texts", "small"), {"split": "train[:4]", "revision": None})]
     assert (texts(read), read.rows_read, read.dropped) == (["a cat", "a dog"], 4, {"blank": 1, "duplicate": 1})
     assert read.sha256 == read_sentences(write(tmp_path, ".txt", "a cat\na dog\n")).sha256
-    with pytest.raises(InputError, match=r"someone/texts \(train\): no column `text`.*sentence, label.*--text_column"):
+    with pytest.raises(InputError, match=r"someone/texts \(train\): no column `text`.*sentence, label.*`text_column`"):
         read_hub_sentences("someone/texts", None, "train")
     with pytest.raises(InputError, match=r"someone/texts \(train\).*`label` holds '1', which is no text"):
         read_hub_sentences("someone/texts", None, "train", text_column="label")

@@ -193,7 +193,7 @@ def test_pairs_of_the_hub(monkeypatch):
     assert load_scored_pairs("good", "validation").to_dict()["score"] == [0.0, 1.0]
     with pytest.raises(InputError, match=r"^bad: no column `sentence1`, the columns are: text; give a dataset with"):
         load_scored_pairs("bad", "validation")
-    with pytest.raises(InputError, match=r"^--validation_dataset_name absent: cannot be loaded"):
+    with pytest.raises(InputError, match=r"^`validation_dataset_name` absent: cannot be loaded"):
         load_scored_pairs("absent", "validation")
 
 

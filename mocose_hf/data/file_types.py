@@ -1,4 +1,4 @@
-"""Recognise what a file holds by its first bytes, so that an error names it and the remedy fits."""
+"""Detect the type, the table layout and the encoding of a file, so that an error can name the fitting remedy."""
 
 import csv
 import json
@@ -6,12 +6,42 @@ import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 HEAD_BYTES = 1024
-"""How much of a file's start `recognize` needs at most."""
+"""How many bytes of a file `detect_type` needs."""
 
 GZIP, PARQUET = "a gzip file", "a parquet file"
+
+
+@dataclass(frozen=True)
+class FileType:
+    """The type of a file that is not plain text.
+
+    Args:
+        name: Its name with an article, such as "a zip archive".
+        remedy: What the user can do about it.
+    """
+
+    name: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class TableType:
+    """The layout of a table in a file that should hold one sentence a line.
+
+    Args:
+        name: Its name with an article, such as "a comma-separated table".
+        suffix: The suffix that the file should have.
+        columns: The names in its header, empty without a header.
+    """
+
+    name: str
+    suffix: str
+    columns: list[str]
+
 
 _UNPACK = "unpack it and give the file in it"
 _AS_TEXT = "save its text, one sentence a line"
@@ -48,65 +78,62 @@ _COLUMN_NAMES = set(
     similarity source split subject summary tag target text text1 text2 title topic tweet url utterance
     """.split()  # noqa: SIM905
 )
-"""Names that make the first line of a file a header of columns."""
+"""Names that mark the first line of a file as a header."""
 
 _DELIMITERS = {"\t": "tab-separated", ",": "comma-separated", ";": "semicolon-separated"}
 
 
-def recognize(head: bytes, path: Path | None = None) -> tuple[str, str] | None:
-    """Return what a file is and what to do with it, None if it may be plain text.
+def detect_type(head: bytes, path: Path | None = None) -> FileType | None:
+    """Return the type of a file, None if it may be plain text.
 
     Args:
-        head: Its first bytes, `HEAD_BYTES` or all of them.
-        path: The file itself if it is a zip archive that may be looked into.
+        head: The first `HEAD_BYTES` bytes of the file, or all of them.
+        path: The file, to look into a zip archive.
     """
-    for magic, what, remedy in _MAGIC:
+    for magic, name, remedy in _MAGIC:
         if head.startswith(magic):
-            return (_in_zip(path) if magic == b"PK\x03\x04" and path else None) or (what, remedy)
+            office_type = _detect_office_type(path) if magic == b"PK\x03\x04" and path else None
+            return office_type or FileType(name, remedy)
     if head[_TAR] == b"ustar":
-        return "a tar archive", _UNPACK
+        return FileType("a tar archive", _UNPACK)
     if head.startswith(_LFS):
-        return "a git-lfs pointer, which only names the file", "run `git lfs pull` in its repository"
+        return FileType("a git-lfs pointer, which only names the file", "run `git lfs pull` in its repository")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
     if re.match(rb"<!doctype html|<html[\s>]|<head[\s>]", text):
-        return "an HTML page, often an error or login page saved by a download", "download the file itself"
+        return FileType("an HTML page, often an error or login page saved by a download", "download the file itself")
     if text.startswith(b"<?xml"):
-        return "an XML document", _AS_TEXT
+        return FileType("an XML document", _AS_TEXT)
     return None
 
 
-def _in_zip(path: Path) -> tuple[str, str] | None:
+def _detect_office_type(path: Path) -> FileType | None:
     with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if any(name.startswith("xl/") for name in names):
-            return "an Excel workbook", "save the sheet as CSV in UTF-8"
+            return FileType("an Excel workbook", "save the sheet as CSV in UTF-8")
         if any(name.startswith("word/") for name in names):
-            return "a Word document", _AS_TEXT
+            return FileType("a Word document", _AS_TEXT)
         if "content.xml" in names:
-            return "an OpenDocument file", "save it as CSV or text in UTF-8"
+            return FileType("an OpenDocument file", "save it as CSV or text in UTF-8")
     return None
 
 
-def recognize_table(lines: Sequence[str]) -> tuple[str, str, list[str]] | None:
-    """Return what kind of table the first lines of a text file are, None if they may be sentences.
-
-    Returns:
-        What it is, the suffix that its name should have, and the names of its columns if a header names them.
-    """
+def detect_table(lines: Sequence[str]) -> TableType | None:
+    """Return the layout of the table that the first lines of a text file look like, None if they may be sentences."""
     rows = [line for line in lines if line.strip()]
-    records = [_json_object(row) for row in rows]
+    records = [_parse_object(row) for row in rows]
     if rows and all(record is not None for record in records):
-        return "JSON, one object a line", ".jsonl", [str(name) for name in records[0]]
+        return TableType("JSON, one object a line", ".jsonl", [str(name) for name in records[0]])
     if len(rows) < 3:
         return None
-    for delimiter, what in _DELIMITERS.items():
-        names = _header_of_table(rows, delimiter)
-        if names is not None:
-            return f"a {what} table", ".tsv" if delimiter == "\t" else ".csv", names
+    for delimiter, name in _DELIMITERS.items():
+        columns = _table_columns(rows, delimiter)
+        if columns is not None:
+            return TableType(f"a {name} table", ".tsv" if delimiter == "\t" else ".csv", columns)
     return None
 
 
-def _json_object(row: str) -> dict | None:
+def _parse_object(row: str) -> dict | None:
     if row.lstrip()[:1] != "{":
         return None
     with suppress(ValueError, RecursionError):
@@ -115,8 +142,8 @@ def _json_object(row: str) -> dict | None:
     return None
 
 
-def _header_of_table(rows: Sequence[str], delimiter: str) -> list[str] | None:
-    """Return the columns of a table, [] if no header names them, None if the rows are no such table."""
+def _table_columns(rows: Sequence[str], delimiter: str) -> list[str] | None:
+    """Return the column names of a table, [] if it has no header, None if the rows are not a table."""
     if not all(delimiter in row for row in rows[:3]):
         return None
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
@@ -130,14 +157,14 @@ def _header_of_table(rows: Sequence[str], delimiter: str) -> list[str] | None:
         return None
     if _is_header(fields[0]):
         return fields[0]
-    numbers = any(all(_is_number(record[i]) for record in fields[1:]) for i in range(width)) and len(fields) >= 10
-    return [] if delimiter == "\t" or numbers or all(f'"{delimiter}"' in row for row in rows) else None
+    has_numbers = any(all(_is_number(record[i]) for record in fields[1:]) for i in range(width)) and len(fields) >= 10
+    return [] if delimiter == "\t" or has_numbers or all(f'"{delimiter}"' in row for row in rows) else None
 
 
 def _is_header(fields: Sequence[str]) -> bool:
     names = [field.lower() for field in fields]
-    plain = all(re.fullmatch(r"[^\W\d][\w.#/-]*( [\w.#/-]+)?", name) for name in names)
-    return plain and len(set(names)) == len(names) and any(name in _COLUMN_NAMES for name in names)
+    are_names = all(re.fullmatch(r"[^\W\d][\w.#/-]*( [\w.#/-]+)?", name) for name in names)
+    return are_names and len(set(names)) == len(names) and any(name in _COLUMN_NAMES for name in names)
 
 
 def _is_number(field: str) -> bool:
@@ -149,44 +176,44 @@ def guess_encoding(lines: Iterable[bytes], valid_lines: int = 0) -> str | None:
 
     Args:
         lines: Lines with bytes above 127.
-        valid_lines: How many such lines before them are UTF-8.
+        valid_lines: Number of UTF-8 lines with such bytes that were read before.
 
     Returns:
-        UTF-8 if some lines are, so that the others are damaged; CP1252 or LATIN1 if they read as western European
-        text; None otherwise.
+        UTF-8 if enough lines are valid, so the others are damaged; CP1252 or LATIN1 if the lines read as western
+        European text; None otherwise.
     """
-    broken = []
+    invalid = []
     for line in lines:
         try:
             line.decode("utf-8")
             valid_lines += 1
         except UnicodeDecodeError:
-            broken.append(line)
-    if valid_lines and 10 * valid_lines >= len(broken):
+            invalid.append(line)
+    if valid_lines and 10 * valid_lines >= len(invalid):
         return "UTF-8"
-    whole = b"\n".join(broken)
-    sample = whole[: 2**20]
-    high = sum(byte > 127 for byte in sample)
+    content = b"\n".join(invalid)
+    sample = content[: 2**20]
+    non_ascii = sum(byte > 127 for byte in sample)
     letters = sum(chr(byte).isalpha() for byte in sample if byte < 128)
     try:
         text = sample.decode("cp1252")
     except UnicodeDecodeError:
         return None
     inside = re.findall(r"(?<=[A-Za-z])[^\x00-\x7f](?=[A-Za-z])", text)
-    strange = sum(not (character.isalpha() or character in "’‘–—…·“”\u00ad\u00a0") for character in inside)
-    if high > letters or 20 * strange > len(inside):
+    unlikely = sum(not (character.isalpha() or character in "’‘–—…·“”\u00ad\u00a0") for character in inside)
+    if non_ascii > letters or 20 * unlikely > len(inside):
         return None
-    return "CP1252" if re.search(rb"[\x80-\x9f]", whole) else "LATIN1"
+    return "CP1252" if re.search(rb"[\x80-\x9f]", content) else "LATIN1"
 
 
 def guess_wide_encoding(line: bytes) -> str | None:
-    """Return the form of UTF-16 or UTF-32 that the zero bytes of a first line point to, None if it is neither."""
+    """Guess UTF-16 or UTF-32 from the positions of the zero bytes in a first line; None if it is neither."""
     line = line[:4000]
-    zeros = [sum(byte == 0 for byte in line[start::4]) * 4 / max(len(line), 1) for start in range(4)]
-    full = tuple(share > 0.6 for share in zeros)
+    zero_shares = [sum(byte == 0 for byte in line[start::4]) * 4 / max(len(line), 1) for start in range(4)]
+    are_zero = tuple(share > 0.6 for share in zero_shares)
     return {
         (False, True, False, True): "UTF-16LE",
         (True, False, True, False): "UTF-16BE",
         (False, True, True, True): "UTF-32LE",
         (True, True, True, False): "UTF-32BE",
-    }.get(full)
+    }.get(are_zero)

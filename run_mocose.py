@@ -61,10 +61,10 @@ from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.models.saved_files import equalize_file_modes
 from mocose_hf.parallel.collectives import end_process
 from mocose_hf.parallel.deepspeed import whole_model
+from mocose_hf.parallel.launcher import end_with_launcher
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 from mocose_hf.training.checkpoint import find_checkpoint
-from mocose_hf.training.launcher import end_with_launcher
-from mocose_hf.training.run_lock import one_run
+from mocose_hf.training.run_lock import lock_output_dir
 from mocose_hf.training.trainer import ARGUMENTS_FILE, MoCoSETrainer
 
 _SECONDS_FOR_THE_FIRST = 3
@@ -140,7 +140,7 @@ def hold_output_dir(options: Options, held: ExitStack, must_be_empty: bool = Fal
     folder = options.output_dir
     if folder is None:
         return
-    held.enter_context(one_run(folder, options.training, must_be_empty))
+    held.enter_context(lock_output_dir(folder, options.training, must_be_empty))
 
 
 def check_options(options: Options) -> None:

@@ -17,7 +17,7 @@ from mocose_hf.models.loading import load_encoder, load_encoder_config, load_tok
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.study.digests import encoder_sha256
 from mocose_hf.training.trainer import MoCoSETrainer
-from mocose_hf.training.validation import check_length
+from mocose_hf.training.validation.inputs import check_length
 
 
 def read_training_sentences(options: Options) -> Sentences | SentenceStream:

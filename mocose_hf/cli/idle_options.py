@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mocose_hf.models.modeling_mocose import TARGET_ARGUMENTS
 from mocose_hf.models.queue_weighting import parse_window
 from mocose_hf.models.registry import ALGORITHMS
-from mocose_hf.training.argument_checks import VIEW_CHANGES, changes_a_view
+from mocose_hf.training.validation.arguments import VIEW_CHANGES, changes_a_view
 
 _OF_THE_QUEUE = ("queue_window", "queue_window_softness", "queue_half_life", "queue_centroids")
 _OF_A_HUB_DATASET = ("dataset_name", "dataset_config_name", "dataset_split", "dataset_revision")

@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS_FILE = "model.safetensors"
-STEP_LOG_FILE = "step_log.json"
+TRAIN_METRICS_FILE = "train_metrics.json"
 PREFIX = "checkpoint-"
 _PICKLES = (".pt", ".pth")
 _BYTES_AT_ONCE = 1 << 20
@@ -199,7 +199,7 @@ def check_parts(checkpoint: str | Path) -> None:
     """Raise an `InputError` where a checkpoint lacks what a run needs beside its weights to go on exactly."""
     names = [path.name for path in Path(checkpoint).iterdir()]
     optimizer = ("latest",) if "latest" in names else ("optimizer.pt", "scheduler.pt")  # DeepSpeed has its own
-    missing = [name for name in (STATE_FILE, STEP_LOG_FILE, *optimizer) if name not in names]
+    missing = [name for name in (STATE_FILE, TRAIN_METRICS_FILE, *optimizer) if name not in names]
     if not any(name.startswith("rng_state") for name in names):
         missing.append("rng_state.pth")
     if missing:

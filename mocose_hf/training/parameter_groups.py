@@ -1,4 +1,4 @@
-"""A learning rate of their own for what is new over a pretrained encoder."""
+"""A learning rate of their own for the heads that are new on top of a pretrained encoder."""
 
 from torch import nn
 from torch.optim import Optimizer
@@ -13,26 +13,26 @@ def head_parameters(model: MoCoSEForPreTraining) -> list[nn.Parameter]:
 
 
 def set_head_learning_rate(optimizer: Optimizer, model: MoCoSEForPreTraining, rate: float) -> None:
-    """Split the heads off from each group of parameters, into groups that differ by their learning rate alone.
+    """Move the heads of each parameter group into a group that differs only in its learning rate.
 
     Args:
-        optimizer: One that has made no step yet.
-        model: What it trains.
-        rate: The heads' peak learning rate, at least 0.
+        optimizer: An optimizer that has made no step yet.
+        model: The model that it trains.
+        rate: Peak learning rate of the heads, at least 0.
 
     Raises:
-        ValueError: Where the optimizer does not hold the heads in groups.
+        ValueError: If the optimizer does not hold the heads in its parameter groups.
     """
     heads = {id(parameter) for parameter in head_parameters(model)}
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not heads <= held:
+    grouped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not heads <= grouped:
         raise ValueError(
-            f"`head_learning_rate` needs an optimizer with groups of parameters, which {type(optimizer).__name__} has "
-            "not; leave it out, or set another `optim`."
+            f"`head_learning_rate` needs an optimizer with parameter groups, and {type(optimizer).__name__} has none; "
+            "leave it out, or set another `optim`."
         )
     for group in list(optimizer.param_groups):
-        own = [parameter for parameter in group["params"] if id(parameter) in heads]
-        if own:
+        in_group = [parameter for parameter in group["params"] if id(parameter) in heads]
+        if in_group:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
-            optimizer.add_param_group({**group, "params": own, "lr": rate})
+            optimizer.add_param_group({**group, "params": in_group, "lr": rate})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

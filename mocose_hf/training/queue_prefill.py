@@ -1,4 +1,4 @@
-"""Fill the queue with keys of training sentences before the first step, in place of random rows."""
+"""Fill the queue with keys of training sentences before the first step, instead of random rows."""
 
 from contextlib import nullcontext
 
@@ -18,12 +18,12 @@ def prefill_queue(
     The reverse queue gets the keys of the query view. If there are fewer sentences than slots, the rest stays empty.
 
     Args:
-        model: A `MoCoSEForPreTraining` with a queue; its mode is left as it is.
-        sentences: With columns `text` and `sentence_id`, and in pairs `key_text`.
-        collator: Makes batches of them, with neither augmentation nor token views.
+        model: A `MoCoSEForPreTraining` with a queue; its mode does not change.
+        sentences: A dataset with columns `text` and `sentence_id`, and `key_text` for pairs.
+        collator: Its collator, with neither augmentation nor token views.
         batch_size: Sentences per forward.
-        seed: Decides which sentences are drawn; torch's global generator is left alone.
-        dtype: What to compute in; the dtype of the weights if None.
+        seed: Seed of the draw; torch's global generator does not change.
+        dtype: Autocast dtype; None for the dtype of the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(sentences), generator=generator)[: model.queue.size].tolist()

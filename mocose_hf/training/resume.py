@@ -1,8 +1,11 @@
 """What a run must have in common with the checkpoint it goes on from, to end where it would have ended."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 
 from mocose_hf.data.fingerprints import dataset_fingerprint, tokenizer_fingerprint
 from mocose_hf.data.streaming import InfiniteStream
@@ -220,6 +223,33 @@ def check_same_run(checkpoint: str | Path, run: dict[str, object]) -> str | None
             "sums differ from here on, so the end is no longer equal bit for bit."
         )
     return " ".join(said) or None
+
+
+def restore_callback_states(callbacks: Iterable[TrainerCallback], state: TrainerState) -> None:
+    """Give each `ExportableState` among the callbacks the attributes that the checkpoint holds for it, in place.
+
+    transformers replaces the callbacks, and only with `restore_callback_states_from_checkpoint`. It also fails at the
+    next save if the checkpoint does not know a callback, so its present state is entered here.
+
+    Args:
+        callbacks: Those of the resumed run. What they were constructed with stays.
+        state: As read from the checkpoint.
+    """
+    groups: dict[str, list[ExportableState]] = {}
+    for callback in callbacks:
+        if isinstance(callback, ExportableState):
+            groups.setdefault(type(callback).__name__, []).append(callback)
+    for name, group in groups.items():
+        saved = state.stateful_callbacks.get(name)
+        if saved is None:
+            fresh = [callback.state() for callback in group]
+            state.stateful_callbacks[name] = fresh[0] if len(fresh) == 1 else fresh
+            continue
+        saved = saved if isinstance(saved, list) else [saved]
+        for callback, entry in zip(group, saved[-len(group) :], strict=False):  # each save adds to a list
+            attributes = entry.get("attributes", {})
+            for attribute in callback.state()["attributes"].keys() & attributes.keys():
+                setattr(callback, attribute, attributes[attribute])
 
 
 def check_encoder_config(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:

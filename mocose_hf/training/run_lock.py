@@ -1,4 +1,4 @@
-"""One run at a time in an output directory."""
+"""Lock an output directory, so that only one run at a time uses it."""
 
 import errno
 import os
@@ -18,29 +18,29 @@ except ImportError:  # Windows
 
 logger = logging.get_logger(__name__)
 
-_held: dict[str, int] = {}
-"""The directories that this process holds, each with its open file."""
+_locked: dict[str, int] = {}
+"""The directories that this process has locked, each with its file descriptor."""
 
 
 @contextmanager
-def one_run(output_dir: str | Path, args, must_be_empty: bool = False) -> Iterator[None]:
-    """Hold the directory, if it exists, for all processes of a run; every one of them must call it.
+def lock_output_dir(output_dir: str | Path, args, must_be_empty: bool = False) -> Iterator[None]:
+    """Lock the output directory, if it exists, for all processes of a run. Every process must call this.
 
     Args:
-        output_dir: The directory; the first process holds it.
+        output_dir: The directory; the first process locks it.
         args: The training arguments.
-        must_be_empty: Whether the directory was new when the command began, so that anything in it is another run's.
+        must_be_empty: Whether the directory was new when the command began. Anything in it belongs to another run.
 
     Raises:
-        InputError: On all processes, if another run holds the directory or has written into it.
+        InputError: On all processes, if another run has locked the directory or has written into it.
     """
     refusal = None
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if args.process_index == 0 and os.path.isdir(output_dir):
             try:
-                held.enter_context(exclusive(output_dir))
+                stack.enter_context(lock_directory(output_dir))
                 if must_be_empty:
-                    _check_empty(output_dir)
+                    _validate_empty(output_dir)
             except InputError as error:
                 refusal = error
         if any_process(refusal is not None, args.device):
@@ -49,42 +49,42 @@ def one_run(output_dir: str | Path, args, must_be_empty: bool = False) -> Iterat
 
 
 @contextmanager
-def exclusive(output_dir: str | Path) -> Iterator[None]:
-    """Hold an existing directory, so that no other process runs in it; the same process may hold it again inside.
+def lock_directory(path: str | Path) -> Iterator[None]:
+    """Lock an existing directory against other processes; the process itself may lock it again.
 
-    The kernel locks the directory itself (flock) and drops the lock when the process ends, however it ends. No file is
-    written. A file system without locks gives a warning.
+    The kernel locks the directory itself (flock), and unlocks it when the process ends for any reason. No lock file is
+    written. If the file system has no locks, this warns and continues.
 
     Raises:
-        InputError: If another process holds it.
+        InputError: If another process has locked it.
     """
-    path = os.path.realpath(output_dir)
-    if fcntl is None or path in _held:
+    real_path = os.path.realpath(path)
+    if fcntl is None or real_path in _locked:
         yield
         return
-    _lock(path, output_dir)
+    _lock(real_path, path)
     try:
         yield
     finally:
-        if path in _held:  # not in a forked child
-            os.close(_held.pop(path))
+        if real_path in _locked:  # not in a forked child
+            os.close(_locked.pop(real_path))
 
 
-def _lock(path: str, output_dir: str | Path) -> None:
+def _lock(real_path: str, output_dir: str | Path) -> None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(real_path, os.O_RDONLY)
     except OSError as error:
         _warn(output_dir, error)
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _held[path] = file
+        _locked[real_path] = file
     except OSError as error:
         os.close(file)
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             _warn(output_dir, error)
             return
-        holder = _holder(path)
+        holder = _find_holder(real_path)
         process = f" (process {holder})" if holder else ""
         raise InputError(
             f"`output_dir` {output_dir}: another run{process} is writing there; wait for its end, stop it, or name "
@@ -92,7 +92,7 @@ def _lock(path: str, output_dir: str | Path) -> None:
         ) from error
 
 
-def _check_empty(output_dir: str | Path) -> None:
+def _validate_empty(output_dir: str | Path) -> None:
     entry = next(Path(output_dir).iterdir(), None)
     if entry is not None:
         raise InputError(
@@ -105,8 +105,8 @@ def _warn(output_dir: str | Path, error: OSError) -> None:
     logger.warning(printable(f"{output_dir}: cannot be locked ({one_line(error)}); start no second run in it."))
 
 
-def _holder(path: str) -> int | None:
-    """Return the process that holds a directory, None if the system does not say."""
+def _find_holder(path: str) -> int | None:
+    """Return the process that has locked a directory, None if the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
         inode = str(os.stat(path).st_ino)
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
@@ -116,13 +116,13 @@ def _holder(path: str) -> int | None:
     return None
 
 
-def _forget_locks() -> None:
-    """Close a parent's locks in a forked child, such as a worker of a data loader, which may outlive the parent."""
-    for file in _held.values():
+def _unlock_in_child() -> None:
+    """Close the locks of the parent in a forked child; a data loader's worker may outlive its parent."""
+    for file in _locked.values():
         with suppress(OSError):
             os.close(file)
-    _held.clear()
+    _locked.clear()
 
 
 if fcntl is not None:
-    os.register_at_fork(after_in_child=_forget_locks)
+    os.register_at_fork(after_in_child=_unlock_in_child)

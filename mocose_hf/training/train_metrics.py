@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.modeling_mocose import MoCoSEOutput
-from mocose_hf.training.checkpoint import STEP_LOG_FILE
+from mocose_hf.training.checkpoint import TRAIN_METRICS_FILE
 
 NAMES = ("loss", "contrastive_accuracy", "query_std", "key_std")
 
@@ -59,7 +59,7 @@ class TrainMetrics:
             "forwards_of_lines": self._forwards_of_lines,
             "keys_per_step": self.keys_per_step,
         }
-        (Path(checkpoint) / STEP_LOG_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        (Path(checkpoint) / TRAIN_METRICS_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
     def load(self, checkpoint: str | Path | None, device: torch.device) -> None:
         """Go on from where a checkpoint stands, None for the start of a run.
@@ -67,7 +67,7 @@ class TrainMetrics:
         Raises:
             InputError: Where its file does not hold what `save` wrote.
         """
-        path = None if checkpoint is None else Path(checkpoint) / STEP_LOG_FILE
+        path = None if checkpoint is None else Path(checkpoint) / TRAIN_METRICS_FILE
         try:
             state = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
             sums = state.get("sums")

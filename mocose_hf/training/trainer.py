@@ -31,22 +31,22 @@ from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.parallel.collectives import any_process, broadcast, gather_rows
-from mocose_hf.training.argument_checks import check_augmentations, check_values
-from mocose_hf.training.callback_states import EndOfRun, has_ended, restore_callback_states
 from mocose_hf.training.callbacks.checkpoint_saver import CheckpointSaver
 from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
+from mocose_hf.training.callbacks.end_of_run import EndOfRun, has_ended
 from mocose_hf.training.callbacks.nan_monitor import NaNMonitor
-from mocose_hf.training.callbacks.preemption import IgnoreSignalsWorkerInit, Preemption, TrainingInterrupted
+from mocose_hf.training.callbacks.preemption import IgnoreSignalsWorkerInit, PreemptionHandler, TrainingInterrupted
 from mocose_hf.training.checkpoint import PREFIX, STATE_FILE, load_weights, read_state, require_complete, step_of
-from mocose_hf.training.option_support import check_trainer_options
 from mocose_hf.training.parameter_groups import set_head_learning_rate
 from mocose_hf.training.queue_monitor.callback import QueueMonitor
 from mocose_hf.training.queue_prefill import prefill_queue
-from mocose_hf.training.resume import describe_run, resolve_resume_checkpoint
-from mocose_hf.training.run_lock import one_run
+from mocose_hf.training.resume import describe_run, resolve_resume_checkpoint, restore_callback_states
+from mocose_hf.training.run_lock import lock_output_dir
+from mocose_hf.training.schedule_free import ScheduleFreeWeights
 from mocose_hf.training.train_metrics import TrainMetrics, measure
 from mocose_hf.training.training_args import MoCoSETrainingArguments
-from mocose_hf.training.validation import (
+from mocose_hf.training.validation.arguments import check_augmentations, check_values
+from mocose_hf.training.validation.inputs import (
     check_arguments,
     check_development_pairs,
     check_metric,
@@ -58,7 +58,7 @@ from mocose_hf.training.validation import (
     prepare_data,
     texts_of,
 )
-from mocose_hf.training.weight_sets import WeightSets
+from mocose_hf.training.validation.transformers_options import check_trainer_options
 
 logger = logging.get_logger(__name__)
 
@@ -152,21 +152,21 @@ class MoCoSETrainer(Trainer):
             )
         self._test_tasks = test_tasks
         self._saved_metrics: dict[str, float] = {}
-        self._step_log = TrainMetrics()
-        self._keeper = CheckpointSaver(self._step_log)
-        self._preemption = Preemption()
-        self._finite_watch = NaNMonitor(late=self.args.device.type == "cuda")
-        self._telemetry = QueueMonitor()
-        self._weight_sets = WeightSets()
+        self._train_metrics = TrainMetrics()
+        self._checkpoint_saver = CheckpointSaver(self._train_metrics)
+        self._preemption = PreemptionHandler()
+        self._nan_monitor = NaNMonitor(late=self.args.device.type == "cuda")
+        self._queue_monitor = QueueMonitor()
+        self._schedule_free = ScheduleFreeWeights()
         self._is_training = False
         self._trial = None
         self.resumed_from: str | None = None
         self.begin_training()
         end_of_run = EndOfRun(self._preemption)
-        for callback in (_MomentumStep(self), CollapseMonitor(), end_of_run, self._preemption, self._keeper):
+        for callback in (_MomentumStep(self), CollapseMonitor(), end_of_run, self._preemption, self._checkpoint_saver):
             self.add_callback(callback)
         if self.args.queue_monitor_steps > 0:
-            self.add_callback(self._telemetry)
+            self.add_callback(self._queue_monitor)
         if isinstance(train_dataset, InfiniteStream):
             self.add_callback(StreamResumeCallback(train_dataset))
         elif getattr(self.data_collator, "draws_views", False):
@@ -270,7 +270,7 @@ class MoCoSETrainer(Trainer):
             SaveError: Where a checkpoint could not be written; the one before it is good.
             TrainingInterrupted: After SIGTERM or SIGINT, when the step is done and saved.
         """
-        with one_run(self.args.output_dir, self.args):
+        with lock_output_dir(self.args.output_dir, self.args):
             return self._train_alone(resume_from_checkpoint, trial, **options)
 
     def _train_alone(self, resume_from_checkpoint: str | bool | None, trial, **options) -> TrainOutput:
@@ -291,21 +291,20 @@ class MoCoSETrainer(Trainer):
         if checkpoint is None:
             for queue in self.model.queues():
                 queue.use_ids_of(text_number(run["training_data"]))
-        self._keeper.begin(run, self.args.save_total_limit)
-        self._step_log.load(checkpoint, self.args.device)
-        self._telemetry.begin(self.args, checkpoint)
+        self._checkpoint_saver.begin(run, self.args.save_total_limit)
+        self._train_metrics.load(checkpoint, self.args.device)
+        self._queue_monitor.begin(self.args, checkpoint)
         self._is_training, self.resumed_from = True, checkpoint
         settings = {
             "save_total_limit": None,  # the keeper deletes, when the successor is complete
-            "save_strategy": self.args.save_strategy,  # which a signal may change
             "eval_on_start": self.args.eval_on_start and checkpoint is None,  # a resumed run scored its start before
             "restore_callback_states_from_checkpoint": False,  # done in place, see `resume_training`
         }
         try:
-            with _changed(self.args, settings), self._preemption.listening(self.is_world_process_zero()):
+            with _changed(self.args, settings), self._preemption.listening(self.args, self.is_world_process_zero()):
                 output = super().train(resume_from_checkpoint=checkpoint, trial=trial, **options)
         except Exception as error:
-            failure = self._keeper.failure(error)
+            failure = self._checkpoint_saver.failure(error)
             if failure is None:
                 raise
             raise failure from error
@@ -341,15 +340,15 @@ class MoCoSETrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and tokenizer, and the arguments as JSON where `Trainer` leaves a pickle of them."""
         folder = Path(output_dir or self.args.output_dir)
-        self._finite_watch.look()
+        self._nan_monitor.check()
         self._check_weights()
         if _internal_call and folder.name == f"checkpoint-{self.state.global_step}":
-            self._keeper.start(folder, self.args.should_save)
-        with self._weight_sets.evaluating():
+            self._checkpoint_saver.start(folder, self.args.should_save)
+        with self._schedule_free.averaged():
             super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
             if _internal_call:
-                self._weight_sets.save(folder)
+                self._schedule_free.save(folder)
             equalize_file_modes(folder)
             make_tokenizer_portable(folder)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -381,7 +380,7 @@ class MoCoSETrainer(Trainer):
         check_model(self.model)
         self._pending: list[_Forward] = []
         self._gradient_norm: Tensor | None = None
-        self._finite_watch.forget()
+        self._nan_monitor.reset()
         self._scale = self._loss_scale()
         if self.args.queue_prefill and self._is_training and self.resumed_from is None:
             self._prefill_queue()
@@ -401,10 +400,10 @@ class MoCoSETrainer(Trainer):
 
     def resume_training(self) -> None:
         """Take up what `Trainer` does not take up from the checkpoint that it has just loaded, if there is one."""
-        self._weight_sets.begin(self.accelerator.unwrap_model(self.model), self.optimizer)
+        self._schedule_free.begin(self.accelerator.unwrap_model(self.model), self.optimizer)
         if self.resumed_from is not None:
             restore_callback_states(self.callback_handler.callbacks, self.state)
-            self._weight_sets.load(self.resumed_from)
+            self._schedule_free.load(self.resumed_from)
             self.compare_checkpoint(self.resumed_from)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -414,8 +413,8 @@ class MoCoSETrainer(Trainer):
             keys = outputs.key_embeddings.detach()
             reverse_keys = outputs.reverse_key_embeddings
             self._pending.append(_Forward(measure(loss, outputs), keys, outputs.sentence_ids, reverse_keys))
-            if self._telemetry.is_due(self.args, self.state):
-                self._telemetry.note(outputs, self._momentum_metrics())
+            if self._queue_monitor.is_due(self.args, self.state):
+                self._queue_monitor.note(outputs, self._momentum_metrics())
         return (loss, outputs) if return_outputs else loss
 
     def note_gradient(self) -> None:
@@ -424,7 +423,7 @@ class MoCoSETrainer(Trainer):
         Raises:
             FloatingPointError: As `step_momentum`, of the step before, where that was not looked at until now.
         """
-        self._finite_watch.look()
+        self._nan_monitor.check()
         self._scale = self._loss_scale()
         if self.is_deepspeed_enabled:  # which keeps the gradients to itself, and has made the step by now
             self._gradient_norm = torch.as_tensor(self.model_wrapped.get_global_grad_norm(), device=self.args.device)
@@ -447,14 +446,14 @@ class MoCoSETrainer(Trainer):
         watched = [part for forward in forwards for part in forward.numbers()]
         if gradient_norm is not None and not skipped:
             watched.append(gradient_norm)
-        self._finite_watch.note(step, watched)
+        self._nan_monitor.record(step, watched)
         for forward in forwards:
-            self._step_log.add(forward.measures)
+            self._train_metrics.add(forward.measures)
         if skipped:
             return
         model = self.accelerator.unwrap_model(self.model)
         entering = sum(len(forward.keys) for forward in forwards)
-        self._step_log.keys_per_step = max(self._step_log.keys_per_step, entering)
+        self._train_metrics.keys_per_step = max(self._train_metrics.keys_per_step, entering)
         for forward in forwards:
             model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
             if model.reverse_queue is not None:
@@ -492,7 +491,7 @@ class MoCoSETrainer(Trainer):
     def keys_per_step(self) -> int:
         """Return how many keys enter the queue in a full optimizer step: counted, or before that one per row."""
         expected = self.args.global_batch_size * self.args.gradient_accumulation_steps
-        return self._step_log.keys_per_step or expected
+        return self._train_metrics.keys_per_step or expected
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each line of the training log what the loss does not show, and keep it exact over interruptions.
@@ -503,15 +502,15 @@ class MoCoSETrainer(Trainer):
         (of η and fill at this moment; left out at η = 1), all four where there is a target, and what each
         `CollapseMonitor` and `QueueMonitor` measured since the last line.
         """
-        self._finite_watch.look()
+        self._nan_monitor.check()
         if "loss" in logs:
-            logs.update(self._step_log.means() | self._momentum_metrics())
+            logs.update(self._train_metrics.means() | self._momentum_metrics())
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, CollapseMonitor | QueueMonitor):
                     logs.update(callback.pop_metrics())
         if "train_loss" in logs:
-            logs["train_loss"] = self._step_log.mean_loss()
-            self._weight_sets.end()  # the last line comes before the best checkpoint is loaded
+            logs["train_loss"] = self._train_metrics.mean_loss()
+            self._schedule_free.end()  # the last line comes before the best checkpoint is loaded
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -529,7 +528,7 @@ class MoCoSETrainer(Trainer):
             also the Spearman of each, such as `eval_sts12_spearman` and `eval_stsb_spearman`, and their mean
             `eval_sts_avg_spearman`.
         """
-        self._finite_watch.look()
+        self._nan_monitor.check()
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("`evaluate` needs scored pairs or other sets; give the trainer an `eval_dataset`.")
@@ -542,7 +541,7 @@ class MoCoSETrainer(Trainer):
         scores_tests = eval_dataset is self.eval_dataset and self._test_tasks
         for prefix, pairs in sets.items():
             start = time.time()
-            with self._weight_sets.evaluating():
+            with self._schedule_free.averaged():
                 # A start of one direction cannot be trained to be better; what collapses later scores low.
                 needs_spread = self._is_training and self.state.global_step == 0
                 scores = score_sets(model, self.processing_class, pairs, needs_spread=needs_spread, **encoding)
@@ -578,14 +577,14 @@ class MoCoSETrainer(Trainer):
         Raises:
             ValueError: If a row has no text, or the trainer no tokenizer.
         """
-        self._finite_watch.look()
+        self._nan_monitor.check()
         if self.processing_class is None:
             raise ValueError("`predict` needs the tokenizer; give it to the trainer as `processing_class`.")
         texts = texts_of(test_dataset)
         start = time.time()
         model = self.accelerator.unwrap_model(self.model)
         encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
-        with self._weight_sets.evaluating():
+        with self._schedule_free.averaged():
             embeddings = embed(model, self.processing_class, texts, **encoding)
         metrics = speed_metrics(metric_key_prefix, start, num_samples=len(texts))
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
@@ -638,7 +637,7 @@ class MoCoSETrainer(Trainer):
         source = Path(checkpoint).parent / Path(best).name if best else Path(checkpoint)
         require_complete(source)
         load_weights(self.model, source)
-        self._telemetry.draw(self.args)
+        self._queue_monitor.draw(self.args)
         stopped = f" of {state.max_steps}, where a callback stopped it" if state.global_step < state.max_steps else ""
         self._warn(
             f"{checkpoint} is at the end of its run, step {state.global_step}{stopped}: no step is left to train."

@@ -9,7 +9,8 @@ from transformers.trainer_utils import IntervalStrategy
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.parallel.deepspeed import keep_weights_in_float32, validate_deepspeed_arguments
-from mocose_hf.training.argument_checks import (
+from mocose_hf.parallel.launcher import adopt_launcher_settings
+from mocose_hf.training.validation.arguments import (
     SCHEDULES_BY_SCORE,
     check_augmentations,
     check_loading,
@@ -18,8 +19,7 @@ from mocose_hf.training.argument_checks import (
     check_values,
     follow_score,
 )
-from mocose_hf.training.launcher import adopt_launcher_settings
-from mocose_hf.training.option_support import check_idle_options
+from mocose_hf.training.validation.transformers_options import check_idle_options
 
 EMA_SCHEDULES = ("cosine", "constant_distance")
 

@@ -50,7 +50,7 @@ def embedding(model):
 def train(folder, tokenizer, callbacks=(), resume=None, late=False, **fields):
     settings = {"save_strategy": "steps", "save_steps": SAVED, "max_steps": STEPS, "save_total_limit": None} | fields
     trainer = make_trainer(folder, tokenizer, tiny_model(), callbacks=list(callbacks), **settings)
-    trainer._finite_watch = NaNMonitor(late)
+    trainer._nan_monitor = NaNMonitor(late)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -195,7 +195,7 @@ POLICIES = [
 def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumulation, policies):
     model = tiny_model(**policies)
     trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
-    trainer._finite_watch = NaNMonitor(late=True)
+    trainer._nan_monitor = NaNMonitor(late=True)
     weight = torch.nn.Parameter(torch.randn(4, 32))
     model.encode_queries = lambda **view: torch.nn.functional.normalize(weight, dim=-1)
     model.encode_keys = lambda **view: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
@@ -219,7 +219,7 @@ def test_a_step_on_a_packed_batch_waits_for_no_gpu(tmp_path, tokenizer):
     """On a padded one transformers looks at the mask, whether there is padding at all."""
     model = tiny_model()
     trainer = make_trainer(tmp_path, tokenizer, model, padding_free=True)
-    trainer._finite_watch = NaNMonitor(late=True)
+    trainer._nan_monitor = NaNMonitor(late=True)
     trainer.state.max_steps = 10
     batch = next(iter(trainer.get_train_dataloader()))
     model.train()

@@ -239,7 +239,7 @@ def test_scores_cannot_be_written_into_a_file(tmp_path):
         check_results_dir(tmp_path / ("x" * 300), overwrite=True)
 
 
-def test_a_new_run_leaves_no_scores_and_no_telemetry_of_the_one_before(tmp_path):
+def test_a_new_run_leaves_no_scores_and_no_queue_monitor_of_the_one_before(tmp_path):
     for name in ("eval_results.json", "spectrum.png", "queue_monitor.jsonl", "queue_monitor.png", "notes.txt"):
         (tmp_path / name).write_text("earlier")
     clear_output_dir(tmp_path)

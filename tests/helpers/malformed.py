@@ -451,7 +451,7 @@ def add_rubbish(directory: Path) -> None:
     change("manifest.json", run=read_manifest(directory) | {"seed": "a\nb" * 2000})(directory)
 
 
-FILES = [WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "step_log.json"]
+FILES = [WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "train_metrics.json"]
 LISTED = {"size": 1, "sha256": ""}
 CHECKPOINTS = {
     **{f"manifest {text[:5]!r}": write("manifest.json", text) for text in (b"", b"{", b"[]", b"\xff", b"[" * 9999)},

@@ -26,7 +26,7 @@ def differences(first: Path, second: Path, log: bool = True) -> list[str]:
                 pair = [torch.load(folder / name, weights_only=True) for folder in (first, second)]
         elif name == "trainer_state.json":
             pair = [_state(folder / name, log) for folder in (first, second)]
-        elif name == "step_log.json":
+        elif name == "train_metrics.json":
             pair = [json.loads((folder / name).read_text()) for folder in (first, second)]
         else:
             continue

@@ -25,7 +25,7 @@ from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, info_nc
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.view_augmentation import Augmentation, draw_share, random_signs, shuffle
 from mocose_hf.models.views import View, embed_tokens, takes_embeddings
-from mocose_hf.training.validation import make_augmentation
+from mocose_hf.training.validation.inputs import make_augmentation
 
 SPECIAL = (0, 2, 3)
 RANDOM = {"position_shuffle": True, "token_cutoff": 0.3, "feature_cutoff": 0.2, "embedding_noise": 0.01}

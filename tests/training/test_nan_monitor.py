@@ -19,65 +19,65 @@ BAD = [
 
 @pytest.mark.parametrize("bad", BAD)
 def test_at_once_the_step_itself_is_refused(bad):
-    watch = NaNMonitor(late=False)
-    watch.note(1, GOOD)
+    monitor = NaNMonitor(late=False)
+    monitor.record(1, GOOD)
     with pytest.raises(FloatingPointError, match="of step 2 is not finite"):
-        watch.note(2, bad)
+        monitor.record(2, bad)
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_late_it_is_the_next_look_that_names_the_step(bad):
-    watch = NaNMonitor(late=True)
-    watch.look()
-    watch.note(1, GOOD)
-    watch.look()
-    watch.note(2, bad)
+    monitor = NaNMonitor(late=True)
+    monitor.check()
+    monitor.record(1, GOOD)
+    monitor.check()
+    monitor.record(2, bad)
     with pytest.raises(FloatingPointError, match="of step 2 is not finite"):
-        watch.look()
-    watch.look()
+        monitor.check()
+    monitor.check()
 
 
 def test_no_step_goes_without_a_look_where_the_next_one_is_noted():
-    watch = NaNMonitor(late=True)
-    watch.note(1, BAD[0])
+    monitor = NaNMonitor(late=True)
+    monitor.record(1, BAD[0])
     with pytest.raises(FloatingPointError, match="of step 1 is not finite"):
-        watch.note(2, GOOD)
+        monitor.record(2, GOOD)
 
 
 def test_a_training_that_begins_forgets_the_one_before():
-    watch = NaNMonitor(late=True)
-    watch.note(1, BAD[0])
-    watch.forget()
-    watch.note(1, GOOD)
-    watch.look()
+    monitor = NaNMonitor(late=True)
+    monitor.record(1, BAD[0])
+    monitor.reset()
+    monitor.record(1, GOOD)
+    monitor.check()
 
 
 def test_numbers_that_change_after_they_were_noted_are_told_of_as_they_were():
-    watch = NaNMonitor(late=True)
+    monitor = NaNMonitor(late=True)
     number = torch.tensor([math.nan])
-    watch.note(1, [number])
+    monitor.record(1, [number])
     number.zero_()
     with pytest.raises(FloatingPointError):
-        watch.look()
+        monitor.check()
 
 
 def test_noting_late_reads_nothing():
     with Operations() as used:
-        NaNMonitor(late=True).note(1, GOOD)
+        NaNMonitor(late=True).record(1, GOOD)
     assert "cat" in used.names
     assert used.names & WAITING == set()
     with Operations() as used:
-        NaNMonitor(late=False).note(1, GOOD)
+        NaNMonitor(late=False).record(1, GOOD)
     assert used.names & WAITING == {"_local_scalar_dense"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_is_not_waited_for_until_the_look():
-    watch, parts = NaNMonitor(late=True), [part.cuda() for part in BAD[1]]
+    monitor, parts = NaNMonitor(late=True), [part.cuda() for part in BAD[1]]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        watch.note(1, parts)
+        monitor.record(1, parts)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     with pytest.raises(FloatingPointError, match="of step 1"):
-        watch.look()
+        monitor.check()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,11 @@ from signals import EVALUATION, SavedSteps, Send, trainer_of
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerState
 
+from mocose_hf.parallel.launcher import LAUNCHER_DIED
 from mocose_hf.training.callbacks.preemption import (
-    LAUNCHER_DIED,
     SIGNALS,
     IgnoreSignalsWorkerInit,
-    Preemption,
+    PreemptionHandler,
     TrainingInterrupted,
 )
 from mocose_hf.training.checkpoint import checkpoints, find_corruption, step_of
@@ -253,7 +254,10 @@ def test_a_signal_is_acknowledged_by_the_first_process_alone_and_whatever_stderr
 
     for stderr, is_first, expected in ((Busy(), True, 1), (Busy(), False, 0), (Gone(), True, 0), (None, True, 0)):
         monkeypatch.setattr("sys.stderr", stderr)
-        with pytest.raises(NobodyListened), Preemption().listening(is_first):
+        with (
+            pytest.raises(NobodyListened),
+            PreemptionHandler().listening(SimpleNamespace(save_strategy="no"), is_first),
+        ):
             os.kill(os.getpid(), signal.SIGTERM)
         assert capfd.readouterr().err.count("SIGTERM: finishing this step and saving") == expected
 
@@ -309,17 +313,17 @@ def test_training_outside_the_main_thread_takes_no_signals(tmp_path, tokenizer):
 
 
 def test_the_message_names_the_signal_or_another_process():
-    preemption = Preemption()
+    preemption, args = PreemptionHandler(), SimpleNamespace(save_strategy="best")
     state = TrainerState(global_step=3, max_steps=7)
-    with pytest.raises(NobodyListened), preemption.listening():  # noqa: PT012
+    with pytest.raises(NobodyListened), preemption.listening(args):  # noqa: PT012
         assert preemption.report(state).startswith("A signal to another process ended training after step 3 of 7")
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.report(state).startswith("SIGTERM ended training after step 3 of 7, which is not saved")
         assert signal.getsignal(signal.SIGTERM) is nobody_listened
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     preemption.saved_step = 3
-    assert "after step 3 of 7, which is saved; go on with --resume_from_checkpoint true." in preemption.report(state)
-    with preemption.listening():
+    assert "after step 3 of 7, which is saved; resume with --resume_from_checkpoint true." in preemption.report(state)
+    with preemption.listening(args):
         assert preemption.report(state).startswith("A signal to another process")
 
 

@@ -11,12 +11,12 @@ from trainers import make_trainer, training_arguments
 from transformers import TrainerCallback
 
 from mocose_hf.errors import InputError
-from mocose_hf.training.run_lock import exclusive, one_run
+from mocose_hf.training.run_lock import lock_directory, lock_output_dir
 
 HOLD = """
 import os, sys, time
-from mocose_hf.training.run_lock import exclusive
-with exclusive(sys.argv[1]):
+from mocose_hf.training.run_lock import lock_directory
+with lock_directory(sys.argv[1]):
     if "fork" in sys.argv and os.fork() == 0:  # as a worker of a data loader
         print(os.getpid(), flush=True)
         time.sleep(600)
@@ -47,7 +47,7 @@ def start_holder(tmp_path):
 
 
 def refusal(folder) -> str:
-    with pytest.raises(InputError) as caught, exclusive(folder):
+    with pytest.raises(InputError) as caught, lock_directory(folder):
         pass
     return str(caught.value)
 
@@ -61,7 +61,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path, start_hol
     assert "\n" not in said
     process.kill()
     process.wait()
-    with exclusive(tmp_path):
+    with lock_directory(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +71,7 @@ def test_a_worker_that_outlives_its_process_holds_nothing(tmp_path, start_holder
     process.kill()
     process.wait()
     os.kill(worker, 0)  # still alive
-    with exclusive(tmp_path):
+    with lock_directory(tmp_path):
         pass
 
 
@@ -79,8 +79,8 @@ def test_one_process_may_hold_a_directory_again_and_under_another_name(tmp_path)
     link = tmp_path / "link"
     (tmp_path / "out").mkdir()
     link.symlink_to(tmp_path / "out")
-    with exclusive(tmp_path / "out"):
-        with exclusive(link):
+    with lock_directory(tmp_path / "out"):
+        with lock_directory(link):
             pass
         command = [sys.executable, "-c", HOLD, str(link)]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
@@ -92,7 +92,7 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, told, monkeypatch
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("mocose_hf.training.run_lock.fcntl.flock", no_locks)
-    with exclusive(tmp_path):
+    with lock_directory(tmp_path):
         assert "cannot be locked ([Errno 95] Operation not supported); start no second run" in told.text
 
 
@@ -122,15 +122,15 @@ def test_training_gives_its_output_directory_back(tmp_path, tokenizer):
 
 def test_a_directory_that_another_run_filled_meanwhile_is_refused(tmp_path):
     args = training_arguments(tmp_path)
-    with one_run(tmp_path, args, must_be_empty=True):
+    with lock_output_dir(tmp_path, args, must_be_empty=True):
         pass
-    with one_run(tmp_path / "none", args, must_be_empty=True):
+    with lock_output_dir(tmp_path / "none", args, must_be_empty=True):
         pass
     (tmp_path / "checkpoint-3").mkdir()
     said = "another run has written checkpoint-3 there since this command began"
-    with pytest.raises(InputError, match=said), one_run(tmp_path, args, must_be_empty=True):
+    with pytest.raises(InputError, match=said), lock_output_dir(tmp_path, args, must_be_empty=True):
         pass
-    with one_run(tmp_path, args):
+    with lock_output_dir(tmp_path, args):
         pass
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mocose_hf.training.checkpoint import STEP_LOG_FILE as FILE
+from mocose_hf.training.checkpoint import TRAIN_METRICS_FILE as FILE
 from mocose_hf.training.train_metrics import NAMES, TrainMetrics, measure
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
 from mocose_hf.evaluation import embed_tasks, read_sts_task
 from mocose_hf.training.train_metrics import measure
-from mocose_hf.training.validation import bfloat16_slowdown
+from mocose_hf.training.validation.inputs import bfloat16_slowdown
 
 
 class KeysOfEachForward(TrainerCallback):
@@ -783,10 +783,10 @@ def test_bf16_computes_in_bfloat16_and_keeps_loss_target_and_queue_in_float32(tm
 
 
 def test_bf16_is_warned_of_where_the_cpu_multiplies_slower_in_it(tmp_path, tokenizer, told, monkeypatch):
-    monkeypatch.setattr("mocose_hf.training.validation.bfloat16_slowdown", lambda: 1.2)
+    monkeypatch.setattr("mocose_hf.training.validation.inputs.bfloat16_slowdown", lambda: 1.2)
     make_trainer(tmp_path, tokenizer, bf16=True)
     assert told.text == ""
-    monkeypatch.setattr("mocose_hf.training.validation.bfloat16_slowdown", lambda: 41.7)
+    monkeypatch.setattr("mocose_hf.training.validation.inputs.bfloat16_slowdown", lambda: 41.7)
     make_trainer(tmp_path, tokenizer)
     assert told.text == ""
     make_trainer(tmp_path, tokenizer, bf16=True)
@@ -795,7 +795,7 @@ def test_bf16_is_warned_of_where_the_cpu_multiplies_slower_in_it(tmp_path, token
 
 def test_the_slowdown_of_bfloat16_is_a_measured_ratio(monkeypatch):
     seconds = iter([0.0, 9.0, 9.0, 11.0, 11.0, 13.0, 0.0, 9.0, 9.0, 15.0, 15.0, 25.0])
-    monkeypatch.setattr("mocose_hf.training.validation.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("mocose_hf.training.validation.inputs.time.perf_counter", lambda: next(seconds))
     assert bfloat16_slowdown(size=2, repeats=2) == 3.0
 
 

@@ -30,7 +30,7 @@ class CheckpointSaver(TrainerCallback):
     """
 
     def __init__(self, step_log: TrainMetrics):
-        self._step_log = step_log
+        self._train_metrics = step_log
         self._run: dict = {}
         self._limit: int | None = None
         self._waits_for_epoch_end = False
@@ -61,7 +61,7 @@ class CheckpointSaver(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):  # noqa: D102
         wait_for_all()
         if args.should_save:
-            self._step_log.save(self._saving)
+            self._train_metrics.save(self._saving)
             write_manifest(self._saving, self._run)
         saved, self._saving = self._saving, None
         if args.should_save:

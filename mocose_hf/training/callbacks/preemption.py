@@ -1,4 +1,4 @@
-"""Being told to stop: finish the step, save, end; on all processes at one step."""
+"""Stop a training on a signal: finish the step, save and exit, on all processes at the same step."""
 
 import os
 import signal
@@ -12,21 +12,19 @@ from transformers.trainer_utils import SaveStrategy
 
 from mocose_hf.errors import EXIT_INTERRUPTED
 from mocose_hf.parallel.collectives import any_process
+from mocose_hf.parallel.launcher import LAUNCHER_DIED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-LAUNCHER_DIED = getattr(signal, "SIGUSR2", None)
-"""What the kernel sends when the launcher dies, see `end_with_launcher`; Windows has no such signal."""
-
 _HANGUP = getattr(signal, "SIGHUP", None)
 _MAY_COME_TWICE = tuple(number for number in (_HANGUP, LAUNCHER_DIED) if number is not None)
-"""A shell and the kernel may both send SIGHUP, and the kernel tells of each thread of a launcher that dies."""
+"""The shell and the kernel may both send SIGHUP. The kernel sends a signal for each thread of a launcher that dies."""
 
 _WORKER_GRACE_SECONDS = 60
 
 
 class TrainingInterrupted(SystemExit):
-    """A signal ended training early and its state was saved; where nobody catches it, the program ends with code 75.
+    """A signal ended training early, and its state was saved. If nobody catches it, the program exits with code 75.
 
     75 is EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
     """
@@ -39,63 +37,70 @@ class TrainingInterrupted(SystemExit):
         return self.message
 
 
-class Preemption(TrainerCallback):
+class PreemptionHandler(TrainerCallback):
     """Save and stop at the end of the optimizer step in which SIGTERM, SIGINT or SIGHUP reaches any process.
 
-    A second SIGTERM or SIGINT acts as if this class were not there, so that a second Ctrl-C ends at once. SIGHUP is
-    left alone if the program ignores it, as under `nohup`.
-    Evaluation in progress comes to its end first. The first signal is acknowledged at once on stderr.
+    The first signal is acknowledged at once on stderr. An evaluation in progress finishes first. A second SIGTERM or
+    SIGINT has its usual effect, so a second Ctrl-C ends the program at once. SIGHUP stays ignored under `nohup`.
+
+    Attributes:
+        agreed: Whether all processes know of a signal.
+        saved_step: The optimizer step of the newest checkpoint of this training, −1 before the first.
     """
 
     def __init__(self):
         self._received: signal.Signals | None = None
         self._handlers_before: dict[signal.Signals, object] = {}
         self._listening = False
-        self.saved_step = -1
         self._epoch_ends = False
         self._is_first_process = True
+        self.saved_step = -1
         self.agreed = False
 
     @contextmanager
-    def listening(self, is_first_process: bool = True) -> Iterator[None]:
-        """Take the signals for the time of a training; outside the main thread Python does not allow it.
+    def listening(self, args, is_first_process: bool = True) -> Iterator[None]:
+        """Handle signals inside a `with` block. Outside the main thread, Python does not allow it.
 
         Args:
+            args: The training arguments. `save_strategy` may change inside the block, and is restored at its end.
             is_first_process: Whether this process acknowledges a signal.
         """
         self._is_first_process = is_first_process
         self._received, self.saved_step, self._listening, self.agreed = None, -1, True, False
+        save_strategy = args.save_strategy
         if threading.current_thread() is threading.main_thread():
-            self._handlers_before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._handlers_before = {number: signal.signal(number, self._receive) for number in SIGNALS}
             for number in _MAY_COME_TWICE:
                 if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
-                    self._handlers_before[number] = signal.signal(number, self._note)
+                    self._handlers_before[number] = signal.signal(number, self._receive)
         try:
             yield
         finally:
             self._listening = False
+            args.save_strategy = save_strategy
             for number in list(self._handlers_before):
-                self._give_back(number)
+                self._restore_handler(number)
         if self._received is not None and not self.agreed:
             signal.raise_signal(self._received)  # it came after the last step
 
     def report(self, state: TrainerState) -> str:
-        """Return in one line what arrived, where training stands, and how it goes on."""
-        what = _name(self._received) if self._received else "A signal to another process"
+        """Return one line with the signal, the step that training reached, and the way to resume."""
+        cause = _name(self._received) if self._received else "A signal to another process"
         saved = "which is saved" if self.saved_step == state.global_step else "which is not saved, unlike earlier ones"
         return (
-            f"{what} ended training after step {state.global_step} of {state.max_steps}, {saved}; go on with "
+            f"{cause} ended training after step {state.global_step} of {state.max_steps}, {saved}; resume with "
             "--resume_from_checkpoint true."
         )
 
     def agree(self, args) -> bool:
-        """Return, the same on all processes, whether a signal reached one of them; every process must call it."""
+        """Return whether a signal has reached any process. Every process must call this."""
         self.agreed = any_process(self._received is not None, args.device)
         return self.agreed
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
         self._epoch_ends = False
-        if self.agree(args) and not control.should_evaluate:  # else after it, so that what it ends can be told apart
+        # If an evaluation follows, `on_evaluate` stops: a callback that ends the run by its score is told apart there.
+        if self.agree(args) and not control.should_evaluate:
             control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):  # noqa: D102
@@ -111,23 +116,23 @@ class Preemption(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):  # noqa: D102
         if self._listening and state.global_step > 0 and self.agree(args):
             control.should_training_stop = True
-            if self._epoch_ends:  # there is no later moment to save
-                if args.save_strategy == SaveStrategy.BEST:  # which would overrule this one
+            if self._epoch_ends:  # the last opportunity to save
+                if args.save_strategy == SaveStrategy.BEST:  # it would overrule `should_save`
                     args.save_strategy = SaveStrategy.STEPS
                 control.should_save = self.saved_step != state.global_step
 
     def on_save(self, args, state, control, **kwargs):  # noqa: D102
         self.saved_step = state.global_step
 
-    def _note(self, number: int, frame) -> None:
+    def _receive(self, number: int, frame) -> None:
         is_repeated = number in _MAY_COME_TWICE and self._received == number
         self._received = signal.Signals(number)
         if number not in _MAY_COME_TWICE:
-            self._give_back(self._received)
+            self._restore_handler(self._received)
         if self._is_first_process and not is_repeated:
             _acknowledge(self._received)
 
-    def _give_back(self, number: signal.Signals) -> None:
+    def _restore_handler(self, number: signal.Signals) -> None:
         before = self._handlers_before.pop(number, None)
         if before is not None:
             signal.signal(number, before)
@@ -138,7 +143,7 @@ def _name(number: signal.Signals) -> str:
 
 
 def _acknowledge(number: signal.Signals) -> None:
-    """Say at once that a signal arrived, from within its handler."""
+    """Print at once, from within the handler, that a signal arrived."""
     again = "press Ctrl-C again" if number == signal.SIGINT else f"send {number.name} again"
     line = f"\n{number.name}: finishing this step and saving; {again} to end now.\n"
     if number in _MAY_COME_TWICE:
@@ -146,31 +151,31 @@ def _acknowledge(number: signal.Signals) -> None:
     try:
         sys.stderr.write(line)
         sys.stderr.flush()
-    except RuntimeError:  # the signal came while something was being written there
+    except RuntimeError:  # the signal interrupted another write to stderr
         os.write(2, line.encode())
-    except (AttributeError, OSError, ValueError):  # stderr is gone, but the training is to be saved all the same
+    except (AttributeError, OSError, ValueError):  # stderr is closed, but the training must still be saved
         pass
 
 
 def at_epoch_edge(state: TrainerState) -> bool:
-    """Return whether the step just done was the last of an epoch."""
+    """Return whether the latest step was the last of an epoch."""
     return state.epoch is not None and state.epoch == round(state.epoch)
 
 
 class IgnoreSignalsWorkerInit:
-    """Keep a data loader's worker alive when a signal goes to the whole process group, until its main process ends it.
+    """Keep a data loader's worker alive when a signal reaches the whole process group, until its main process ends it.
 
-    Called in the worker; a minute after SIGTERM it ends whatever happens.
+    The worker exits at the latest one minute after SIGTERM.
 
     Args:
-        worker_init_fn: What the data loader would have called.
+        worker_init_fn: The function that the data loader would have called in the worker.
     """
 
     def __init__(self, worker_init_fn):
         self._worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:
-        """Set the worker up; the signature is that of `DataLoader`."""
+        """Set up the worker; `DataLoader` prescribes the signature."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in _MAY_COME_TWICE:
             signal.signal(number, signal.SIG_IGN)

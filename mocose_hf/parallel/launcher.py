@@ -1,14 +1,16 @@
-"""What a launcher such as `accelerate launch` or `torchrun` sets, and that its processes end with it."""
+"""Settings that a launcher such as `accelerate launch` or `torchrun` passes on, and the end of its processes."""
 
 import ctypes
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from mocose_hf.training.callbacks.preemption import LAUNCHER_DIED
+LAUNCHER_DIED = getattr(signal, "SIGUSR2", None)
+"""The signal that the kernel sends when the launcher dies, see `end_with_launcher`. Windows has no such signal."""
 
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _COMPILER = "ACCELERATE_DYNAMO_"
@@ -18,10 +20,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def adopt_launcher_settings(args) -> None:
-    """Copy into the training arguments what `accelerate launch` sets for the run and they leave open.
+    """Copy the settings of `accelerate launch` into training arguments that are at their defaults.
 
-    `Accelerator` reads the variables itself, so without the copy a run would train in one precision and record
-    another. Call this before `TrainingArguments.__post_init__`.
+    `Accelerator` reads the environment variables itself. Without the copy, a run would train in one precision and
+    record another. Call this before `TrainingArguments.__post_init__`.
 
     Args:
         args: `MoCoSETrainingArguments`; `bf16`, `fp16`, `use_cpu` and the `torch_compile` fields may change.
@@ -38,7 +40,7 @@ def adopt_launcher_settings(args) -> None:
     if precision != "no" and not (args.bf16 or args.fp16):
         setattr(args, precision, True)
         if not torch.accelerator.is_available():
-            args.use_cpu = True  # as `Accelerator` does; transformers refuses `bf16` without it
+            args.use_cpu = True  # as `Accelerator` does; transformers rejects `bf16` without it
     backend = os.environ.get(f"{_COMPILER}BACKEND", "no").lower()
     if backend != "no" and not (args.torch_compile or args.torch_compile_backend or args.torch_compile_mode):
         args.torch_compile, args.torch_compile_backend = True, backend
@@ -46,10 +48,10 @@ def adopt_launcher_settings(args) -> None:
 
 
 def end_with_launcher() -> None:
-    """Ask the kernel for `LAUNCHER_DIED` to this process when its launcher dies; Linux only.
+    """Ask the kernel to send `LAUNCHER_DIED` to this process when its launcher dies; Linux only.
 
-    `accelerate launch` (1.15) of one process hands no SIGTERM on, and neither does a killed launcher of any kind, so
-    the training would run on, out of sight.
+    `accelerate launch` (1.15) does not forward SIGTERM to a single process, and no killed launcher forwards anything.
+    The training would continue unnoticed.
     """
     parent = os.getppid()
     if not sys.platform.startswith("linux") or not _is_launcher(parent):
@@ -61,7 +63,7 @@ def end_with_launcher() -> None:
 
 
 def _is_launcher(process: int) -> bool:
-    """Return whether the command line of a process is that of a launcher, be it a program or a module."""
+    """Return whether a process runs a launcher, as a program or as a module."""
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:

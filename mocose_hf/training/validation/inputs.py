@@ -25,8 +25,8 @@ from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.prompts import prompt_options
 from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.models.views import takes_embeddings
-from mocose_hf.training.option_support import check_named_optimizer
 from mocose_hf.training.training_args import MoCoSETrainingArguments
+from mocose_hf.training.validation.transformers_options import check_named_optimizer
 
 logger = logging.get_logger(__name__)
 

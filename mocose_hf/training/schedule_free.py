@@ -1,4 +1,4 @@
-"""Optimizers with two sets of weights: one is trained, the other, an average, is evaluated and saved."""
+"""Optimizers with two sets of weights: they train one, and evaluate and save the other, an average."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from mocose_hf.errors import InputError, one_line
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 
 
-class WeightSets:
-    """Switch the model to the weights to evaluate while it is scored or saved, and back to the bit.
+class ScheduleFreeWeights:
+    """Put the averaged weights into the model while it is scored or saved, and restore the trained ones bit for bit.
 
-    Schedule-free optimizers (https://arxiv.org/abs/2405.15682) have methods `train` and `eval` for this, as
-    transformers knows them. Their way back rounds, so the trained weights are put aside and copied back. With any
-    other optimizer nothing is switched.
+    Schedule-free optimizers (https://arxiv.org/abs/2405.15682) have methods `train` and `eval` for the switch, which
+    transformers calls too. Their `train` rounds, so this class keeps a copy of the trained weights. It does nothing
+    with any other optimizer.
     """
 
     def __init__(self):
@@ -30,22 +30,22 @@ class WeightSets:
         """Begin a training.
 
         Args:
-            model: Its trainable parameters are those of the optimizer.
-            optimizer: As `Trainer` has it, with or without the wrapper of accelerate.
+            model: The model whose trainable parameters the optimizer holds.
+            optimizer: The optimizer of `Trainer`, with or without the wrapper of accelerate.
         """
         optimizer = getattr(optimizer, "optimizer", optimizer)
         has_two_sets = all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
         self._model, self._optimizer = model, optimizer if has_two_sets else None
 
     def end(self) -> None:
-        """End a training with the weights to evaluate in the model."""
+        """End a training, with the averaged weights in the model."""
         if self._optimizer is not None:
             self._optimizer.eval()
         self._optimizer = None
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Have the weights to evaluate in the model for the time of a `with` block."""
+    def averaged(self) -> Iterator[None]:
+        """Keep the averaged weights in the model inside a `with` block."""
         if self._optimizer is None:
             yield
             return
@@ -58,16 +58,16 @@ class WeightSets:
             self._copy(trained)
 
     def save(self, checkpoint: str | Path) -> None:
-        """Write the weights in training into a checkpoint, which holds those to evaluate as its model."""
+        """Write the trained weights into a checkpoint, whose model holds the averaged ones."""
         if self._optimizer is not None:
             weights = {name: value.detach().contiguous() for name, value in self._trainable().items()}
             save_file(weights, Path(checkpoint) / TRAINING_WEIGHTS_FILE)
 
     def load(self, checkpoint: str | Path) -> None:
-        """Take up the weights in training from a checkpoint.
+        """Load the trained weights from a checkpoint.
 
         Raises:
-            InputError: If they are not there or do not fit.
+            InputError: If they are missing or do not fit.
         """
         if self._optimizer is None:
             return
@@ -78,7 +78,7 @@ class WeightSets:
             raise InputError(f"{path}: cannot be read ({one_line(error)}); resume from another checkpoint.") from error
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != {name: value.shape for name, value in self._trainable().items()}:
-            raise InputError(f"{path}: holds other weights than are trained; repeat the options of the run.")
+            raise InputError(f"{path}: does not fit the trained weights; repeat the options of the run.")
         self._copy(weights)
 
     def _trainable(self) -> dict[str, nn.Parameter]:

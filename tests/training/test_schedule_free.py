@@ -116,7 +116,7 @@ def test_the_best_checkpoint_is_loaded_as_it_was_scored(tmp_path, tokenizer):
 def test_a_checkpoint_without_the_weights_in_training_is_refused(tmp_path, tokenizer, monkeypatch):
     fields = {"save_strategy": "steps", "save_steps": 3}
     with monkeypatch.context() as patched:
-        patched.setattr("mocose_hf.training.weight_sets.WeightSets.save", lambda self, checkpoint: None)
+        patched.setattr("mocose_hf.training.schedule_free.ScheduleFreeWeights.save", lambda self, checkpoint: None)
         make_trainer(tmp_path, tokenizer, **fields).train()
     with pytest.raises(ValueError, match=r"training_weights.safetensors: cannot be read \(.*resume from another"):
         make_trainer(tmp_path, tokenizer, **fields).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

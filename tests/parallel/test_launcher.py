@@ -12,8 +12,8 @@ import torch
 from builders import REPOSITORY, sentences
 from trainers import make_trainer, training_arguments
 
+from mocose_hf.parallel.launcher import _is_launcher
 from mocose_hf.training.checkpoint import checkpoints, find_corruption, read_manifest
-from mocose_hf.training.launcher import _is_launcher
 
 PRECISION, COMPILER = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND"
 
@@ -73,7 +73,7 @@ def test_compilation_of_the_launcher_is_recorded(tmp_path, monkeypatch):
 def test_a_launcher_is_known_by_its_command_line(monkeypatch, words, expected):
     """A shell is none: a run that was started with `nohup` outlives it."""
     line = "\0".join(words).encode() + b"\0"
-    monkeypatch.setattr("mocose_hf.training.launcher.Path.read_bytes", lambda path: line)
+    monkeypatch.setattr("mocose_hf.parallel.launcher.Path.read_bytes", lambda path: line)
     assert _is_launcher(1) is expected
 
 

@@ -10,7 +10,7 @@ from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import Trainer, TrainingArguments
 
 from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments
-from mocose_hf.training.option_support import REFUSED, TRAINER_REFUSED, TRAINER_WORKING, WORKING
+from mocose_hf.training.validation.transformers_options import REFUSED, TRAINER_REFUSED, TRAINER_WORKING, WORKING
 
 FIELDS = {f.name: f for f in fields(MoCoSETrainingArguments)}
 OTHER_VALUES = {

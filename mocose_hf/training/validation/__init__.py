@@ -1,0 +1,1 @@
+"""Checks of everything a training is given, before anything is built or written."""

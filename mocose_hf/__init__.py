@@ -1,52 +1,72 @@
-"""MoCoSE on Hugging Face: train sentence embeddings by momentum contrast, and study what the negatives do."""
+"""MoCoSE on Hugging Face: train sentence embeddings by momentum contrast, and study what the negatives do.
+
+The public names below load on first use. A model that `save_pretrained` wrote opens with `AutoModel.from_pretrained`
+after `import mocose_hf`.
+"""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
-
-from mocose_hf.models.configuration_mocose import MoCoSEConfig
-from mocose_hf.models.ema import cosine_ema_decay, maximum_traceable_distance, update_ema
-from mocose_hf.models.encoder_mocose import MoCoSEModel
-from mocose_hf.models.losses import info_nce_loss
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
-from mocose_hf.models.negative_queue import NegativeQueue
+from mocose_hf.lazy import run_after_import
 from mocose_hf.version import __version__
 
-AutoConfig.register(MoCoSEConfig.model_type, MoCoSEConfig, exist_ok=True)
-AutoModel.register(MoCoSEConfig, MoCoSEModel, exist_ok=True)
-AutoModelForPreTraining.register(MoCoSEConfig, MoCoSEForPreTraining, exist_ok=True)
+if TYPE_CHECKING:
+    from mocose_hf.data.collator import SentenceCollator
+    from mocose_hf.data.sentences import read_sentences
+    from mocose_hf.data.streaming import SentenceStream
+    from mocose_hf.errors import CollapseError
+    from mocose_hf.export.sentence_encoder import export_sentence_encoder
+    from mocose_hf.models.configuration_mocose import MoCoSEConfig
+    from mocose_hf.models.ema import cosine_ema_decay, maximum_traceable_distance, update_ema
+    from mocose_hf.models.encoder_mocose import MoCoSEModel
+    from mocose_hf.models.loading import load_tokenizer
+    from mocose_hf.models.losses import info_nce_loss
+    from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+    from mocose_hf.models.negative_queue import NegativeQueue
+    from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
+    from mocose_hf.training.queue_monitor.callback import QueueMonitor
+    from mocose_hf.training.queue_monitor.plot import plot_queue_monitor
+    from mocose_hf.training.trainer import MoCoSETrainer
+    from mocose_hf.training.training_args import MoCoSETrainingArguments
 
-# What only training needs is imported when it is first asked for: loading a trained model needs neither
-# `datasets` nor `evaluate`.
-_TRAINING = {
-    "CollapseMonitor": "mocose_hf.training.callbacks.collapse_monitor",
-    "CollapseError": "mocose_hf.errors",
-    "MoCoSETrainer": "mocose_hf.training.trainer",
-    "MoCoSETrainingArguments": "mocose_hf.training.training_args",
-    "QueueMonitor": "mocose_hf.training.queue_monitor.callback",
-    "SentenceCollator": "mocose_hf.data.collator",
-    "SentenceStream": "mocose_hf.data.streaming",
-    "export_sentence_encoder": "mocose_hf.export.sentence_encoder",
-    "load_tokenizer": "mocose_hf.models.loading",
-    "plot_queue_monitor": "mocose_hf.training.queue_monitor.plot",
-    "read_sentences": "mocose_hf.data.sentences",
+_MODULES = {
+    "CollapseError": "errors",
+    "CollapseMonitor": "training.callbacks.collapse_monitor",
+    "MoCoSEConfig": "models.configuration_mocose",
+    "MoCoSEForPreTraining": "models.modeling_mocose",
+    "MoCoSEModel": "models.encoder_mocose",
+    "MoCoSETrainer": "training.trainer",
+    "MoCoSETrainingArguments": "training.training_args",
+    "NegativeQueue": "models.negative_queue",
+    "QueueMonitor": "training.queue_monitor.callback",
+    "SentenceCollator": "data.collator",
+    "SentenceStream": "data.streaming",
+    "cosine_ema_decay": "models.ema",
+    "export_sentence_encoder": "export.sentence_encoder",
+    "info_nce_loss": "models.losses",
+    "load_tokenizer": "models.loading",
+    "maximum_traceable_distance": "models.ema",
+    "plot_queue_monitor": "training.queue_monitor.plot",
+    "read_sentences": "data.sentences",
+    "update_ema": "models.ema",
 }
+"""The module of each public name, below `mocose_hf`."""
 
-__all__ = [
-    "MoCoSEConfig",
-    "MoCoSEForPreTraining",
-    "MoCoSEModel",
-    "NegativeQueue",
-    "__version__",
-    "cosine_ema_decay",
-    "info_nce_loss",
-    "maximum_traceable_distance",
-    "update_ema",
-    *_TRAINING,
-]
+__all__ = ["__version__", *_MODULES]
+
+# The configuration registers itself with AutoConfig, and its first instance registers the models with AutoModel.
+run_after_import(
+    "transformers.models.auto.configuration_auto", lambda: import_module("mocose_hf.models.configuration_mocose")
+)
 
 
 def __getattr__(name: str):
-    if name in _TRAINING:
-        return getattr(import_module(_TRAINING[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

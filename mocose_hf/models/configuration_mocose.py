@@ -4,6 +4,7 @@ import copy
 import difflib
 import os
 from dataclasses import MISSING, field, fields
+from importlib import import_module
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
@@ -11,7 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from mocose_hf.models.encoder_checks import validate_family
 from mocose_hf.models.pooling import POOLING_MODES
-from mocose_hf.models.queue_weighting import parse_window, validate_clustering
+from mocose_hf.models.queue_weighting import parse_window
 
 SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
@@ -255,6 +256,7 @@ class MoCoSEConfig(PreTrainedConfig):
         self.encoder_config = copy.deepcopy(self.encoder_config)
         super().__post_init__(**kwargs)
         self.prepare()
+        import_module("mocose_hf.models.modeling_mocose")  # registers the models of this configuration with AutoModel
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -352,6 +354,8 @@ class MoCoSEConfig(PreTrainedConfig):
             ValueError: With the name of the field and how to install it.
         """
         if self.queue_centroids > 1:
+            from mocose_hf.models.queue_centroids import validate_clustering  # which imports torch._dynamo
+
             validate_clustering()
 
     def _check_values(self) -> None:
@@ -571,3 +575,6 @@ class OneTermConfig(MoCoSEConfig):
     queue_positives: int = 0
     queue_positive_weight: float = 1.0
     queue_positive_similarity: float = -1.0
+
+
+AutoConfig.register(MoCoSEConfig.model_type, MoCoSEConfig, exist_ok=True)

@@ -3,14 +3,17 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from mocose_hf.errors import one_line
+
+if TYPE_CHECKING:  # importing it takes seconds, and configurations need only `validate_family`
+    from transformers import PreTrainedModel
 
 logger = logging.get_logger(__name__)
 
@@ -22,7 +25,7 @@ GPU_TOLERANCE = 1e-2
 
 
 @contextmanager
-def probing(encoder: PreTrainedModel) -> Iterator[None]:
+def probing(encoder: "PreTrainedModel") -> Iterator[None]:
     """Let an encoder run in evaluation mode inside, on any device and in any precision; put it back afterwards.
 
     Its modes, its attention and torch's random states are then as before. Flash and flex attention give way to one
@@ -57,6 +60,8 @@ def validate_family(config: PreTrainedConfig) -> None:
     Raises:
         ValueError: If they have a decoder, or need a processor of images or sounds.
     """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
     if config.is_encoder_decoder:
         raise ValueError(f"`{config.model_type}` is an encoder-decoder, but MoCoSE needs an encoder; start from one.")
     if config.model_type in PROCESSOR_MAPPING_NAMES:
@@ -67,7 +72,7 @@ def validate_family(config: PreTrainedConfig) -> None:
 
 
 @torch.no_grad()
-def validate_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
+def validate_encoder(encoder: "PreTrainedModel", pooling_mode: str) -> None:
     """Raise an error if an encoder cannot give each sentence one embedding under a pooling mode.
 
     The encoder runs on a few short sentences: alone, padded, in training mode, and with another last token. Its
@@ -114,7 +119,7 @@ def validate_encoder(encoder: PreTrainedModel, pooling_mode: str) -> None:
 
 
 @torch.no_grad()
-def validate_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype) -> None:
+def validate_autocast(encoder: "PreTrainedModel", option: str, dtype: torch.dtype) -> None:
     """Raise an error if an encoder fails under automatic mixed precision, as some families do.
 
     Args:
@@ -135,7 +140,7 @@ def validate_autocast(encoder: PreTrainedModel, option: str, dtype: torch.dtype)
         raise ValueError(f"`{option}` cannot be used, leave it out: {error}") from error
 
 
-def has_idle_parameters(encoder: PreTrainedModel) -> bool:
+def has_idle_parameters(encoder: "PreTrainedModel") -> bool:
     """Return whether some trainable parameters of an encoder can be without gradient in a training step.
 
     These are parameters that play no part for text alone, and all those of an encoder that skips layers at random.
@@ -150,7 +155,7 @@ def has_idle_parameters(encoder: PreTrainedModel) -> bool:
     return any(gradient is None for gradient in gradients)
 
 
-def _check_sight(encoder: PreTrainedModel, pooling_mode: str) -> None:
+def _check_sight(encoder: "PreTrainedModel", pooling_mode: str) -> None:
     """Raise an error if [CLS] pooling would ignore the sentence; warn if no token depends on another one.
 
     Args:
@@ -172,7 +177,7 @@ def _check_sight(encoder: PreTrainedModel, pooling_mode: str) -> None:
         )
 
 
-def _first_and_last_sight(encoder: PreTrainedModel) -> tuple[bool, bool]:
+def _first_and_last_sight(encoder: "PreTrainedModel") -> tuple[bool, bool]:
     """Return whether the first of four tokens depends on the last one, and the last one on the first one.
 
     The gradient tells: it is 0 exactly where attention is masked. Values would not, as a mixture of experts rounds
@@ -201,7 +206,7 @@ def _first_and_last_sight(encoder: PreTrainedModel) -> tuple[bool, bool]:
 
 
 @torch.enable_grad()
-def _depends(encoder: PreTrainedModel, looked_up: list[Tensor], token: int, other: int) -> bool:
+def _depends(encoder: "PreTrainedModel", looked_up: list[Tensor], token: int, other: int) -> bool:
     """Return whether the hidden state of a token depends on the embedding of another one.
 
     Args:
@@ -216,7 +221,7 @@ def _depends(encoder: PreTrainedModel, looked_up: list[Tensor], token: int, othe
     return bool(gradient.flatten(0, -2)[other].any())
 
 
-def _run(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+def _run(encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
     """Return the last hidden state (B, L, H) for tokens (B, L), None if the encoder returns none.
 
     Raises:
@@ -235,12 +240,12 @@ def _run(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor | None = None) -
         ) from error
 
 
-def _tokens(encoder: PreTrainedModel, count: int) -> Tensor:
+def _tokens(encoder: "PreTrainedModel", count: int) -> Tensor:
     """Return different token ids (count,), none of them that of padding if the vocabulary is large enough."""
     return (torch.arange(count, device=encoder.device) + padding_id(encoder) + 1) % vocabulary_rows(encoder)
 
 
-def vocabulary_rows(encoder: PreTrainedModel) -> int:
+def vocabulary_rows(encoder: "PreTrainedModel") -> int:
     """Return how many token ids an encoder has embeddings for.
 
     Raises:
@@ -254,7 +259,7 @@ def vocabulary_rows(encoder: PreTrainedModel) -> int:
         ) from error
 
 
-def padding_id(encoder: PreTrainedModel) -> int:
+def padding_id(encoder: "PreTrainedModel") -> int:
     """Return the token id that an encoder's configuration gives to padding, 0 if it gives none."""
     return getattr(encoder.config, "pad_token_id", None) or 0
 

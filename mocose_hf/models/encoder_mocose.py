@@ -125,3 +125,6 @@ def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = nn.Identity()  # not None, which some families would call
     return encoder
+
+
+AutoModel.register(MoCoSEConfig, MoCoSEModel, exist_ok=True)

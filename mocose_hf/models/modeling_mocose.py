@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoModelForPreTraining, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from mocose_hf.models.cls_only_last_layer import prepare_last_layer
@@ -26,7 +26,7 @@ from mocose_hf.models.losses import (
     same_sentence,
 )
 from mocose_hf.models.negative_queue import NegativeQueue
-from mocose_hf.models.queue_weighting import find_centroids
+from mocose_hf.models.queue_centroids import find_centroids
 from mocose_hf.models.sequence_packing import find_first_position
 from mocose_hf.models.view_augmentation import Augmentation, contrast_under_attack
 from mocose_hf.models.views import View, embed_view
@@ -545,3 +545,6 @@ def validate_no_target_arguments(args, algorithm: str) -> None:
             raise ValueError(
                 f"`{name}` is {getattr(args, name)}, but {algorithm} has no target to move; leave it out."
             )
+
+
+AutoModelForPreTraining.register(MoCoSEConfig, MoCoSEForPreTraining, exist_ok=True)

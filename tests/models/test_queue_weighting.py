@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from mocose_hf import MoCoSEForPreTraining, NegativeQueue
+from mocose_hf.models.queue_centroids import find_centroids
 from mocose_hf.models.queue_weighting import (
     WINDOWS,
-    find_centroids,
     half_life_log_weights,
     parse_window,
     window_log_weights,

@@ -1,0 +1,1 @@
+"""Search a text file by meaning."""

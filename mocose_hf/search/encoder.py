@@ -1,0 +1,68 @@
+"""An encoder that is ready to embed sentences, loaded from whatever a training may start from."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mocose_hf.data.readers import file_fingerprint
+from mocose_hf.errors import InputError, one_line
+from mocose_hf.models.loading import encoder_files, load_encoder, load_tokenizer
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+
+EXPORTED = "sentence_encoder"
+"""The folder of a run's output directory that holds the plain encoder."""
+
+
+@dataclass
+class SentenceEncoder:
+    """A model with its tokenizer.
+
+    Args:
+        model: A `MoCoSEModel`.
+        tokenizer: The tokenizer saved with it.
+        fingerprint: A digest of its files, the same as long as they are.
+    """
+
+    model: object
+    tokenizer: object
+    fingerprint: str
+
+    @classmethod
+    def load(cls, name_or_path: str, **hub_options) -> "SentenceEncoder":
+        """Load a plain, a sentence-transformers or a MoCoSE model; of an output directory, its exported encoder.
+
+        Raises:
+            InputError: If there is no model that can be loaded.
+        """
+        exported = Path(name_or_path) / EXPORTED
+        name = str(exported) if exported.is_dir() else str(name_or_path)
+        try:
+            source = load_encoder(name, **hub_options)
+            tokenizer = load_tokenizer(name, **hub_options)
+            files = encoder_files(name, **hub_options)
+        except (OSError, ValueError) as error:
+            raise InputError(f"model: {name} cannot be loaded: {one_line(error)}.") from error
+        unused = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
+        weights = {"queue_size": 0, "queue_weight": 0.0, "in_batch_weight": 1.0}  # the smallest model: no target
+        model = MoCoSEForPreTraining.from_encoder(source, **unused, **weights).mocose.eval()
+        parts = "".join(f"{path.name} {file_fingerprint(path)}\n" for path in files)
+        return cls(model, tokenizer, hashlib.sha256(parts.encode()).hexdigest())
+
+    def encode(self, texts: list[str], prompt_names: tuple[str, ...] = (), batch_size: int = 128) -> Tensor:
+        """Embed texts as unit vectors.
+
+        Args:
+            texts: N texts.
+            prompt_names: The first of these that the model has a prompt for is used; its default prompt otherwise.
+            batch_size: Texts per forward.
+
+        Returns:
+            (N, H) float32, of length 1.
+        """
+        own = self.model.config.prompts or {}
+        name = next((name for name in prompt_names if name in own), None)
+        embeddings = self.model.encode(texts, self.tokenizer, batch_size=batch_size, prompt_name=name)
+        return F.normalize(embeddings, dim=-1)

@@ -7,7 +7,7 @@ after `import mocose_hf`.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mocose_hf.lazy import run_after_import
+from mocose_hf.lazy import lazy_attributes, run_after_import
 from mocose_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -59,14 +59,4 @@ run_after_import(
     "transformers.models.auto.configuration_auto", lambda: import_module("mocose_hf.models.configuration_mocose")
 )
 
-
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

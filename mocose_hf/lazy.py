@@ -1,7 +1,8 @@
 """Delay imports, so that `import mocose_hf` and `mocose --help` load neither torch nor transformers."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -18,6 +19,28 @@ def run_after_import(name: str, action: Callable[[], object]) -> None:
         action()
     else:
         sys.meta_path.insert(0, _PostImportFinder(name, action))
+
+
+def lazy_attributes(package: str, modules: Mapping[str, str]) -> tuple[Callable, Callable]:
+    """Return `__getattr__` and `__dir__` for a package whose public names load on first use.
+
+    Args:
+        package: The package's `__name__`.
+        modules: The module of each public name, relative to the package.
+    """
+    namespace = vars(sys.modules[package])
+
+    def get_attribute(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{modules[name]}"), name)
+        namespace[name] = value
+        return value
+
+    def list_names() -> list[str]:
+        return sorted({*namespace, *modules})
+
+    return get_attribute, list_names
 
 
 class _PostImportFinder(MetaPathFinder):

@@ -6,20 +6,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from mocose_hf.evaluation.checkpoint_selection import is_greater_better
-from mocose_hf.evaluation.pairs import DEV_SPEARMAN
-from mocose_hf.parallel.deepspeed import keep_weights_in_float32, validate_deepspeed_arguments
 from mocose_hf.parallel.launcher import adopt_launcher_settings
-from mocose_hf.training.validation.arguments import (
-    SCHEDULES_BY_SCORE,
-    check_augmentations,
-    check_loading,
-    check_precision,
-    check_scheduler,
-    check_values,
-    follow_score,
-)
-from mocose_hf.training.validation.transformers_options import check_idle_options
 
 EMA_SCHEDULES = ("cosine", "constant_distance")
 
@@ -244,6 +231,8 @@ class MoCoSETrainingArguments(TrainingArguments):
     @property
     def best_metric(self) -> str:
         """What the best checkpoint is selected by, without `eval_`."""
+        from mocose_hf.evaluation.pairs import DEV_SPEARMAN
+
         return str(self.metric_for_best_model or DEV_SPEARMAN).removeprefix("eval_")
 
     @property
@@ -254,6 +243,21 @@ class MoCoSETrainingArguments(TrainingArguments):
         return torch.float16 if self.fp16_full_eval else None
 
     def __post_init__(self):
+        # Imported on use: these load datasets and the Trainer, which `--help` does not need.
+        from mocose_hf.evaluation.checkpoint_selection import is_greater_better
+        from mocose_hf.evaluation.pairs import DEV_SPEARMAN
+        from mocose_hf.parallel.deepspeed import keep_weights_in_float32, validate_deepspeed_arguments
+        from mocose_hf.training.validation.arguments import (
+            SCHEDULES_BY_SCORE,
+            check_augmentations,
+            check_loading,
+            check_precision,
+            check_scheduler,
+            check_values,
+            follow_score,
+        )
+        from mocose_hf.training.validation.transformers_options import check_idle_options
+
         adopt_launcher_settings(self)
         check_values(self)
         check_augmentations(self)

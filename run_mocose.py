@@ -34,7 +34,7 @@ from mocose_hf.cli.scoring import (
     score,
     with_held_out,
 )
-from mocose_hf.data.streaming import check_stream_arguments
+from mocose_hf.data.streaming import validate_stream_arguments
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
     EXIT_CTRL_C,
@@ -189,7 +189,7 @@ def check_options(options: Options) -> None:
         check_results_dir(options.output_dir, options.data.overwrite_output_dir)
     if options.data.streaming:
         try:
-            check_stream_arguments(options.training)
+            validate_stream_arguments(options.training)
         except InputError as error:
             raise InputError(options.locate(f"--streaming: {error}")) from error
 

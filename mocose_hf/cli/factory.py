@@ -60,7 +60,7 @@ def open_stream(options: Options) -> SentenceStream:
         shuffle_buffer_size=data.shuffle_buffer_size,
         encoding=data.encoding,
     )
-    stream.check(options.training.global_batch_size)
+    stream.validate_first_batch(options.training.global_batch_size)
     options.say(f"{stream}: {stream.summary()}")
     return stream
 

@@ -1,4 +1,4 @@
-"""Tell training data and tokenizers from others, so that a run resumes only on what it was trained on."""
+"""Fingerprints of training data and tokenizers, so that a run resumes only on the data it was trained on."""
 
 import hashlib
 import random
@@ -17,38 +17,38 @@ _PROBE = (
     "The quick brown FOX jumps over 13 lazy dogs, isn't it? Naïve café: “déjà vu” (50 %)!",
     "Größe, señor, łódź, İstanbul, Привет мир, 你好世界, こんにちは, नमस्ते, שלום, مرحبا, 안녕, 😀.",
 )
-"""Sentences that tokenizers with another vocabulary, casing or normalisation split differently."""
+"""Sentences that tokenizers of different vocabulary, casing or normalisation split differently."""
 
 
 def dataset_fingerprint(dataset) -> str | None:
-    """Return what tells a training set from another, None if nothing can.
+    """Return a string that identifies a training set, None if its rows differ each time they are read.
 
-    That is its attribute `fingerprint` if it is a string; otherwise the sha256 of all rows in their order. Sentence
-    ids that only number the rows do not count.
+    This is the attribute `fingerprint` if it is a string, otherwise the sha256 of all rows in order. Sentence ids that
+    only number the rows are ignored.
 
     Args:
         dataset: A `datasets.Dataset`, any other dataset with length and index, or an iterable with a `fingerprint`.
     """
-    own = getattr(dataset, "fingerprint", None)
-    if isinstance(own, str):
-        return own
+    fingerprint = getattr(dataset, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        return fingerprint
     if isinstance(dataset, Dataset):
         return _columns_sha256(dataset)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         return None
-    with _random_states_kept():
+    with _preserve_random_states():
         if len(dataset) and _as_text(dataset[0]) != _as_text(dataset[0]):
-            return None  # rows that are drawn at random, or objects that print their address
+            return None  # random rows, or objects whose repr holds their address
         return rows_sha256(dataset[number] for number in range(len(dataset)))
 
 
 def text_number(fingerprint: str | None) -> int:
-    """Return a fingerprint as a number in [1, 2⁶⁰], 0 for None: what `NegativeQueue.use_ids_of` takes."""
+    """Return a fingerprint as a number in [1, 2⁶⁰] for `NegativeQueue.use_ids_of`; 0 for None."""
     return 0 if fingerprint is None else 1 + int(hashlib.sha256(fingerprint.encode()).hexdigest()[:15], 16)
 
 
 def rows_sha256(rows: Iterable) -> str:
-    """Return the sha256 (hex) of rows: of texts, numbers, tensors and containers of these."""
+    """Return the sha256 (hex) of rows of texts, numbers, tensors and containers of these."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{_as_text(row)}\n".encode(errors="surrogatepass"))
@@ -56,7 +56,7 @@ def rows_sha256(rows: Iterable) -> str:
 
 
 def tokenizer_fingerprint(tokenizer) -> str | None:
-    """Return the sha256 (hex) of the tokens of some sentences, None without a tokenizer."""
+    """Return the sha256 (hex) of the tokens of fixed probe sentences, None without a tokenizer."""
     if tokenizer is None:
         return None
     return rows_sha256([tokenizer(text, verbose=False)["input_ids"] for text in _PROBE] + [len(tokenizer)])
@@ -79,17 +79,17 @@ def _columns_sha256(dataset: Dataset) -> str:
 
 
 def _column_bytes(column: pa.ChunkedArray) -> bytes:
-    """Return the values of a column as bytes, however arrow holds them; lists of numbers, as tokens are, at once."""
+    """Return the values of a column as bytes that do not depend on its chunks; lists of numbers are converted fast."""
     if pa.types.is_list(column.type) and pa.types.is_primitive(column.type.value_type) and not column.null_count:
-        numbers = pc.list_flatten(column)
-        if not numbers.null_count:
-            parts = (pc.list_value_length(column), numbers)
+        values = pc.list_flatten(column)
+        if not values.null_count:
+            parts = (pc.list_value_length(column), values)
             return b"".join([str(column.type).encode(), *(part.to_numpy().tobytes() for part in parts)])
     return repr(column.to_pylist()).encode(errors="surrogatepass")
 
 
 def _as_text(value) -> str:
-    """Return a value as text that is the same in every process; `repr` leaves out the middle of large tensors."""
+    """Return text that identifies a value in every process; `repr` of a large tensor omits its middle."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {_as_text(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -102,8 +102,8 @@ def _as_text(value) -> str:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Leave all random generators as they are, whatever reading a row draws."""
+def _preserve_random_states() -> Iterator[None]:
+    """Restore the random generators afterwards, because reading a row may draw from them."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -1,4 +1,4 @@
-"""Read training sentences, check them and drop blank rows and duplicates."""
+"""Read training sentences, check them, and drop blank rows and exact duplicates."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ from mocose_hf.errors import InputError, printable
 
 @dataclass
 class Sentences:
-    """Clean sentences and what was done to get them.
+    """Clean sentences, and the counts of what was dropped to get them.
 
     Args:
         dataset: Columns `text`, `sentence_id` (the row's number among the clean ones) and, in pairs, `key_text`.
         rows_read: Rows in the file.
-        dropped: Rows left out, by reason.
-        sha256: Of the clean texts, in order, so that a run can be told apart from one on other data.
-        held_out: A development set made of rows that are not in the dataset.
+        dropped: Number of dropped rows by reason.
+        sha256: Hash of the clean texts in order, which identifies the data of a run.
+        held_out: A development set of rows that are not in the dataset.
     """
 
     dataset: Dataset
@@ -35,7 +35,7 @@ class Sentences:
     held_out: object | None = None
 
     def summary(self) -> str:
-        """Return one line: rows read, dropped and why, sentences left."""
+        """Return one line with the rows read, the rows dropped by reason, and the sentences left."""
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none"
         return f"{self.rows_read:,} rows read, dropped: {reasons}; {len(self.dataset):,} sentences."
 
@@ -43,17 +43,17 @@ class Sentences:
 def read_sentences(
     path: str | Path, text_column: str = "text", key_column: str | None = None, encoding: str | None = None
 ) -> Sentences:
-    """Read the sentences of a file, drop blank rows and exact duplicates, and check all of it.
+    """Read and check all sentences of a file, and drop blank rows and exact duplicates.
 
     Args:
         path: A .txt file (one sentence a line) or a .csv, .tsv (tab-separated, no quoting), .jsonl or .parquet file
-            with named columns; each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
+            with named columns. Each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
         text_column: The column of the sentences; a .txt file has none.
-        key_column: A second column whose text the target sees instead, which makes each row a pair.
+        key_column: A second column with the text of the key view, which makes each row a pair.
         encoding: Python's name of the file's encoding if it is not UTF-8, such as cp1252; not for .parquet.
 
     Raises:
-        InputError: If the file cannot be used, with its name, the line if there is one, and the remedy.
+        InputError: If the file cannot be used, with its name, the line and the remedy.
     """
     return _clean(read_rows(path, text_column, key_column, encoding), str(path), key_column is not None)
 
@@ -76,12 +76,12 @@ def texts_sha256(texts: Iterable[str], key_texts: Iterable[str] | None = None) -
     """Return the sha256 (hex) of clean texts, or of pairs of them, in order."""
     digest = hashlib.sha256()
     for text, key_text in zip(texts, repeat("") if key_texts is None else key_texts, strict=False):
-        digest.update(_line(text, key_text))
+        digest.update(_row_bytes(text, key_text))
     return digest.hexdigest()
 
 
 def with_sentence_ids(dataset):
-    """Return the dataset with whole numbers as `sentence_id`: numbered from 0 if it has no such column."""
+    """Return a dataset with integers in `sentence_id`, numbered from 0 if it has no such column."""
     if not isinstance(dataset, Dataset):
         return dataset
     if "sentence_id" not in dataset.column_names:
@@ -93,7 +93,7 @@ def with_sentence_ids(dataset):
 
 
 def sentence_number(sentence_id: int | str) -> int:
-    """Return the number that a sentence id is known by: itself, or of a string 63 bits of its hash.
+    """Return a sentence id as an integer: an integer as it is, a string as 63 bits of its hash.
 
     Raises:
         InputError: If it is neither.
@@ -108,8 +108,8 @@ def sentence_number(sentence_id: int | str) -> int:
 def sample_rows(dataset, count: int) -> tuple[list[dict], bool]:
     """Return at most `count` rows of a training set, and whether there are more.
 
-    The rows are evenly spaced, but the first ones of a stream. A stream whose next row cannot be read ends the sample;
-    training raises the error when it gets there.
+    The rows are evenly spaced; of a stream they are the first ones. A row of a stream that cannot be read ends the
+    sample without an error, because training raises it at that row.
     """
     if isinstance(dataset, IterableDataset):
         rows = []
@@ -120,40 +120,39 @@ def sample_rows(dataset, count: int) -> tuple[list[dict], bool]:
                     break
         return rows, True
     step = -(-len(dataset) // count) or 1
-    return [dataset[place] for place in range(0, len(dataset), step)], step > 1
+    return [dataset[number] for number in range(0, len(dataset), step)], step > 1
 
 
-def _line(text: str, key_text: str) -> bytes:
+def _row_bytes(text: str, key_text: str) -> bytes:
     return f"{text}\0{key_text}\n".encode()
 
 
-def _clean(rows: Iterator[Row], source: str, pairs: bool) -> Sentences:
-    """Strip, drop blank rows and exact duplicates, and count."""
+def _clean(rows: Iterator[Row], source: str, is_pair: bool) -> Sentences:
+    """Strip the texts, drop blank rows and exact duplicates, and count them."""
     texts, key_texts, seen = [], [], set()
     digest = hashlib.sha256()
     read = blank = duplicate = 0
-    for row in tqdm(
-        rows, desc=f"Reading {printable(Path(source).name)}", unit=" rows", unit_scale=True, leave=False, disable=None
-    ):
+    progress = {"desc": f"Reading {printable(Path(source).name)}", "unit": " rows", "unit_scale": True, "leave": False}
+    for row in tqdm(rows, disable=None, **progress):
         read += 1
-        stripped = strip_row(row, pairs)
+        stripped = strip_row(row, is_pair)
         if stripped is None:
             blank += 1
             continue
         text, key_text = stripped
-        line = _line(text, key_text)
-        mark = hashlib.blake2b(line, digest_size=16).digest()
-        if mark in seen:
+        content = _row_bytes(text, key_text)
+        short_hash = hashlib.blake2b(content, digest_size=16).digest()
+        if short_hash in seen:
             duplicate += 1
             continue
-        seen.add(mark)
-        digest.update(line)
+        seen.add(short_hash)
+        digest.update(content)
         texts.append(text)
         key_texts.append(key_text)
     if not texts:
         raise InputError(f"{source}: all {read} rows are blank; it needs one sentence a line or row.")
     columns = {"text": texts, "sentence_id": list(range(len(texts)))}
-    if pairs:
+    if is_pair:
         columns["key_text"] = key_texts
-    dropped = {reason: n for reason, n in (("blank", blank), ("duplicate", duplicate)) if n}
+    dropped = {reason: count for reason, count in (("blank", blank), ("duplicate", duplicate)) if count}
     return Sentences(Dataset.from_dict(columns), read, dropped, digest.hexdigest())

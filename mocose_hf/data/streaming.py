@@ -1,4 +1,4 @@
-"""Rows without end for training: read as they are needed, in one order for any number of processes and workers."""
+"""Infinite streams of training rows, in one order for any number of processes and DataLoader workers."""
 
 import itertools
 import random
@@ -21,52 +21,50 @@ _ROWS_AT_ONCE = 1000
 
 
 class StreamedRow(dict):
-    """A row of a stream, with the pass that it was read in as `epoch`."""
+    """A row of a stream; `epoch` is the number of the pass over the data, from 0."""
 
     def __init__(self, row: dict, epoch: int):
         super().__init__(row)
         self.epoch = epoch
 
     def __reduce__(self):
-        """Keep the epoch when pickled: a dict is rebuilt without its attributes' constructor arguments."""
+        """Pickle both arguments: a subclass of dict would be rebuilt without its own."""
         return StreamedRow, (dict(self), self.epoch)
 
 
 class InfiniteStream(IterableDataset):
-    """Give the rows of one pass, shuffled, and then those of the next pass, without end.
+    """Yield the shuffled rows of one pass after another, without end.
 
-    The order depends on rows, buffer size and seed alone. Every process and every DataLoader worker reads all rows; a
-    worker gives only the global batches that are its turn, in whole, and accelerate's `IterableDatasetShard` takes
-    each process's part of them, so that all see the order of one process without workers. A global batch may hold the
-    end of one pass and the start of the next.
+    The order depends only on the rows, the buffer size and the seed. Every process and every DataLoader worker reads
+    all rows. A worker yields the global batches of its turn, whole, and accelerate's `IterableDatasetShard` takes the
+    part of each process. So the batches are those of one process without workers. A global batch may hold the end of
+    one pass and the start of the next.
 
-    After a resume, each row that was trained on already comes back as None: it needs no reading and, by
-    `SkipSeenCollator`, no tokens.
+    After a resume, rows that were trained on before come back as None, without being read. `SkipSeenCollator` turns
+    them into empty batches, which the Trainer skips.
 
     Args:
-        shuffle_buffer_size: Rows among which the next is drawn; 1 keeps their order.
-        seed: Seed of the order, together with the number of the pass; that of the run where not given.
+        shuffle_buffer_size: Rows among which the next one is drawn; 1 keeps the order.
+        seed: Seed of the order, together with the number of the pass; the seed of the run if None.
 
     Raises:
-        InputError: Where there are fewer rows than one global batch takes.
+        InputError: If there are fewer rows than a global batch takes.
     """
 
     def __init__(self, shuffle_buffer_size: int = 1, seed: int | None = None):
         if shuffle_buffer_size < 1:
-            raise InputError(
-                f"`shuffle_buffer_size` is at least 1, which keeps the order, but is {shuffle_buffer_size}."
-            )
+            raise InputError(f"`shuffle_buffer_size` is {shuffle_buffer_size}; give 1 (keeps the order) or more.")
         self.shuffle_buffer_size = shuffle_buffer_size
         self.seed = seed
         self.start_at()
 
     def one_pass(self) -> Iterator[dict]:
-        """Give each row once, in an order that is the same each time."""
+        """Yield each row once, in an order that is the same each time."""
         raise NotImplementedError
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the first rows, which tells most data from other data."""
+        """The sha256 of the first rows, which identifies most data."""
         rows = itertools.islice(self.one_pass(), _ROWS_AT_ONCE)
         return f"{rows_sha256(rows)} (sha256 of the first {_ROWS_AT_ONCE} rows)"
 
@@ -74,22 +72,22 @@ class InfiniteStream(IterableDataset):
         """Set where the next iteration starts.
 
         Args:
-            batch: Global batches that were trained on already.
+            batch: Number of global batches that were trained on before.
             global_batch_size: Rows of a global batch.
-            seed_of_run: The seed where the stream has none of its own.
+            seed_of_run: The seed if the stream has none of its own.
         """
         self._first_batch = batch
         self._global_batch_size = global_batch_size
         self._seed_of_run = seed_of_run
 
-    def check(self, global_batch_size: int) -> dict:
-        """Read one global batch in the order of the file, to refuse before training what cannot be used.
+    def validate_first_batch(self, global_batch_size: int) -> dict:
+        """Read one global batch in the order of the file, so that most bad input ends the run before training.
 
         Returns:
             The first row.
         """
         rows = list(itertools.islice(self.one_pass(), global_batch_size))
-        self._refuse_fewer(len(rows), global_batch_size)
+        self._validate_count(len(rows), global_batch_size)
         return rows[0]
 
     def __iter__(self) -> Iterator[dict | None]:
@@ -106,7 +104,7 @@ class InfiniteStream(IterableDataset):
                 deque(chunk, maxlen=0)
 
     def _rows_from(self, start: int) -> Iterator[dict]:
-        """Give the rows of all passes from row number `start` on; passes that lie before it are not read."""
+        """Yield the rows of all passes from row number `start` on, without reading the passes before it."""
         seed = self._seed_of_run if self.seed is None else self.seed
         number = 0
         while True:
@@ -115,16 +113,16 @@ class InfiniteStream(IterableDataset):
                 count += 1
                 if count > start:
                     yield StreamedRow(row, number)
-            self._refuse_fewer(count, self._global_batch_size)
+            self._validate_count(count, self._global_batch_size)
             number += 1
             start = max(start - count, 0)
             number, start = number + start // count, start % count
 
-    def _refuse_fewer(self, count: int, global_batch_size: int) -> None:
+    def _validate_count(self, count: int, global_batch_size: int) -> None:
         if count < global_batch_size:
             raise InputError(
                 f"{self}: {count} rows to train on, but one batch takes {global_batch_size}; give more, or lower "
-                "--per_device_train_batch_size."
+                "`per_device_train_batch_size`."
             )
 
     def __str__(self) -> str:
@@ -134,22 +132,22 @@ class InfiniteStream(IterableDataset):
 class SentenceStream(InfiniteStream):
     """Stream the sentences of a file, or of a dataset on the hub, that may be larger than memory.
 
-    A row is `text`, `sentence_id` (its number among the rows that are not blank, the same in each pass) and, in pairs,
-    `key_text`. Blank rows are dropped. Exact duplicates are not, as telling them would take memory.
+    A row has `text`, `sentence_id` (its number among the rows that are not blank, the same in each pass) and, in
+    pairs, `key_text`. Blank rows are dropped. Exact duplicates are kept, because finding them would take memory.
 
     Args:
         source: A file as `read_sentences` takes it, or a `HubDataset`.
         text_column: The column of the sentences; a .txt file has none.
-        key_column: A second column whose text the target sees instead, which makes each row a pair.
+        key_column: A second column with the text of the key view, which makes each row a pair.
         shuffle_buffer_size: As in `InfiniteStream`.
         seed: As in `InfiniteStream`.
-        encoding: Of a file, as `read_sentences` takes it.
+        encoding: Encoding of a file, as `read_sentences` takes it.
 
     Attributes:
-        fingerprint: What tells the data from other data without reading all of it.
+        fingerprint: Identifies the data without reading all of it.
 
     Raises:
-        InputError: As `read_sentences`; for what stands inside the file, when that row is reached.
+        InputError: As `read_sentences`; for errors inside the file, when that row is reached.
     """
 
     def __init__(
@@ -167,15 +165,15 @@ class SentenceStream(InfiniteStream):
         self.fingerprint: str = self._source.fingerprint()
 
     def one_pass(self) -> Iterator[dict]:
-        """Give each sentence of the file once, in the order of the file."""
-        pairs = self._columns[1] is not None
+        """Yield each sentence once, in the order of the file."""
+        is_pair = self._columns[1] is not None
         number = 0
         for row in self._source.rows(*self._columns):
-            texts = strip_row(row, pairs)
+            texts = strip_row(row, is_pair)
             if texts is None:
                 continue
             sentence = {"text": texts[0], "sentence_id": number}
-            if pairs:
+            if is_pair:
                 sentence["key_text"] = texts[1]
             yield sentence
             number += 1
@@ -191,7 +189,7 @@ class SentenceStream(InfiniteStream):
 
 @dataclass
 class HubDataset:
-    """A dataset on the hub, named as `datasets.load_dataset` takes it, and loaded when it is first needed."""
+    """A dataset on the hub, named as in `datasets.load_dataset` and loaded when it is first needed."""
 
     name: str
     config_name: str | None = None
@@ -199,7 +197,7 @@ class HubDataset:
     revision: str | None = None
 
     def rows(self, text_column: str, key_column: str | None) -> Iterator[Row]:
-        """Give the rows in order, blank ones too."""
+        """Yield the rows in order, blank ones too."""
         return record_rows(_records(self._dataset), str(self), text_column, key_column)
 
     def fingerprint(self) -> str:
@@ -232,10 +230,10 @@ class _TextFile:
 
 
 class RowStream(InfiniteStream):
-    """Stream the rows of any iterable that can be gone through again and again, such as a `datasets.IterableDataset`.
+    """Stream the rows of any iterable that can be iterated repeatedly, such as a `datasets.IterableDataset`.
 
-    Its own order must be the same each time and in every DataLoader worker. Rows without a `sentence_id` are numbered
-    from 0 in each pass.
+    Its order must be the same each time and in every DataLoader worker. Rows without a `sentence_id` are numbered from
+    0 in each pass.
 
     Args:
         rows: The iterable; each row is a dict.
@@ -248,30 +246,30 @@ class RowStream(InfiniteStream):
         self._rows = rows
 
     def one_pass(self) -> Iterator[dict]:
-        """Give each row once, in the iterable's own order."""
+        """Yield each row once, in the order of the iterable."""
         for number, row in enumerate(_records(self._rows)):
             yield row if "sentence_id" in row else row | {"sentence_id": number}
 
 
 class SkipSeenCollator:
-    """Give an empty batch for rows that were trained on already, which the Trainer skips, and collate all others."""
+    """Return an empty batch, which the Trainer skips, for rows trained on before a resume; collate all others."""
 
     def __init__(self, collate):
         self.collate = collate
 
     def __call__(self, rows: list[dict | None]) -> dict:
-        """Make a batch of rows."""
+        """Collate the rows of a batch."""
         return {} if rows[0] is None else self.collate(rows)
 
 
 class StreamResumeCallback(TrainerCallback):
-    """Tell a stream, as training starts, how large a batch is and how many were trained on before."""
+    """Set where a stream starts when training begins: after the batches that were trained on before."""
 
     def __init__(self, stream: InfiniteStream):
         self._stream = stream
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        """Count as `Trainer` does, which skips as many batches of the one epoch that a stream has."""
+        """Count batches as `Trainer` does, which sees a stream as a single epoch."""
         steps = state.global_step % state.max_steps
         self._stream.start_at(
             batch=steps * args.gradient_accumulation_steps,
@@ -280,21 +278,25 @@ class StreamResumeCallback(TrainerCallback):
         )
 
 
-def check_stream_arguments(args) -> None:
-    """Raise an `InputError` where training arguments cannot work with a stream."""
+def validate_stream_arguments(args) -> None:
+    """Check that training arguments work with a stream.
+
+    Raises:
+        InputError: With the argument and the remedy.
+    """
     if args.max_steps <= 0:
         raise InputError("`max_steps` must be given, as a stream has no end; set it to the wanted optimizer steps.")
     if not args.dataloader_drop_last:
         raise InputError("`dataloader_drop_last` must stay true, as a stream has no last batch; leave it out.")
     if args.accelerator_config.dispatch_batches or args.accelerator_config.split_batches:
         raise InputError(
-            "`accelerator_config` asks for dispatch_batches or split_batches, but of a stream each process makes its "
-            "own batches; leave both out."
+            "`accelerator_config` asks for dispatch_batches or split_batches, but each process makes its own batches "
+            "of a stream; leave both out."
         )
 
 
 def as_stream(dataset: IterableDataset, args, needs_text: bool) -> InfiniteStream:
-    """Return the stream itself, or one of a dataset's rows, after checking one batch of it.
+    """Return the dataset as a stream, after checking the arguments and one batch.
 
     Args:
         dataset: An `InfiniteStream`, or any iterable dataset.
@@ -302,35 +304,35 @@ def as_stream(dataset: IterableDataset, args, needs_text: bool) -> InfiniteStrea
         needs_text: Whether a row must have `text`.
 
     Raises:
-        InputError: Where arguments or rows cannot be used.
+        InputError: If arguments or rows cannot be used.
     """
-    check_stream_arguments(args)
+    validate_stream_arguments(args)
     stream = dataset if isinstance(dataset, InfiniteStream) else RowStream(dataset)
-    first = stream.check(args.global_batch_size)
+    first = stream.validate_first_batch(args.global_batch_size)
     if needs_text and "text" not in first:
-        found = ", ".join(str(name)[:40] for name in list(first)[:8])
-        raise InputError(f"The training set has no column `text`, only {found}; rename one.")
+        columns = ", ".join(str(name)[:40] for name in list(first)[:8])
+        raise InputError(f"The training set has no column `text`, only {columns}; rename one.")
     return stream
 
 
 def _shuffle(rows: Iterable, buffer_size: int, generator: random.Random) -> Iterator:
-    """Give all rows, each drawn from a buffer that the next row then fills up."""
+    """Yield all rows, each drawn from a buffer that the next row then refills."""
     buffer = []
     for row in rows:
         if len(buffer) < buffer_size:
             buffer.append(row)
             continue
-        place = int(generator.random() * buffer_size)
-        yield buffer[place]
-        buffer[place] = row
+        index = int(generator.random() * buffer_size)
+        yield buffer[index]
+        buffer[index] = row
     while buffer:
-        place = int(generator.random() * len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
+        index = int(generator.random() * len(buffer))
+        buffer[index], buffer[-1] = buffer[-1], buffer[index]
         yield buffer.pop()
 
 
 def _records(rows: Iterable[dict]) -> Iterator[dict]:
-    """Go through all rows, in DataLoader workers too, where a `datasets.IterableDataset` would give a part of them."""
+    """Yield all rows, even in a DataLoader worker, where a `datasets.IterableDataset` yields only its share."""
     if not isinstance(rows, datasets.IterableDataset):
         yield from rows
         return

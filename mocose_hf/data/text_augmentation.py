@@ -1,7 +1,7 @@
-"""What training may change in the text of the key view: misspellings, or synonyms out of WordNet.
+"""Text augmentation of the key view: misspellings, or synonyms from WordNet.
 
-MoCoSE (https://arxiv.org/abs/2202.13093, section 5) compares both with dropout. Paraphrases and back-translations,
-which it compares too, are texts made beforehand: a column of the user's own, named by `key_column`.
+MoCoSE (https://arxiv.org/abs/2202.13093, section 5) compares both with dropout. It also compares paraphrases and
+back-translations; these are texts of the user's own, in the column that `key_column` names.
 """
 
 import random
@@ -12,27 +12,24 @@ from functools import lru_cache
 from zipfile import BadZipFile
 
 TextAugmentation = Callable[[str, random.Random], str]
-"""Makes another text of a text, with a generator to draw from; it keeps nothing from one call to the next."""
+"""Returns an altered text, drawn with the generator; it keeps no state between calls."""
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-"""Three letters or more, of any script, up to what is no letter."""
+"""A run of three letters or more, of any script."""
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def _neighbours() -> dict[str, str]:
-    """Return, for each letter, those whose keys touch its own: beside it, and half a key's width aside in other rows.
-
-    A key of the second row lies half a key to the right of the one of the same number in the first, and so does the
-    third row to the second.
-    """
-    near = {}
+    """Return for each letter the letters on adjacent keys; each row is half a key to the right of the row above."""
+    neighbours = {}
     for row, keys in enumerate(_ROWS):
         for column, key in enumerate(keys):
-            places = [(row, column - 1), (row, column + 1), (row - 1, column), (row - 1, column + 1)]
-            places += [(row + 1, column - 1), (row + 1, column)]
-            near[key] = "".join(_ROWS[r][c] for r, c in places if 0 <= r < len(_ROWS) and 0 <= c < len(_ROWS[r]))
-    return near
+            adjacent = [(row, column - 1), (row, column + 1), (row - 1, column), (row - 1, column + 1)]
+            adjacent += [(row + 1, column - 1), (row + 1, column)]
+            inside = [(r, c) for r, c in adjacent if 0 <= r < len(_ROWS) and 0 <= c < len(_ROWS[r])]
+            neighbours[key] = "".join(_ROWS[r][c] for r, c in inside)
+    return neighbours
 
 
 QWERTY_NEIGHBOURS = _neighbours()
@@ -48,92 +45,92 @@ _FUNCTION_WORDS = frozenset(
     yours yourself yourselves
     """.split()  # noqa: SIM905
 )
-"""English words whose meaning is their place in the sentence; WordNet has namesakes of some, such as the tin can."""
+"""English function words; WordNet has unrelated homonyms of some, such as the tin "can"."""
 
 
 @dataclass(frozen=True)
 class Typos:
-    """Misspell words of three letters or more, each with the same probability, and leave all else as it is.
+    """Misspell words of three letters or more.
 
-    A word gets one of four slips, those that change it being equally likely, at a place drawn among those where it
-    does: two neighbours swapped, a letter left out, a letter doubled, or one replaced by a neighbour on a QWERTY
-    keyboard, in its case.
+    A misspelled word gets one of four typos, chosen uniformly among those that change it, at a random position: two
+    adjacent letters swapped, a letter dropped, a letter doubled, or a letter replaced by a neighbour on a QWERTY
+    keyboard in the same case.
 
     Args:
-        rate: The probability, in (0, 1].
+        rate: The probability in (0, 1] that a word is misspelled.
     """
 
     rate: float = 0.1
 
     def __call__(self, text: str, generator: random.Random) -> str:
         """Return the text with misspellings."""
-        return _WORD.sub(lambda found: self._misspell(found[0], generator), text)
+        return _WORD.sub(lambda match: self._misspell(match[0], generator), text)
 
     def _misspell(self, word: str, generator: random.Random) -> str:
         if generator.random() >= self.rate:
             return word
-        everywhere = range(len(word))
-        slips = [(_drop, everywhere), (_double, everywhere)]
-        slips.append((_swap, [i for i in everywhere[1:] if word[i - 1] != word[i]]))
-        slips.append((_hit_neighbour, [i for i in everywhere if word[i].lower() in QWERTY_NEIGHBOURS]))
-        slip, places = generator.choice([(slip, places) for slip, places in slips if places])
-        return slip(word, generator.choice(places), generator)
+        indices = range(len(word))
+        typos = [(_drop, indices), (_double, indices)]
+        typos.append((_swap, [i for i in indices[1:] if word[i - 1] != word[i]]))
+        typos.append((_hit_neighbour, [i for i in indices if word[i].lower() in QWERTY_NEIGHBOURS]))
+        typo, possible = generator.choice([(typo, possible) for typo, possible in typos if possible])
+        return typo(word, generator.choice(possible), generator)
 
 
-def _drop(word: str, place: int, generator: random.Random) -> str:
-    return word[:place] + word[place + 1 :]
+def _drop(word: str, index: int, generator: random.Random) -> str:
+    return word[:index] + word[index + 1 :]
 
 
-def _double(word: str, place: int, generator: random.Random) -> str:
-    return word[: place + 1] + word[place:]
+def _double(word: str, index: int, generator: random.Random) -> str:
+    return word[: index + 1] + word[index:]
 
 
-def _swap(word: str, place: int, generator: random.Random) -> str:
-    return word[: place - 1] + word[place] + word[place - 1] + word[place + 1 :]
+def _swap(word: str, index: int, generator: random.Random) -> str:
+    return word[: index - 1] + word[index] + word[index - 1] + word[index + 1 :]
 
 
-def _hit_neighbour(word: str, place: int, generator: random.Random) -> str:
-    hit = generator.choice(QWERTY_NEIGHBOURS[word[place].lower()])
-    return word[:place] + (hit.upper() if word[place].isupper() else hit) + word[place + 1 :]
+def _hit_neighbour(word: str, index: int, generator: random.Random) -> str:
+    letter = generator.choice(QWERTY_NEIGHBOURS[word[index].lower()])
+    return word[:index] + (letter.upper() if word[index].isupper() else letter) + word[index + 1 :]
 
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Replace English words that have synonyms in WordNet, each with the same probability, and leave all else.
+    """Replace English words by synonyms from WordNet, see `read_wordnet`.
 
-    Words of fewer than three letters, inflected forms and function words have none; see `read_wordnet`. The case of
-    the first letter is kept.
+    Words of fewer than three letters, inflected forms and function words have no synonyms. A synonym takes the case of
+    the first letter.
 
     Args:
-        rate: The probability, in (0, 1].
+        rate: The probability in (0, 1] that a word with synonyms is replaced.
     """
 
     rate: float = 0.1
 
     def __call__(self, text: str, generator: random.Random) -> str:
         """Return the text with synonyms."""
-        return _WORD.sub(lambda found: self._replace(found[0], generator), text)
+        return _WORD.sub(lambda match: self._replace(match[0], generator), text)
 
     def _replace(self, word: str, generator: random.Random) -> str:
         synonyms = read_wordnet().get(word.lower())
         if not synonyms or generator.random() >= self.rate:
             return word
-        chosen = generator.choice(synonyms)
-        first = chosen[0].upper() if word[0].isupper() else chosen[0].lower()
-        return first + chosen[1:]
+        synonym = generator.choice(synonyms)
+        first = synonym[0].upper() if word[0].isupper() else synonym[0].lower()
+        return first + synonym[1:]
 
 
 @lru_cache(maxsize=1)
 def read_wordnet() -> dict[str, tuple[str, ...]]:
-    """Return the synonyms of each English word that has some, as WordNet writes them.
+    """Return the synonyms of each English word that has any, in WordNet's spelling.
 
-    These are the other single words of the first synset of the word, in WordNet's order, that has such: nouns come
-    before verbs, adjectives and adverbs, and the senses of each by frequency. The files are those that
-    `python -m nltk.downloader wordnet` fetches (https://wordnet.princeton.edu/documentation/wndb5wn); they are read
-    once, as no file may stay open that worker processes would share.
+    The synonyms are the other single words of the word's first synset that has any. Nouns come before verbs,
+    adjectives and adverbs, and the senses of each are ordered by frequency. The files are those of
+    `python -m nltk.downloader wordnet` (https://wordnet.princeton.edu/documentation/wndb5wn). They are read at once
+    and closed, so that DataLoader workers do not share an open file.
 
     Raises:
-        ValueError: In one line, with the command that helps, where nltk or the files are missing or damaged.
+        ValueError: If nltk or the files are missing or damaged, with the command that gets them.
     """
     try:
         from nltk.data import find
@@ -146,18 +143,18 @@ def read_wordnet() -> dict[str, tuple[str, ...]]:
             _read_part(data, index, synonyms)
     except (LookupError, OSError, ValueError, BadZipFile) as error:
         raise ValueError(
-            "`key_augmentation` synonyms needs the files of WordNet, which are not there or not whole; run "
+            "`key_augmentation` synonyms needs the files of WordNet, which are missing or damaged; run "
             "`python -m nltk.downloader wordnet`."
         ) from error
     return synonyms
 
 
 def _read_part(data: Iterable[list[str]], index: Iterable[list[str]], synonyms: dict[str, tuple[str, ...]]) -> None:
-    """Add the synonyms of a part of speech for words that have none yet."""
+    """Add the synonyms in one part of speech for words that have none yet."""
     synsets = {}
     for fields in data:
         names = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-        synsets[fields[0]] = [name.partition("(")[0] for name in names]  # adjectives may have a marker, such as (a)
+        synsets[fields[0]] = [name.partition("(")[0] for name in names]  # adjectives may end in a marker such as (a)
     for fields in index:
         word = fields[0]
         if word in synonyms or word in _FUNCTION_WORDS or not _WORD.fullmatch(word):
@@ -170,23 +167,23 @@ def _read_part(data: Iterable[list[str]], index: Iterable[list[str]], synonyms: 
 
 
 def _lines(file) -> Iterator[list[str]]:
-    """Give the fields of each line of a file that nltk found, without those of the licence, which are indented."""
+    """Return the fields of each line of a WordNet file, without the indented lines of its licence."""
     with file.open() as opened:
         text = opened.read().decode()
     return (line.split() for line in text.splitlines() if not line.startswith(" "))
 
 
 KEY_AUGMENTATIONS = {"synonyms": Synonyms, "typos": Typos}
-"""By the names that `key_augmentation` takes."""
+"""The classes by the names that `key_augmentation` takes."""
 
 
 def build_key_augmentation(name: str, rate: float) -> TextAugmentation:
-    """Return the augmentation of this name in `KEY_AUGMENTATIONS`, ready to be used.
+    """Return an augmentation by its name in `KEY_AUGMENTATIONS`.
 
     Raises:
-        ValueError: Where what it needs is missing.
+        ValueError: If nltk or the files of WordNet are missing or damaged.
     """
-    made = KEY_AUGMENTATIONS[name](rate)
-    if isinstance(made, Synonyms):
-        read_wordnet()
-    return made
+    augmentation = KEY_AUGMENTATIONS[name](rate)
+    if isinstance(augmentation, Synonyms):
+        read_wordnet()  # fails now rather than in a DataLoader worker
+    return augmentation

@@ -533,7 +533,7 @@ STREAMED = {"streaming": "true", "max_steps": "3"}
         ({"dataloader_drop_last": "false"}, "--streaming: `dataloader_drop_last` must stay true", "leave it out"),
         ({"accelerator_config": '{"dispatch_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
         ({"accelerator_config": '{"split_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
-        ({"shuffle_buffer_size": "0"}, "`shuffle_buffer_size` is at least 1", "but is 0"),
+        ({"shuffle_buffer_size": "0"}, "`shuffle_buffer_size` is 0", "give 1"),
         ({"per_device_train_batch_size": "81"}, "good.txt: 80 rows to train on, but one batch takes 81", "give more"),
         ({"train_file": "none.txt"}, "none.txt: no such file", "check the path"),
         ({"train_file": "good.doc"}, "good.doc: ", "rename it"),

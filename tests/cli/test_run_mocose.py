@@ -78,11 +78,11 @@ def test_the_summary_says_what_is_cut_and_what_is_unknown(command, capsys, told)
     out = command("--max_steps", "1")
     printed = capsys.readouterr().out
     line = (
-        "0.0% of the sentences are longer than 32 tokens and are cut (--max_seq_length); "
-        "0.0% of the tokens are unknown to the tokenizer (--model_name_or_path)."
+        "0.0% of the sentences are longer than 32 tokens and are truncated (`max_seq_length`); "
+        "0.0% of the tokens are unknown to the tokenizer (`model_name_or_path`)."
     )
     assert f"sentences.txt: {line}\n" in printed
-    assert "0.0% of the sentences are longer than 32 tokens and are cut" in (out / "README.md").read_text()
+    assert "0.0% of the sentences are longer than 32 tokens and are truncated" in (out / "README.md").read_text()
     assert "max_seq_length" not in told.text
     assert "unknown" not in told.text
 
@@ -97,8 +97,8 @@ def test_text_that_is_cut_or_of_another_language_is_warned_about(command, tmp_pa
     options = ["--train_file", str(path), "--max_seq_length", "9", "--max_steps", "1"]
     command(*options, *(["--streaming", "true"] if streams else []))
     printed = capsys.readouterr().out
-    assert re.search(r"mixed\.txt: 100\.0% of the sentences.* are longer than 9 tokens and are cut", printed)
-    assert "`max_seq_length` 9 cuts 100.0% of the training sentences; raise it" in told.text
+    assert re.search(r"mixed\.txt: 100\.0% of the sentences.* are longer than 9 tokens and are truncated", printed)
+    assert "`max_seq_length` 9 truncates 100.0% of the training sentences; raise it" in told.text
     assert re.search(
         r"2\d\.\d% of the tokens of the training text are unknown to the tokenizer; start from", told.text
     )

@@ -173,12 +173,12 @@ def test_fewer_rows_than_a_batch_are_refused(tmp_path, content):
     path = write(tmp_path, ".txt", content or "\n")
     stream = SentenceStream(path)
     with pytest.raises(InputError, match=r"file\.txt: \d rows to train on, but one batch takes 4"):
-        stream.check(4)
+        stream.validate_first_batch(4)
     stream.start_at(global_batch_size=4)
     with pytest.raises(InputError, match=r"file\.txt: \d rows to train on"):
         take(stream, 100)
     if content:
-        assert stream.check(3) == {"text": "a", "sentence_id": 0}
+        assert stream.validate_first_batch(3) == {"text": "a", "sentence_id": 0}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -233,7 +233,7 @@ def test_a_hub_dataset_is_streamed(monkeypatch):
     assert asked == [(("someone/texts", "small"), {"split": "test", "revision": "v2", "streaming": True})]
     assert stream.fingerprint.startswith("someone/texts/small/test/v2 (")
     with pytest.raises(InputError, match=r"someone/texts \(test\): no column `text`, the columns are: sentence"):
-        SentenceStream(source).check(1)
+        SentenceStream(source).validate_first_batch(1)
 
 
 @many_workers

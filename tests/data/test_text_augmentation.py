@@ -146,10 +146,10 @@ def test_what_synonyms_need_is_told_with_the_command_that_gets_it(tmp_path, toke
         (wordnet / "index.adj").write_text("old a 1 0 1 0 99999999\n")
     read_wordnet.cache_clear()
     data.clear_cache()
-    with pytest.raises(ValueError, match=r"not there or not whole; run `python -m nltk\.downloader wordnet`\.$"):
+    with pytest.raises(ValueError, match=r"missing or damaged; run `python -m nltk\.downloader wordnet`\.$"):
         make_trainer(tmp_path, tokenizer, **options)
     shutil.rmtree(tmp_path / "nltk")
-    with pytest.raises(ValueError, match=r"not there or not whole; run `python -m nltk\.downloader wordnet`\.$"):
+    with pytest.raises(ValueError, match=r"missing or damaged; run `python -m nltk\.downloader wordnet`\.$"):
         make_trainer(tmp_path, tokenizer, **options)
 
     importing = builtins.__import__

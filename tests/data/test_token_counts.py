@@ -17,8 +17,8 @@ from mocose_hf.training.validation.inputs import count_training_tokens
 def test_counts_worked_by_hand(tokenizer):
     texts = ["a cat", "a zebra", "a cat sees the dog", "猫 犬 a"]  # 4, 4, 7 and 5 tokens with [CLS] and [SEP]
     counts = count_tokens(texts, tokenizer, max_seq_length=5)
-    assert counts == TokenCounts(sentences=4, cut=1, tokens=2 + 2 + 3 + 3, unknown=1 + 2, max_seq_length=5)
-    assert counts.cut_share == 0.25
+    assert counts == TokenCounts(sentences=4, truncated=1, tokens=2 + 2 + 3 + 3, unknown=1 + 2, max_seq_length=5)
+    assert counts.truncated_share == 0.25
     assert counts.unknown_share == 3 / 10
 
 
@@ -26,17 +26,17 @@ def test_the_prompt_and_the_text_of_the_key_view_count(tokenizer):
     args = SimpleNamespace(max_seq_length=6, process_index=0)
     dataset = Dataset.from_dict({"text": ["a cat", "the dog sees a"], "key_text": ["a bird", "zebra"]})
     plain = count_training_tokens(dataset, SentenceCollator(tokenizer, 6), args)
-    assert plain == TokenCounts(sentences=4, cut=0, tokens=2 + 4 + 2 + 1, unknown=1, max_seq_length=6)
+    assert plain == TokenCounts(sentences=4, truncated=0, tokens=2 + 4 + 2 + 1, unknown=1, max_seq_length=6)
     prompted = count_training_tokens(dataset, SentenceCollator(tokenizer, 6, prompt="the "), args)
-    assert prompted == TokenCounts(sentences=4, cut=1, tokens=3 + 4 + 3 + 2, unknown=1, max_seq_length=6)
+    assert prompted == TokenCounts(sentences=4, truncated=1, tokens=3 + 4 + 3 + 2, unknown=1, max_seq_length=6)
 
 
 @pytest.mark.parametrize("length", [3, 5, 8, 32])
-def test_a_sentence_is_cut_if_and_only_if_the_collator_drops_tokens(tokenizer, length):
+def test_a_sentence_is_truncated_if_and_only_if_the_collator_drops_tokens(tokenizer, length):
     texts = sentences(60)
     whole = SentenceCollator(tokenizer, 40)([{"text": text} for text in texts])["attention_mask"].sum(dim=1)
     kept = SentenceCollator(tokenizer, length)([{"text": text} for text in texts])["attention_mask"].sum(dim=1)
-    assert count_tokens(texts, tokenizer, length).cut == int((kept < whole).sum())
+    assert count_tokens(texts, tokenizer, length).truncated == int((kept < whole).sum())
 
 
 @pytest.mark.parametrize("unknown_token", [None, "[SEP]"])
@@ -48,11 +48,11 @@ def test_a_vocabulary_without_an_unknown_token_knows_all(tokenizer, unknown_toke
 
 
 @pytest.mark.parametrize(
-    ("cut", "unknown", "words"),
+    ("truncated", "unknown", "words"),
     [(5, 20, []), (6, 20, ["max_seq_length"]), (5, 21, ["unknown"]), (100, 100, ["max_seq_length", "unknown"])],
 )
-def test_warnings_start_above_5_and_20_percent(cut, unknown, words):
-    found = TokenCounts(100, cut, 100, unknown, 32).warnings()
+def test_warnings_start_above_5_and_20_percent(truncated, unknown, words):
+    found = TokenCounts(100, truncated, 100, unknown, 32).warnings()
     assert [word in text for word, text in zip(words, found, strict=True)] == [True] * len(words)
 
 

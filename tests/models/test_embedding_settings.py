@@ -374,7 +374,7 @@ def test_the_prompt_counts_where_sentences_are_cut(make_start, tmp_path):
         train_dataset=data,
         processing_class=load_tokenizer(str(start)),
     )
-    assert trainer.token_counts.cut_share == 1.0
+    assert trainer.token_counts.truncated_share == 1.0
 
 
 def test_a_collator_of_ones_own_is_reminded_of_the_prompt(make_start, tmp_path, told):

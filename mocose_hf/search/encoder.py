@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.data.readers import file_fingerprint
+from mocose_hf.data.open_file import file_fingerprint
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.loading import encoder_files, load_encoder, load_tokenizer
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining

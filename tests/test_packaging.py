@@ -10,7 +10,12 @@ import pytest
 from builders import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTION_OF = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "bs4": "beautifulsoup4",
+    "markdown_it": "markdown-it-py",
+}
 PULLED_IN = {"tokenizers": "transformers"}
 """Packages that a declared one always brings with it."""
 

@@ -149,9 +149,10 @@ def check_options(options: Options) -> None:
         raise InputError("--model_name_or_path is needed: a hub id or directory of the encoder to start from.")
     if options.data.train_file and options.data.dataset_name:
         raise InputError("--train_file and --dataset_name are both given; drop one.")
-    if options.data.encoding is not None and options.data.dataset_name:
-        raise InputError("--encoding is for --train_file; leave it out with --dataset_name.")
     wanted = options.evaluation
+    has_files = options.data.train_file or wanted.validation_file or wanted.retrieval_file or wanted.label_file
+    if options.data.encoding is not None and not has_files:
+        raise InputError("--encoding is for --train_file and development files; leave it out without these.")
     if wanted.validation_file and wanted.senteval_dir and not wanted.eval_tasks and not wanted.report_test_selection:
         raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
     strategy = IntervalStrategy(options.training.eval_strategy)

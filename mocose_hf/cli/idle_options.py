@@ -169,7 +169,12 @@ _RULES = [
     _Rule(("bf16_full_eval",), ("fp16_full_eval",), lambda v: v.fp16_full_eval, "`fp16_full_eval` is given instead"),
     _Rule(("fp16", "tf32"), ("use_cpu",), lambda values: values.use_cpu, "it needs a GPU and `use_cpu` is true"),
     _Rule(_OF_A_HUB_DATASET, ("train_file",), lambda values: bool(values.train_file), "`train_file` is given instead"),
-    _Rule(("encoding",), ("dataset_name",), lambda v: bool(v.dataset_name), "it is for `train_file`"),
+    _Rule(
+        ("encoding",),
+        ("dataset_name",),
+        lambda v: bool(v.dataset_name) and not (v.validation_file or v.retrieval_file or v.label_file),
+        "it is for `train_file` and development files",
+    ),
     _Rule(("train_file",), ("dataset_name",), lambda v: bool(v.dataset_name), "`dataset_name` is given instead"),
     _Rule(
         ("validation_file",),

@@ -14,10 +14,10 @@ from mocose_hf.cli.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.cli.idle_options import find_idle
 from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.evaluation.held_out import NAME as DEV_FROM_TEXT
-from mocose_hf.evaluation.labels import FIGURES as LABEL_FIGURES
+from mocose_hf.evaluation.labels import METRICS as LABEL_METRICS
 from mocose_hf.evaluation.labels import V_MEASURE
 from mocose_hf.evaluation.pairs import PAIR_METRICS
-from mocose_hf.evaluation.retrieval import FIGURES as RETRIEVAL_FIGURES
+from mocose_hf.evaluation.retrieval import METRICS as RETRIEVAL_METRICS
 from mocose_hf.evaluation.retrieval import retrieval_task_name
 from mocose_hf.evaluation.task_names import task_name
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
@@ -130,7 +130,10 @@ class DataArguments:
     )
     encoding: str | None = field(
         default=None,
-        metadata={"help": "Encoding of train_file if it is not UTF-8, such as cp1252 or utf-16."},
+        metadata={
+            "help": "Encoding of train_file if it is not UTF-8, such as cp1252 or utf-16. It also applies to "
+            "development files that are not UTF-8."
+        },
     )
     streaming: bool = field(
         default=False,
@@ -466,12 +469,12 @@ def development_figures(wanted) -> list[str]:
         wanted: `EvaluationArguments`, or anything with its fields.
     """
     names = [
-        f"{retrieval_task_name(path)}_{figure}" for path in wanted.retrieval_file or () for figure in RETRIEVAL_FIGURES
+        f"{retrieval_task_name(path)}_{figure}" for path in wanted.retrieval_file or () for figure in RETRIEVAL_METRICS
     ]
-    of_labels = (*LABEL_FIGURES, V_MEASURE) if wanted.v_measure else LABEL_FIGURES
+    of_labels = (*LABEL_METRICS, V_MEASURE) if wanted.v_measure else LABEL_METRICS
     names += [f"{task_name(path)}_{figure}" for path in wanted.label_file or () for figure in of_labels]
     if wanted.dev_from_text:
-        names += [f"{DEV_FROM_TEXT}_{figure}" for figure in RETRIEVAL_FIGURES]
+        names += [f"{DEV_FROM_TEXT}_{figure}" for figure in RETRIEVAL_METRICS]
     if wanted.validation_file or wanted.validation_dataset_name:
         return [*PAIR_METRICS, *names]
     return [*names, *(PAIR_METRICS if wanted.senteval_dir else ())]

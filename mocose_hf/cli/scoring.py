@@ -15,6 +15,7 @@ from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.geometry_plots import plot_alignment_uniformity, plot_spectrum
 from mocose_hf.evaluation.labels import LabelTask, read_label_task
+from mocose_hf.evaluation.optional_libraries import has_sklearn
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS, load_scored_pairs, read_scored_pairs
 from mocose_hf.evaluation.retrieval import DEVELOPMENT_SPLITS, SPLITS, RetrievalTask, read_retrieval_task
 from mocose_hf.evaluation.score_tables import (
@@ -32,7 +33,6 @@ from mocose_hf.evaluation.score_tables import (
 )
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
-from mocose_hf.evaluation.tfidf import has_sklearn
 from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
 from mocose_hf.training.checkpoint import STATE_FILE, read_state, step_of
 from mocose_hf.training.trainer import MoCoSETrainer
@@ -65,7 +65,7 @@ def read_pairs(options: Options):
     """
     wanted = options.evaluation
     if wanted.validation_file:
-        source, pairs = wanted.validation_file, read_scored_pairs(wanted.validation_file)
+        source, pairs = wanted.validation_file, read_scored_pairs(wanted.validation_file, options.data.encoding)
     elif wanted.validation_dataset_name:
         source = f"{wanted.validation_dataset_name} ({wanted.validation_dataset_split})"
         pairs = load_scored_pairs(wanted.validation_dataset_name, wanted.validation_dataset_split)
@@ -90,8 +90,11 @@ def read_development(options: Options) -> Dataset | DevelopmentSets | None:
     wanted = options.evaluation
     pairs = read_pairs(options)
     splits = DEVELOPMENT_SPLITS if options.trains else SPLITS
-    sets: list[RetrievalTask | LabelTask] = [read_retrieval_task(p, splits) for p in wanted.retrieval_file or ()]
-    sets += [read_label_task(path, wanted.v_measure) for path in wanted.label_file or ()]
+    encoding = options.data.encoding
+    sets: list[RetrievalTask | LabelTask] = [
+        read_retrieval_task(path, splits, encoding) for path in wanted.retrieval_file or ()
+    ]
+    sets += [read_label_task(path, wanted.v_measure, encoding) for path in wanted.label_file or ()]
     for task in sets:
         options.say(task.summary())
     return DevelopmentSets(pairs, sets) if sets else pairs
@@ -147,7 +150,7 @@ def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -
         trainer.save_metrics("train", metrics)
     if trainer.eval_dataset is None:
         return []
-    names = _as_sets(trainer.eval_dataset).figures
+    names = _as_sets(trainer.eval_dataset).metric_names
     evaluations = [entry for entry in trainer.state.log_history if f"eval_{names[0]}" in entry]
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
@@ -183,7 +186,7 @@ def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
     """Return the test figures of the last checkpoint, and of those selected on development pairs and on test sets."""
     if not tasks.during_training:
         return []
-    names = _as_sets(trainer.eval_dataset).figures
+    names = _as_sets(trainer.eval_dataset).metric_names
     metric = trainer.args.best_metric if trainer.args.best_metric in names else DEV_SPEARMAN
     average = average_name(tasks.during_training)
     return compare_selections(trainer.state.log_history, average, metric, is_greater_better(metric))

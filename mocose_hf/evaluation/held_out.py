@@ -117,5 +117,6 @@ def held_out_task(
             f"{source}: a development set from text needs two different texts of {FEWEST_WORDS} words or more; "
             "leave out --dev_from_text."
         )
-    judgements = Judgements.of([(*pair, grade) for pair, grade in entries.items()])
-    return RetrievalTask(NAME, list(queries), list(corpus), judgements, source=source)
+    judgements = Judgements.from_entries([(*pair, grade) for pair, grade in entries.items()])
+    # Training puts the default prompt before both views of a text, so both halves get it too.
+    return RetrievalTask(NAME, list(queries), list(corpus), judgements, source=source, has_roles=False)

@@ -1,4 +1,4 @@
-"""Labelled texts: how far the nearest neighbours of a text, and the clusters of all, share its label."""
+"""Labelled texts: how often the neighbours of a text, and the texts of a cluster, share its label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from mocose_hf.data.readers import read_records
+from mocose_hf.data.text_lines import fallback_encoding
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.optional_libraries import validate_sklearn
 from mocose_hf.evaluation.similarity import Embeddings, cosine_blocks, unit_rows
 from mocose_hf.evaluation.task_names import task_name
-from mocose_hf.evaluation.tfidf import has_sklearn
 
-FIGURES = ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10")
-"""What a task is scored by; the first one selects the best checkpoint if none is named."""
+METRICS = ("precision_at_10", "knn_accuracy_at_1", "knn_accuracy_at_10")
+"""The metrics of a task; the first one selects the best checkpoint by default."""
 
 V_MEASURE = "v_measure"
-"""The figure of the clusters."""
+"""The metric of the clusters."""
 
 NEIGHBOURS = 10
-"""How many neighbours of a text are looked at."""
 
 KMEANS_STARTS = 3
 
-MOST_ROWS = 4_000
-"""How many rows of a file are scored; of more, as many are drawn."""
+MAX_ROWS = 4_000
+"""The largest number of rows that are scored; of a larger file, as many are drawn at random."""
 
 
 @dataclass
@@ -34,12 +34,12 @@ class LabelTask:
     """Texts with one label each.
 
     Args:
-        name: The first part of the names of its figures.
+        name: The name of the task, which begins the names of its metrics.
         texts: N texts, N > `NEIGHBOURS`.
         labels: Their N labels, two or more different ones.
         clusters: Whether k-means is scored too, which takes seconds and needs scikit-learn.
-        source: The file that it was read from.
-        rows: Rows of that file.
+        source: The file that the task was read from.
+        rows: Number of rows in that file.
     """
 
     name: str
@@ -57,21 +57,21 @@ class LabelTask:
             )
 
     @property
-    def figures(self) -> list[str]:
-        """The names of the figures, the first one to look at first."""
-        return [f"{self.name}_{figure}" for figure in (*FIGURES, *[V_MEASURE] * self.clusters)]
+    def metric_names(self) -> list[str]:
+        """The names of the metrics, the most important one first."""
+        return [f"{self.name}_{metric}" for metric in (*METRICS, *[V_MEASURE] * self.clusters)]
 
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.texts)
 
     def summary(self) -> str:
-        """Return one line: the source and its numbers of texts and labels."""
-        drawn = f" of {self.rows:,}" if self.rows > len(self.texts) else ""
-        return f"{self.source}: {len(self.texts):,}{drawn} texts, {len(set(self.labels)):,} labels."
+        """Return one line with the source and the numbers of texts and labels."""
+        total = f" of {self.rows:,}" if self.rows > len(self.texts) else ""
+        return f"{self.source}: {len(self.texts):,}{total} texts, {len(set(self.labels)):,} labels."
 
-    def answers(self) -> list[str]:
-        """Return what the texts are scored against, as plain values."""
+    def targets(self) -> list[str]:
+        """Return the labels, as plain values that identify the task together with its sentences."""
         return self.labels
 
     def sentences(self) -> list[str]:
@@ -79,8 +79,7 @@ class LabelTask:
         return self.texts
 
     def score(self, embeddings, show_progress: bool = False) -> dict[str, float]:
-        """Return `{name}_precision_at_10`, `_knn_accuracy_at_1`, `_knn_accuracy_at_10` and, with `clusters`,
-        `_v_measure`, × 100.
+        """Return the metrics × 100 by name.
 
         Args:
             embeddings: Returns the embeddings (N, H) of N texts.
@@ -94,30 +93,30 @@ class LabelTask:
         return {f"{self.name}_{metric}": value for metric, value in metrics.items()}
 
 
-def read_label_task(path: str | Path, clusters: bool = False) -> LabelTask:
+def read_label_task(path: str | Path, clusters: bool = False, encoding: str | None = None) -> LabelTask:
     """Read a file with columns `label` and `text`.
 
     Args:
-        path: A .csv, .tsv, .jsonl or .parquet file, or one of these and .gz. Of more than `MOST_ROWS` rows as many are
-            drawn: the first ones of numpy's `RandomState(0).permutation`.
+        path: A .csv, .tsv, .jsonl or .parquet file, or one of these and .gz. Of more than `MAX_ROWS` rows, the first
+            ones of numpy's `RandomState(0).permutation` are scored.
         clusters: Whether k-means is scored too.
+        encoding: Encoding of the file if it is not UTF-8.
 
     Raises:
         InputError: With file, line and remedy; with `clusters` also if scikit-learn is not installed.
     """
     if clusters:
-        require_sklearn()
+        validate_sklearn("V-measure")
     rows: list[tuple[str, str]] = []
-    for place, record in read_records(path, ("label", "text"), ("label",)):
-        label, text = (record or {}).get("label"), ((record or {}).get("text") or "").strip()
-        label = "" if label is None else str(label).strip()
+    for place, record in read_records(path, ("label", "text"), ("label",), encoding=fallback_encoding(path, encoding)):
+        label, text = _label_text((record or {}).get("label")), ((record or {}).get("text") or "").strip()
         if not label and not text:
             continue
         if not label or not text:
             raise InputError(f"{place}: a blank {'text' if label else 'label'}; write it, or drop the row.")
         rows.append((label, text))
-    drawn = [rows[i] for i in np.random.RandomState(0).permutation(len(rows))[:MOST_ROWS]]
-    labels, texts = [label for label, _ in drawn], [text for _, text in drawn]
+    sample = [rows[i] for i in np.random.RandomState(0).permutation(len(rows))[:MAX_ROWS]]
+    labels, texts = [label for label, _ in sample], [text for _, text in sample]
     try:
         return LabelTask(task_name(path), texts, labels, clusters, str(path), len(rows))
     except ValueError as error:
@@ -133,12 +132,12 @@ def nearest_neighbours(embeddings: Embeddings, count: int) -> Tensor:
     rows = embeddings.shape[0]
     if rows <= count:
         raise ValueError(f"{count} neighbours of each row need at least {count + 1} rows, not {rows}.")
-    found = []
+    neighbours = []
     for start, block in cosine_blocks(embeddings, embeddings):
-        here = torch.arange(len(block))
-        block[here, start + here] = -torch.inf  # a row is not its own neighbour
-        found.append(block.topk(count, dim=1).indices)
-    return torch.cat(found)
+        block_rows = torch.arange(len(block))
+        block[block_rows, start + block_rows] = -torch.inf  # a row is not its own neighbour
+        neighbours.append(block.topk(count, dim=1).indices)
+    return torch.cat(neighbours)
 
 
 def neighbour_metrics(neighbours: Tensor, labels: Tensor | Sequence[int]) -> dict[str, float]:
@@ -150,20 +149,21 @@ def neighbour_metrics(neighbours: Tensor, labels: Tensor | Sequence[int]) -> dic
 
     Returns:
         × 100: `precision_at_10` (mean share of neighbours with the label of the row), `knn_accuracy_at_1` (share of
-        rows whose nearest neighbour has their label) and `knn_accuracy_at_10` (share of rows whose label most of the
-        neighbours have; of labels with equal votes, the one of the nearest neighbour wins).
+        rows whose nearest neighbour has their label) and `knn_accuracy_at_10` (share of rows whose label wins the vote
+        of the neighbours; of labels with equal votes, the one of the nearest neighbour wins).
     """
     labels = torch.as_tensor(labels)
-    found = labels[neighbours]  # (N, 10)
-    votes = (found[:, :, None] == found[:, None, :]).sum(dim=2)
-    predicted = found.gather(1, votes.argmax(dim=1, keepdim=True))  # the first of equal maxima is the nearest
-    same = found == labels[:, None]
-    figures = {
-        "precision_at_10": same,
-        "knn_accuracy_at_1": same[:, 0],
+    neighbour_labels = labels[neighbours]  # (N, 10)
+    votes = (neighbour_labels[:, :, None] == neighbour_labels[:, None, :]).sum(dim=2)
+    # argmax returns the first of equal maxima, which is the nearest neighbour.
+    predicted = neighbour_labels.gather(1, votes.argmax(dim=1, keepdim=True))
+    is_same = neighbour_labels == labels[:, None]
+    metrics = {
+        "precision_at_10": is_same,
+        "knn_accuracy_at_1": is_same[:, 0],
         "knn_accuracy_at_10": predicted[:, 0] == labels,
     }
-    return {name: 100.0 * values.double().mean().item() for name, values in figures.items()}
+    return {name: 100.0 * values.double().mean().item() for name, values in metrics.items()}
 
 
 def kmeans_v_measure(embeddings: Embeddings, labels: Tensor | Sequence[int], starts: int = KMEANS_STARTS) -> float:
@@ -172,7 +172,7 @@ def kmeans_v_measure(embeddings: Embeddings, labels: Tensor | Sequence[int], sta
     Args:
         embeddings: (N, H).
         labels: (N,) int64.
-        starts: How many starts the figure is the mean of.
+        starts: Number of random starts that the V-measure is averaged over.
 
     Returns:
         V-measure (harmonic mean of homogeneity and completeness) × 100.
@@ -180,20 +180,21 @@ def kmeans_v_measure(embeddings: Embeddings, labels: Tensor | Sequence[int], sta
     Raises:
         InputError: If scikit-learn is not installed.
     """
-    require_sklearn()
+    validate_sklearn("V-measure")
     from sklearn.cluster import KMeans
     from sklearn.metrics import v_measure_score
 
     labels, unit = np.asarray(labels), unit_rows(embeddings)
     unit = unit.numpy() if isinstance(unit, Tensor) else unit
     count = len(np.unique(labels))
-    found = (KMeans(count, n_init=1, random_state=start).fit_predict(unit) for start in range(starts))
-    return 100.0 * float(np.mean([v_measure_score(labels, clusters) for clusters in found]))
+    clusterings = (KMeans(count, n_init=1, random_state=start).fit_predict(unit) for start in range(starts))
+    return 100.0 * float(np.mean([v_measure_score(labels, clusters) for clusters in clusterings]))
 
 
-def require_sklearn() -> None:
-    """Raise an `InputError` if scikit-learn is not installed."""
-    if not has_sklearn():
-        raise InputError(
-            "V-measure needs scikit-learn, which is not installed; run pip install 'mocose_hf[evaluation]'."
-        )
+def _label_text(label: object) -> str:
+    """Return a label as text; JSON and Parquet may hold one label as 1 and 1.0."""
+    if label is None:
+        return ""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    return str(label).strip()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mocose_hf.evaluation.correlation import pearson, spearman
 from mocose_hf.evaluation.geometry import alignment, effective_rank, uniformity
-from mocose_hf.evaluation.pairs import pair_cosines
+from mocose_hf.evaluation.similarity import pair_cosines
 from mocose_hf.evaluation.sts import read_stsb
 
 _NUMBER = datasets.Value("float64")

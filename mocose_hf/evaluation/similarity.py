@@ -1,4 +1,4 @@
-"""Cosines of rows of embeddings, dense (a tensor) or sparse (a SciPy matrix, as TF-IDF gives them)."""
+"""Similarities of embeddings, dense (a tensor) or sparse (a SciPy matrix, as of TF-IDF)."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ Embeddings = Tensor | sparse.csr_matrix
 """(N, H), one embedding a row."""
 
 DECIMALS = 6
-"""What cosines are rounded to: the last digits of float32 depend on the batch and the number of processes."""
+"""Cosines are rounded to this, because the last digits of float32 depend on batch and number of processes."""
 
-_CELLS_AT_ONCE = 2**24
+_BLOCK_CELLS = 2**24
 
 
 def unit_rows(embeddings: Embeddings) -> Embeddings:
@@ -32,8 +32,30 @@ def cosine_blocks(first: Embeddings, second: Embeddings) -> Iterator[tuple[int, 
         The number of the block's first row, and its cosines, (R, M) float32, rounded to `DECIMALS`.
     """
     first, second = unit_rows(first), unit_rows(second)
-    rows = max(1, _CELLS_AT_ONCE // max(1, second.shape[0]))
+    rows = max(1, _BLOCK_CELLS // max(1, second.shape[0]))
     for start in range(0, first.shape[0], rows):
         block = first[start : start + rows] @ second.T
         block = block if isinstance(block, Tensor) else torch.from_numpy(block.toarray()).float()
         yield start, block.round(decimals=DECIMALS)
+
+
+def pair_cosines(first: Embeddings, second: Embeddings) -> Tensor:
+    """Return the cosine of each row of (N, H) with the same row of the other side, (N,) float64; 0 for a zero row."""
+    if not isinstance(first, Tensor):
+        return torch.from_numpy(unit_rows(first).multiply(unit_rows(second)).sum(axis=1)).flatten()
+    return F.cosine_similarity(first.double(), second.double())
+
+
+def pair_similarities(first: Tensor, second: Tensor, similarity_fn_name: str = "cosine") -> Tensor:
+    """Return the similarity of each row of (N, H) to the same row of the other side, (N,) float64.
+
+    Args:
+        first, second: (N, H).
+        similarity_fn_name: cosine, dot, euclidean or manhattan; the last two are negative distances.
+    """
+    if similarity_fn_name == "cosine":
+        return pair_cosines(first, second)
+    first, second = first.double(), second.double()
+    if similarity_fn_name == "dot":
+        return (first * second).sum(-1)
+    return -(first - second).norm(p={"euclidean": 2, "manhattan": 1}[similarity_fn_name], dim=-1)

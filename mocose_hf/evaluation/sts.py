@@ -17,7 +17,8 @@ from torch import Tensor
 from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import pearson, spearman
-from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pair_similarities, pairs_dataset, scored_pair
+from mocose_hf.evaluation.pairs import ScoredPair, numbered_lines, pairs_dataset, scored_pair
+from mocose_hf.evaluation.similarity import pair_similarities
 
 STS_YEARS = ("sts12", "sts13", "sts14", "sts15", "sts16")
 

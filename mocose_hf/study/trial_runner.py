@@ -25,15 +25,16 @@ from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
-from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS, pair_cosines
+from mocose_hf.evaluation.pairs import DEV_SPEARMAN, PAIR_METRICS
+from mocose_hf.evaluation.similarity import pair_cosines
 from mocose_hf.evaluation.tasks import averages, embed_tasks
+from mocose_hf.evaluation.tfidf import TfidfModel
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.study.declarations import BASELINE, BASELINES
 from mocose_hf.study.digests import content_sha256
 from mocose_hf.study.provenance import ENCODER_DIGEST, OF_CONTENT, SENTENCES
 from mocose_hf.study.redaction import is_secret, redact_text, secret_values
 from mocose_hf.study.results import SCORE, TrialResult
-from mocose_hf.study.tfidf_baseline import TfidfModel
 from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 from mocose_hf.training.checkpoint import checkpoints, find_checkpoint
@@ -210,7 +211,7 @@ class TrialRunner:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Beat(beat))
         trainer.train(resume_from_checkpoint=going_on)
-        made = _summarise(trainer.state, getattr(development, "figures", ()))
+        made = _summarise(trainer.state, getattr(development, "metric_names", ()))
         for alarm in trainer.callback_handler.callbacks:
             if isinstance(alarm, CollapseMonitor) and alarm.alarm_step is not None:
                 made["figures"]["alarm_step"] = float(alarm.alarm_step)
@@ -221,7 +222,7 @@ class TrialRunner:
 
     def _score_baseline(self, options: Options, baseline: str) -> dict:
         if baseline == "tfidf":
-            model, tokenizer = TfidfModel.of(self._sentences(options).dataset["text"]), None
+            model, tokenizer = TfidfModel(self._sentences(options).dataset["text"]), None
         elif baseline == "start":
             model, tokenizer = build_model(options)
         else:
@@ -298,7 +299,7 @@ class TrialRunner:
         tasks = development.tasks if isinstance(development, DevelopmentSets) else ()
         if not tasks:
             return {}
-        content = [[task.name, task.sentences(), task.answers()] for task in tasks]
+        content = [[task.name, task.sentences(), task.targets()] for task in tasks]
         return {f"{OF_CONTENT}development sets": content_sha256(content)}
 
     def _digest(self, value: object) -> str:

@@ -177,3 +177,14 @@ def test_each_task_has_a_table_of_its_own():
         [["start", "1.00", "2.00", "3.00"], ["best", "4.00", "-", "-"]],
     )
     assert second == ("b_c, × 100", ["", "P@10", "V-measure"], [["start", "-", "-"], ["best", "5.00", "6.00"]])
+
+
+def test_encoding_applies_to_development_files(command, files, capsys):
+    path = files["shop"]
+    path.write_bytes(
+        path.read_text(encoding="utf-8").replace("\t", "\tKäfer ").replace("\tKäfer text", "\ttext").encode("cp1252")
+    )
+    sets = ["--retrieval_file", path, "--label_file", files["bank"]]
+    command(*sets, code=2)
+    assert "line 2: not UTF-8" in capsys.readouterr().err
+    command(*sets, "--encoding", "cp1252")

@@ -1,13 +1,15 @@
-"""Development sets of all kinds: reading them, naming their figures, scoring them together."""
+"""Development sets of all kinds: reading them, naming their metrics, scoring them together."""
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import WORDS, sentences, tiny_model
 from datasets import Dataset
 
 from mocose_hf.errors import InputError
@@ -15,9 +17,15 @@ from mocose_hf.evaluation import read_scored_pairs
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.labels import LabelTask, read_label_task
 from mocose_hf.evaluation.pairs import load_scored_pairs, positive_score, score_pairs
-from mocose_hf.evaluation.retrieval import Judgements, RetrievalTask, read_retrieval_task
+from mocose_hf.evaluation.retrieval import (
+    Judgements,
+    RetrievalTask,
+    ranking_metrics,
+    read_retrieval_task,
+    relevant_ranks,
+)
 from mocose_hf.evaluation.task_names import task_name
-from mocose_hf.evaluation.tfidf import TfidfEmbeddings
+from mocose_hf.evaluation.tfidf import TfidfModel
 
 
 def write_table(path, columns: dict[str, list]):
@@ -111,7 +119,7 @@ def test_a_folder_with_several_judgements(beir):
     assert read_retrieval_task(beir).queries == ["query 2", "query 1"]
     task = read_retrieval_task(beir, splits=("dev", "test"))
     assert task.queries == ["query 3"]
-    assert task.summary().endswith("1 relevant ones; 1 judgements of unknown documents left out.")
+    assert task.summary().endswith("1 relevant ones; 1 judgements of unknown documents dropped.")
     named = read_retrieval_task(beir / "qrels" / "dev.tsv")
     assert (named.name, named.queries) == ("sci_facts_dev", ["query 3"])
     for old, new in (("dev", "one"), ("test", "two")):
@@ -128,7 +136,7 @@ def test_a_folder_that_is_not_in_beirs_layout(beir):
     with pytest.raises(InputError, match=r"test\.tsv, line 2: the score 'high' is no number"):
         read_retrieval_task(beir)
     write_table_of(beir / "corpus.jsonl", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}])
-    with pytest.raises(InputError, match=r"corpus\.jsonl, line 2: the _id 'd1' stands there twice"):
+    with pytest.raises(InputError, match=r"corpus\.jsonl, line 2: the _id 'd1' occurs twice"):
         read_retrieval_task(beir)
     (beir / "qrels" / "test.tsv").unlink()
     with pytest.raises(InputError, match=r"no qrels/\*\.tsv, so this is no folder in BEIR's layout"):
@@ -137,7 +145,7 @@ def test_a_folder_that_is_not_in_beirs_layout(beir):
 
 @pytest.mark.parametrize("name", ["bank.csv", "bank.tsv", "bank.jsonl", "bank.parquet"])
 def test_a_label_file_is_drawn_by_a_fixed_permutation(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("mocose_hf.evaluation.labels.MOST_ROWS", 15)
+    monkeypatch.setattr("mocose_hf.evaluation.labels.MAX_ROWS", 15)
     path = write_table(
         tmp_path / name, {"label": [i % 3 for i in range(40)], "text": [f"text {i}" for i in range(40)]}
     )
@@ -219,7 +227,9 @@ def test_scale_of_the_scores_does_not_change_the_figures():
 def all_kinds() -> DevelopmentSets:
     texts = [f"{'abcdefgh'[i % 8] * (i + 1)} {'abc'[i % 3]}" for i in range(12)]
     pairs = Dataset.from_dict({"score": [1.0, 5.0, 2.0], "sentence1": texts[:3], "sentence2": texts[3:6]})
-    retrieval = RetrievalTask("find", texts[:3], texts[6:], Judgements.of([(0, 0, 1.0), (1, 3, 1.0), (2, 5, 1.0)]))
+    retrieval = RetrievalTask(
+        "find", texts[:3], texts[6:], Judgements.from_entries([(0, 0, 1.0), (1, 3, 1.0), (2, 5, 1.0)])
+    )
     return DevelopmentSets(pairs, [retrieval, LabelTask("sort", texts, [str(i % 3) for i in range(12)])])
 
 
@@ -233,8 +243,8 @@ def test_all_sets_are_scored_on_embeddings_made_once():
         score_pairs(sets.pairs, model.encode) | sets.tasks[0].score(model.encode) | sets.tasks[1].score(model.encode)
     )
     assert metrics == score_sets(model, None, sets.pairs) | metrics  # pairs alone have the same figures
-    assert list(metrics) == sets.figures
-    assert [task.figures[0] for task in sets.tasks] == ["find_ndcg_at_10", "sort_precision_at_10"]
+    assert list(metrics) == sets.metric_names
+    assert [task.metric_names[0] for task in sets.tasks] == ["find_ndcg_at_10", "sort_precision_at_10"]
 
 
 def test_sets_of_one_name_are_refused(tmp_path):
@@ -256,19 +266,19 @@ def test_tf_idf_is_scored_on_all_sets():
 def test_tf_idf_by_hand():
     pytest.importorskip("sklearn")
     texts = ["red cat", "red dog", "blue cat cat", "!"]
-    embeddings = TfidfEmbeddings([*texts, *texts], token_pattern=r"(?u)\b\w+\b")
+    embeddings = TfidfModel([*texts, *texts], token_pattern=r"(?u)\b\w+\b")
     rows = embeddings(["red cat", "red dog", "!", "red cat"]).toarray()
     frequent, rare = np.log(5 / 3) + 1, np.log(5 / 2) + 1  # log((1 + texts) / (1 + texts with the word)) + 1
     cosine = frequent**2 / (np.hypot(frequent, frequent) * np.hypot(frequent, rare))
     assert rows[0] @ rows[1] == pytest.approx(cosine)
     assert rows[2].tolist() == [0.0] * 4
     assert rows[3].tolist() == rows[0].tolist()
-    assert TfidfEmbeddings(["!", "?"])(["?"]).toarray().tolist() == [[0.0]]
+    assert TfidfModel(["!", "?"])(["?"]).toarray().tolist() == [[0.0]]
 
 
 def test_texts_beyond_memory_are_left_to_the_encoder(monkeypatch):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr("mocose_hf.evaluation.development.MOST_CHARACTERS", 10)
+    monkeypatch.setattr("mocose_hf.evaluation.development.MAX_CHARACTERS", 10)
     assert all(set(figures) == {"dev_spearman"} for _, figures in all_kinds().score_baselines())
 
 
@@ -283,3 +293,68 @@ def test_texts_beyond_memory_are_left_to_the_encoder(monkeypatch):
 )
 def test_names_of_tasks(path, name):
     assert task_name(path) == name
+
+
+@pytest.mark.parametrize("is_utf8", [False, True])
+def test_an_encoding_applies_to_development_files_that_are_not_utf8(tmp_path, is_utf8):
+    def write(name: str, content: str):
+        (tmp_path / name).write_bytes(content.encode("utf-8" if is_utf8 else "cp1252"))
+        return tmp_path / name
+
+    pairs = read_scored_pairs(write("pairs.tsv", "1\tKäfer\tcat\n5\tdog\tdog’s\n"), encoding="cp1252")
+    assert list(pairs["sentence1"]) + list(pairs["sentence2"]) == ["Käfer", "dog", "cat", "dog’s"]
+    found = read_retrieval_task(write("find.csv", "query,text\nKäfer,cat\ndog,dog’s\n"), encoding="cp1252")
+    assert found.sentences() == ["Käfer", "dog", "cat", "dog’s"]
+    lines = ["label,text", *(f"{'é' if i % 2 else 'b'},ä{i}" for i in range(12))]
+    labelled = read_label_task(write("sort.csv", "\n".join(lines)), encoding="cp1252")
+    assert set(labelled.labels) == {"é", "b"}
+    assert set(labelled.texts) == {f"ä{i}" for i in range(12)}
+    if not is_utf8:
+        with pytest.raises(InputError, match=r"line 1: not UTF-8.*give `encoding` cp1252"):
+            read_retrieval_task(write("bad.jsonl", '{"query": "Käfer", "text": "a"}\n'))
+
+
+class Prompted:
+    """A model with the prompts of E5 that embeds a text by the words in it, and records what it is given."""
+
+    def __init__(self, **prompts: str):
+        self.config = SimpleNamespace(prompts=prompts, similarity_fn_name="cosine")
+        self.calls: list[tuple[str | None, list[str]]] = []
+
+    def encode(self, sentences, tokenizer, prompt_name=None, **options):
+        self.calls.append((prompt_name, sentences))
+        prompt = self.config.prompts.get(prompt_name, "")
+        words = [f"{prompt}{sentence}".split() for sentence in sentences]
+        return torch.tensor([[float(word in text) for word in WORDS] for text in words])
+
+
+@pytest.mark.parametrize(
+    ("names", "document"), [(("query", "passage"), "passage"), (("document", "query"), "document")]
+)
+def test_queries_and_documents_get_the_prompts_that_the_model_has_for_them(names, document):
+    model = Prompted(**{name: f"{name} " for name in names})
+    judgements = Judgements.from_entries([(0, 0, 1.0), (1, 1, 1.0)])
+    task = RetrievalTask("find", ["a cat", "a dog"], ["the cat", "a dog"], judgements)
+    pairs = Dataset.from_dict({"score": [1.0, 5.0], "sentence1": ["a cat", "a dog"], "sentence2": ["a man", "a dog"]})
+    score_sets(model, None, DevelopmentSets(pairs, [task]))
+    assert model.calls == [
+        (None, ["a cat", "a dog", "a man"]),
+        ("query", ["a cat", "a dog"]),
+        (document, ["the cat", "a dog"]),
+    ]
+    plain = Prompted(other="x ")
+    score_sets(plain, None, DevelopmentSets(pairs, [task]))
+    assert plain.calls == [(None, ["a cat", "a dog", "a man", "the cat"])]
+
+
+def test_a_prompt_changes_the_scores_of_retrieval(tokenizer):
+    judgements = Judgements.from_entries([(i, i, 1.0) for i in range(30)])
+    task = RetrievalTask("find", sentences(30, seed=1), sentences(30, seed=2), judgements)
+    model = tiny_model(prompts={"query": "king sees the river ", "passage": "a horse "}, pooling_mode="mean")
+    prompted = score_sets(model, tokenizer, DevelopmentSets(None, [task]))
+    queries = model.encode(task.queries, tokenizer, prompt_name="query")
+    corpus = model.encode(task.corpus, tokenizer, prompt_name="passage")
+    expected = ranking_metrics(relevant_ranks(queries, corpus, judgements), judgements, 30)
+    assert prompted == pytest.approx({f"find_{name}": value for name, value in expected.items()})
+    task.has_roles = False
+    assert score_sets(model, tokenizer, DevelopmentSets(None, [task])) != prompted

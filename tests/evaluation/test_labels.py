@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import similarity
-from mocose_hf.evaluation.labels import LabelTask, kmeans_v_measure, nearest_neighbours, neighbour_metrics
+from mocose_hf.evaluation.labels import (
+    LabelTask,
+    kmeans_v_measure,
+    nearest_neighbours,
+    neighbour_metrics,
+    read_label_task,
+)
 
 
 def labelled(seed: int, rows: int = 90, labels: int = 4, spread: float = 1.0):
@@ -55,7 +61,7 @@ def test_measures_by_hand():
 def test_measures_are_those_of_a_slow_loop(seed, monkeypatch):
     embeddings, labels = labelled(seed)
     if seed:
-        monkeypatch.setattr(similarity, "_CELLS_AT_ONCE", 7 * len(labels))
+        monkeypatch.setattr(similarity, "_BLOCK_CELLS", 7 * len(labels))
     metrics = neighbour_metrics(nearest_neighbours(embeddings, 10), labels)
     assert metrics == pytest.approx(slow_metrics(embeddings, labels), abs=1e-9)
     assert metrics["precision_at_10"] < 100
@@ -115,18 +121,18 @@ def test_sparse_embeddings_score_as_dense_ones():
     )  # ties of zero rows
 
 
-def test_a_task_names_its_figures():
+def test_a_task_names_its_metrics():
     embeddings, labels = labelled(9, rows=40)
     texts = [str(i) for i in range(40)]
     task = LabelTask("bank", texts, [f"label {i}" for i in labels.tolist()])
     scores = task.score(lambda texts: embeddings[[int(text) for text in texts]])
     expected = neighbour_metrics(nearest_neighbours(embeddings, 10), labels)
     assert scores == {f"bank_{name}": value for name, value in expected.items()}
-    assert task.figures == list(scores)
+    assert task.metric_names == list(scores)
     pytest.importorskip("sklearn")
     task.clusters = True
     more = task.score(lambda texts: embeddings[[int(text) for text in texts]])
-    assert task.figures == list(more)
+    assert task.metric_names == list(more)
     assert more == scores | {"bank_v_measure": kmeans_v_measure(embeddings, np.asarray(labels))}
 
 
@@ -144,3 +150,10 @@ def test_clusters_without_scikit_learn_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(InputError, match=r"pip install 'mocose_hf\[evaluation\]'"):
         kmeans_v_measure(torch.randn(4, 2), [0, 1, 0, 1])
+
+
+def test_whole_numbers_are_one_label_however_they_are_written(tmp_path):
+    rows = [f'{{"text": "text {i}", "label": {label}}}' for i, label in enumerate(("1", "1.0", '"1"', "2", "2.5") * 3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    task = read_label_task(tmp_path / "a.jsonl")
+    assert sorted(task.labels) == ["1"] * 9 + ["2"] * 3 + ["2.5"] * 3

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation import evaluate_pairs, read_scored_pairs
-from mocose_hf.evaluation.pairs import pair_cosines
+from mocose_hf.evaluation.similarity import pair_cosines
 
 
 def scored(scores, first, second) -> Dataset:

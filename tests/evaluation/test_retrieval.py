@@ -22,7 +22,7 @@ def random_case(seed: int, queries: int = 23, texts: int = 170):
         rows = torch.randperm(texts, generator=generator)[:count].tolist()
         entries += [(query, row, float(torch.randint(1, 4, (), generator=generator))) for row in rows]
     order = torch.randperm(len(entries), generator=generator).tolist()
-    return first, second, Judgements.of([entries[i] for i in order])
+    return first, second, Judgements.from_entries([entries[i] for i in order])
 
 
 def slow_ranking(query, corpus, relevant) -> list[int]:
@@ -49,7 +49,7 @@ def slow_metrics(queries, corpus, judgements) -> dict[str, float]:
 
 def test_measures_by_hand():
     # Query 0 finds its texts at ranks 2 (grade 3) and 4 (grade 1), query 1 its only one at rank 11.
-    judgements = Judgements.of([(0, 5, 3.0), (1, 7, 1.0), (0, 6, 1.0)])
+    judgements = Judgements.from_entries([(0, 5, 3.0), (1, 7, 1.0), (0, 6, 1.0)])
     metrics = ranking_metrics(torch.tensor([2, 11, 4]), judgements, 2)
     gain, ideal = 3 / math.log2(3) + 1 / math.log2(5), 3 / math.log2(2) + 1 / math.log2(3)
     assert metrics == pytest.approx(
@@ -66,7 +66,7 @@ def test_measures_by_hand():
 def test_ranks_by_hand():
     queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     corpus = torch.tensor([[1.0, 0.1], [5.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
-    judgements = Judgements.of([(0, 0, 1.0), (0, 2, 1.0), (1, 2, 1.0), (1, 3, 1.0)])
+    judgements = Judgements.from_entries([(0, 0, 1.0), (0, 2, 1.0), (1, 2, 1.0), (1, 3, 1.0)])
     assert relevant_ranks(queries, corpus, judgements).tolist() == [2, 3, 1, 4]
     assert relevant_ranks(queries, corpus, judgements, {0: 1, 1: 0}).tolist() == [1, 2, 1, 3]
 
@@ -75,8 +75,8 @@ def test_ranks_by_hand():
 def test_measures_are_those_of_a_slow_loop(seed, monkeypatch):
     queries, corpus, judgements = random_case(seed)
     if seed % 2:  # blocks of two queries, and of one pair
-        monkeypatch.setattr(similarity, "_CELLS_AT_ONCE", 2 * len(corpus))
-        monkeypatch.setattr(retrieval, "_CELLS_AT_ONCE", 1)
+        monkeypatch.setattr(similarity, "_BLOCK_CELLS", 2 * len(corpus))
+        monkeypatch.setattr(retrieval, "_BLOCK_CELLS", 1)
     metrics = ranking_metrics(relevant_ranks(queries, corpus, judgements), judgements, len(queries))
     assert metrics == pytest.approx(slow_metrics(queries, corpus, judgements), abs=1e-9)
 
@@ -128,7 +128,7 @@ def test_measures_do_not_depend_on_the_order_of_the_corpus_or_the_length_of_embe
 
 def test_texts_that_are_found_at_once_score_100_and_equal_embeddings_score_0():
     texts = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
-    own = Judgements.of([(i, i, 1.0) for i in range(len(texts))])
+    own = Judgements.from_entries([(i, i, 1.0) for i in range(len(texts))])
     assert set(ranking_metrics(relevant_ranks(texts, texts, own), own, len(texts)).values()) == {100.0}
     same = torch.full((300, 8), 0.3) + 1e-8 * texts  # equal but for rounding errors
     assert set(ranking_metrics(relevant_ranks(same, same, own), own, len(texts)).values()) == {0.0}
@@ -142,12 +142,12 @@ def test_sparse_embeddings_rank_as_dense_ones():
     assert relevant_ranks(sparse.csr_matrix(queries), sparse.csr_matrix(corpus), judgements).tolist() == ranks.tolist()
 
 
-def test_a_task_names_its_figures():
-    task = RetrievalTask("shop", ["a", "b"], ["x", "y"], Judgements.of([(0, 0, 1.0), (1, 1, 1.0)]))
+def test_a_task_names_its_metrics():
+    task = RetrievalTask("shop", ["a", "b"], ["x", "y"], Judgements.from_entries([(0, 0, 1.0), (1, 1, 1.0)]))
     assert task.sentences() == ["a", "b", "x", "y"]
     known = {"a": [1.0, 0.0], "b": [1.0, 0.2], "x": [1.0, 0.0], "y": [0.0, 1.0]}
     scores = task.score(lambda texts: torch.tensor([known[text] for text in texts]))
     names = ("ndcg_at_10", "mrr_at_10", "recall_at_1", "recall_at_10", "recall_at_100")
     assert list(scores) == [f"shop_{name}" for name in names]
     assert scores["shop_mrr_at_10"] == pytest.approx(100 * (1 + 1 / 2) / 2)
-    assert task.figures == list(scores)
+    assert task.metric_names == list(scores)

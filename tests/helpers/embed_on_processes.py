@@ -28,7 +28,7 @@ def scored_pairs() -> Dataset:
 def other_sets() -> DevelopmentSets:
     """Retrieval and labels whose figures hardly depend on the last digits of a cosine."""
     texts = sentences(30, seed=8)
-    judgements = Judgements.of([(i, i, 1.0) for i in range(15)])
+    judgements = Judgements.from_entries([(i, i, 1.0) for i in range(15)])
     labels = [str(len(text.split()) % 3) for text in texts]
     return DevelopmentSets(
         tasks=[RetrievalTask("shop", texts[:15], texts[15:], judgements), LabelTask("bank", texts, labels)]

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, BertTokenizer, CanineTokenizer
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, MoCoSETrainer, MoCoSETrainingArguments
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.token_views import TokenViews
-from mocose_hf.evaluation.pairs import evaluate_pairs, pair_similarities
+from mocose_hf.evaluation.pairs import evaluate_pairs
+from mocose_hf.evaluation.similarity import pair_similarities
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.configuration_mocose import POOLING_MODES
 from mocose_hf.models.loading import load_encoder, load_tokenizer, save_tokenizer

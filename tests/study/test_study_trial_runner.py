@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.correlation import spearman
-from mocose_hf.study.tfidf_baseline import TfidfModel
+from mocose_hf.evaluation.tfidf import TfidfModel
 from mocose_hf.study.trial_runner import TrialRunner, as_arguments
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
@@ -169,7 +169,7 @@ def test_tfidf_scores_as_cosines_of_scikit_learn(runner, common):
 
 
 def test_tfidf_gives_unknown_words_nothing():
-    embeddings = TfidfModel.of(["a cat", "a dog"]).encode(["cat dog", "bird"])
+    embeddings = TfidfModel(["a cat", "a dog"]).encode(["cat dog", "bird"])
     assert embeddings.shape == (2, 2)
     assert embeddings[1].tolist() == [0.0, 0.0]
 

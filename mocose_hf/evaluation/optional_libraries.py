@@ -1,0 +1,25 @@
+"""Check for libraries of the extra `evaluation`, which not every evaluation needs."""
+
+import importlib.util
+
+from mocose_hf.errors import InputError
+
+
+def has_sklearn() -> bool:
+    """Return whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
+
+
+def validate_sklearn(purpose: str) -> None:
+    """Check that scikit-learn is installed.
+
+    Args:
+        purpose: What needs it, such as "V-measure".
+
+    Raises:
+        InputError: With the command that installs it.
+    """
+    if not has_sklearn():
+        raise InputError(
+            f"{purpose} needs scikit-learn, which is not installed; run pip install 'mocose_hf[evaluation]'."
+        )

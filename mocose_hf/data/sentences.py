@@ -1,7 +1,7 @@
 """Read training sentences, check them, and drop blank rows and exact duplicates."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -21,7 +21,8 @@ class Sentences:
     """Clean sentences, and the counts of what was dropped to get them.
 
     Args:
-        dataset: Columns `text`, `sentence_id` (the row's number among the clean ones) and, in pairs, `key_text`.
+        dataset: Columns `text`, `sentence_id` (the row's number among the clean ones) and, in pairs, `key_text`. Pairs
+            that share a text share the number of the first of them.
         rows_read: Rows in the file.
         dropped: Number of dropped rows by reason.
         sha256: Hash of the clean texts in order, which identifies the data of a run.
@@ -80,12 +81,36 @@ def texts_sha256(texts: Iterable[str], key_texts: Iterable[str] | None = None) -
     return digest.hexdigest()
 
 
+def number_pairs(texts: Sequence[str], key_texts: Sequence[str]) -> list[int]:
+    """Return an id for each pair: the number of the first pair that it is linked to by equal texts.
+
+    Pairs with the same query or the same document are no negatives of each other, and neither are those that a chain
+    of such pairs links. `mask_same_sentence` goes by these ids. Pairs that share no text have their row's number.
+    """
+    first_row: dict[str, int] = {}
+    parent = list(range(len(texts)))
+
+    def find_root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]  # halves the path, so that long chains stay fast
+            row = parent[row]
+        return row
+
+    for row, pair in enumerate(zip(texts, key_texts, strict=True)):
+        for text in pair:
+            roots = find_root(first_row.setdefault(text, row)), find_root(row)
+            parent[max(roots)] = min(roots)
+    return [find_root(row) for row in range(len(parent))]
+
+
 def with_sentence_ids(dataset):
-    """Return a dataset with integers in `sentence_id`, numbered from 0 if it has no such column."""
+    """Return a dataset with integers in `sentence_id`: if it has no such column, row numbers or `number_pairs`."""
     if not isinstance(dataset, Dataset):
         return dataset
     if "sentence_id" not in dataset.column_names:
-        return dataset.add_column("sentence_id", list(range(len(dataset))))
+        columns = [dataset[name] for name in ("text", "key_text") if name in dataset.column_names]
+        ids = number_pairs(*columns) if len(columns) == 2 else list(range(len(dataset)))
+        return dataset.add_column("sentence_id", ids)
     if getattr(dataset.features["sentence_id"], "dtype", None) in ("string", "large_string"):
         numbers = [sentence_number(name) for name in dataset["sentence_id"]]
         return dataset.remove_columns("sentence_id").add_column("sentence_id", numbers)
@@ -151,7 +176,7 @@ def _clean(rows: Iterator[Row], source: str, is_pair: bool) -> Sentences:
         key_texts.append(key_text)
     if not texts:
         raise InputError(f"{source}: all {read} rows are blank; it needs one sentence a line or row.")
-    columns = {"text": texts, "sentence_id": list(range(len(texts)))}
+    columns = {"text": texts, "sentence_id": number_pairs(texts, key_texts) if is_pair else list(range(len(texts)))}
     if is_pair:
         columns["key_text"] = key_texts
     dropped = {reason: count for reason, count in (("blank", blank), ("duplicate", duplicate)) if count}

@@ -218,8 +218,9 @@ class MoCoSEConfig(PreTrainedConfig):
     )
     mask_same_sentence: bool = _option(
         False,
-        "Whether keys of a query's own sentence, in the queue and in the batch, are left out of its negatives, which "
-        "they are where the queue reaches back to an earlier epoch (paper: false).",
+        "Whether keys of a query's own sentence, in the queue and in the batch, are no negatives of it. The queue "
+        "holds such keys if it reaches back to an earlier epoch. Pairs that share a text count as one sentence, but "
+        "not in a stream (paper: false).",
     )
     share_embeddings: bool = _option(
         True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."

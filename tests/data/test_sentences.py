@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import re
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from mocose_hf.data import readers
 from mocose_hf.data.collator import SentenceCollator
-from mocose_hf.data.sentences import read_hub_sentences, read_sentences, with_sentence_ids
+from mocose_hf.data.sentences import number_pairs, read_hub_sentences, read_sentences, with_sentence_ids
 from mocose_hf.errors import InputError, one_line
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
@@ -128,9 +129,24 @@ def test_pairs_keep_both_texts(tmp_path, kind):
     read = read_sentences(path, key_column="other")
     assert texts(read) == ["a cat", "a cat", "a bird"]
     assert list(read.dataset["key_text"]) == ["eine Katze", "ein Kater", "ein Vogel"]
-    assert list(read.dataset["sentence_id"]) == [0, 1, 2]
+    assert list(read.dataset["sentence_id"]) == [0, 0, 2]  # "a cat" links the first two
     assert (read.rows_read, read.dropped) == (6, {"blank": 2, "duplicate": 1})
     assert texts(read_sentences(path)) == ["a cat", "a dog", "a bird"]
+
+
+def test_pairs_that_a_chain_of_equal_texts_links_share_an_id():
+    generator = random.Random(0)
+    for pairs in ([("a", "x"), ("b", "y"), ("c", "z")], [("a", "b"), ("c", "d"), ("d", "e"), ("e", "a")]) + tuple(
+        [(f"{generator.randrange(30)}", f"{generator.randrange(30)}") for _ in range(20)] for _ in range(20)
+    ):
+        expected = list(range(len(pairs)))
+        for _ in pairs:  # as many passes as the longest chain could need
+            for row, pair in enumerate(pairs):
+                linked = [expected[other] for other, texts_of in enumerate(pairs) if set(pair) & set(texts_of)]
+                expected[row] = min(linked)
+        assert number_pairs(*zip(*pairs, strict=True)) == expected
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "key_text": ["x", "y", "x"]})
+    assert list(with_sentence_ids(rows)["sentence_id"]) == [0, 1, 0]
 
 
 def test_pairs_need_columns_and_the_named_one(tmp_path):

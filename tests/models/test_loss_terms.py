@@ -3,6 +3,7 @@
 import pytest
 import torch
 from builders import random_batch, sentences, tiny_model
+from datasets import Dataset
 from processes import runs_agree
 from resuming import run
 from safetensors.torch import load_file
@@ -13,6 +14,8 @@ from trajectories import follow
 from transformers import AutoModelForPreTraining, TrainerCallback
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.data.sentences import with_sentence_ids
 from mocose_hf.models.losses import relation_loss
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
@@ -227,6 +230,27 @@ def test_a_saved_model_loads_again_with_its_queues(tmp_path, settings):
     assert any(name.startswith("reverse_queue.") for name in load_file(tmp_path / "model.safetensors")) == (
         model.config.symmetric_loss and model.config.queue_size > 0
     )
+
+
+@pytest.mark.parametrize("first_position", [None, 0], ids=["padded", "packed"])
+def test_pairs_of_equal_texts_are_no_negatives_of_each_other(tokenizer, first_position):
+    queries, documents = sentences(6), sentences(6, seed=1)
+    documents[3] = documents[0]
+    queries[4] = queries[1]
+    rows = with_sentence_ids(Dataset.from_dict({"text": queries, "key_text": documents}))
+    model = tiny_model(**IN_BATCH_ONLY, **HEADLESS, **NO_DROPOUT, symmetric_loss=True, mask_same_sentence=True)
+    if first_position is not None:
+        assert model.allow_padding_free() == first_position
+    batch = SentenceCollator(tokenizer, first_position=first_position)(list(rows))
+    embed = [model.encode(texts, tokenizer, normalize=True) for texts in (queries, documents)]
+    scores = torch.exp(embed[0] @ embed[1].T / model.config.temperature)
+    losses = []
+    for direction in (scores, scores.T):
+        for row in range(6):
+            linked = {0: {3}, 3: {0}, 1: {4}, 4: {1}}.get(row, set())
+            denominator = sum(direction[row, other] for other in range(6) if other not in linked)
+            losses.append(-torch.log(direction[row, row] / denominator))
+    torch.testing.assert_close(model(**batch).loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
 
 
 class IdsAtTheStart(TrainerCallback):

@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # As many at a time as there are cores, four at most, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
-.PHONY: install dev quickstart test test-fast test-slow lint prose format benchmark clean
+.PHONY: install dev quickstart test test-fast test-slow lint prose docs format benchmark clean
 
 install: $(VENV)/installed
 
@@ -55,6 +55,13 @@ lint: $(VENV)/dev prose
 prose:
 	$(PYTHON) tools/check_prose.py
 
+$(VENV)/docs: docs/requirements.txt $(VENV)/dev
+	$(PIP) --requirement docs/requirements.txt
+	touch $@
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/_build/html
+
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,4 +70,4 @@ benchmark: $(VENV)/encoder
 	$(BIN)/python benchmarks/training_step.py --model_name_or_path "$$(cat $(VENV)/encoder)" --size mini --steps 3
 
 clean:
-	rm -rf $(VENV) runs *.egg-info
+	rm -rf $(VENV) runs docs/_build docs/api *.egg-info

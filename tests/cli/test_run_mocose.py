@@ -635,21 +635,3 @@ def test_the_configuration_without_heads_trains_on_what_it_says(pairs_file, enco
     assert (len(model.projection_head), len(model.predictor)) == (0, 0)
     said = json.loads((tmp_path / "out" / "training_args.json").read_text())
     assert (said["token_cutoff"], said["augment_view"], said["eval_steps"]) == (0.1, "both", 10)
-
-
-def test_python_example_of_the_readme_runs(encoder_dir, text_file, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)
-    example = next(block for block in blocks if "MoCoSETrainer(" in block)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 13
-    small = 'output_dir="out", per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True'
-    for old, new in (
-        ('"bert-base-uncased"', repr(str(encoder_dir))),
-        ('"sentences.txt"', repr(str(text_file))),
-        ('output_dir="out"', small),
-        ("queue_size=512", "queue_size=512, queue_init_size=8"),
-    ):
-        assert old in example
-        example = example.replace(old, new)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
-    assert "torch.Size([1, 32])" in capsys.readouterr().out

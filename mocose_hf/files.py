@@ -1,9 +1,12 @@
-"""Write files whole or not at all."""
+"""Write files atomically, and compute digests of files and of data in memory."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -35,3 +38,40 @@ def read_json_object(path: str | Path) -> dict:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def content_sha256(value: object) -> str:
+    """Return the SHA-256 (hex) of data in memory: datasets, dataclasses, lists, mappings and plain values."""
+    digest = hashlib.sha256()
+    for part in _leaves(value):
+        digest.update(f"{part}\n".encode())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file. The digest is cached until the file's size or modification time changes."""
+    state = path.stat()
+    return _cached_file_sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _cached_file_sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """Yield the plain values in order, and the length of each list and mapping."""
+    if hasattr(value, "column_names"):  # a `datasets.Dataset`, without importing that library
+        yield from _leaves({name: list(value[name]) for name in value.column_names})
+    elif is_dataclass(value):
+        yield from _leaves({f.name: getattr(value, f.name) for f in fields(value)})
+    elif isinstance(value, Mapping):
+        yield from _leaves(list(value.items()))
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        values = list(value)
+        yield f"{len(values)} values"
+        for part in values:
+            yield from _leaves(part)
+    else:
+        yield repr(value)

@@ -13,9 +13,14 @@ from mocose_hf.data.sentences import Sentences, read_hub_sentences, read_sentenc
 from mocose_hf.data.streaming import HubDataset, SentenceStream
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.held_out import hold_out
-from mocose_hf.models.loading import load_encoder, load_encoder_config, load_tokenizer, validate_tokenizer
+from mocose_hf.models.loading import (
+    encoder_sha256,
+    load_encoder,
+    load_encoder_config,
+    load_tokenizer,
+    validate_tokenizer,
+)
 from mocose_hf.models.registry import ALGORITHMS
-from mocose_hf.study.digests import encoder_sha256
 from mocose_hf.training.trainer import MoCoSETrainer
 from mocose_hf.training.validation.inputs import check_length
 

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, DummyObject, cached_file, logging
 
 from mocose_hf.errors import printable
+from mocose_hf.files import content_sha256, file_sha256
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 from mocose_hf.models.encoder_checks import validate_family, vocabulary_rows
 from mocose_hf.models.encoding import MODEL_INPUTS
@@ -154,6 +155,23 @@ def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
     config, _, hub_options = _load_config(name_or_path, hub_options)
     names = ["config.json", *dict.fromkeys(_check_encoder_files(name_or_path, config, hub_options))]
     return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
+
+
+def encoder_sha256(name_or_path: str, **hub_options) -> str:
+    """Return the SHA-256 (hex) of an encoder's weights, configuration, pooling and vocabulary.
+
+    Args:
+        name_or_path: A directory or a hub id, as for `load_encoder`.
+        hub_options: `revision` and `cache_dir`.
+
+    Raises:
+        OSError, ValueError: If the encoder cannot be loaded.
+    """
+    files = encoder_files(name_or_path, **hub_options)
+    tokenizer = load_tokenizer(name_or_path, **hub_options)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    layout, _ = locate_encoder(name_or_path, hub_options)
+    return content_sha256([[file_sha256(path) for path in files], layout, vocabulary])
 
 
 def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:

@@ -1,6 +1,5 @@
-"""The study of negatives: the paper's tables and figures, and grids of one's own, with seeds and error bars."""
+"""Studies of the negatives: the paper's tables and figures, or your own grids, with seeds and error bars."""
 
-from mocose_hf.study.declarations import Cell, Study
-from mocose_hf.study.results import TrialResult
+from mocose_hf.study.study import Cell, Study, TrialResult
 
 __all__ = ["Cell", "Study", "TrialResult"]

@@ -1,6 +1,6 @@
-"""Check the types of what a storage holds, as any program can write into one."""
+"""Check the types of stored fields. Any program can write into a storage."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 Check = Callable[[object], bool]
 
@@ -11,12 +11,12 @@ def is_text(value: object) -> bool:
 
 
 def is_whole(value: object) -> bool:
-    """Return whether a value is an integer of 64 bits."""
+    """Return whether a value is a 64-bit integer."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a number; NaN and infinities are."""
+    """Return whether a value is a number, NaN and infinities included."""
     return isinstance(value, float) or is_whole(value)
 
 
@@ -36,30 +36,25 @@ def optional(check: Check) -> Check:
 
 
 def list_of(check: Check) -> Check:
-    """Return a check for lists whose elements all pass one."""
+    """Return a check for lists whose elements all pass `check`."""
     return lambda value: isinstance(value, (list, tuple)) and all(map(check, value))
 
 
 def mapping_of(check: Check) -> Check:
-    """Return a check for mappings whose values all pass one."""
+    """Return a check for mappings whose values all pass `check`."""
     return lambda value: is_mapping(value) and all(map(check, value.values()))
 
 
-def check_fields(made: object, checks: Mapping[str, Check], needed: Mapping[str, Check] | tuple[str, ...]) -> None:
-    """Check a mapping field by field.
-
-    Args:
-        made: What should be a mapping.
-        checks: For each field that it may have, whether a value is of the right type; other fields are ignored.
-        needed: Names of those that it must have.
+def validate_fields(stored: object, checks: Mapping[str, Check], required: Collection[str]) -> None:
+    """Check a mapping field by field. Fields without a check are ignored.
 
     Raises:
-        ValueError: Naming the first field that is missing or has another type.
+        ValueError: If it is not a mapping, a required field is missing, or a field has another type.
     """
-    if not is_mapping(made):
-        raise ValueError(f"a mapping is needed in place of {str(made)[:60]!r}")
+    if not is_mapping(stored):
+        raise ValueError(f"{str(stored)[:60]!r} is not a mapping")
     for name, check in checks.items():
-        if name in made and not check(made[name]):
-            raise ValueError(f"`{name}` cannot be {str(made[name])[:60]!r}")
-        if name not in made and name in needed:
+        if name in stored and not check(stored[name]):
+            raise ValueError(f"`{name}` cannot be {str(stored[name])[:60]!r}")
+        if name not in stored and name in required:
             raise ValueError(f"`{name}` is missing")

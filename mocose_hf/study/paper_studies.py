@@ -1,15 +1,15 @@
-"""The questions of the paper, and ours, as studies; figures are the paper's (https://arxiv.org/abs/2202.13093).
+"""The paper's experiments as studies, with its figures (https://arxiv.org/abs/2202.13093), and some of our own.
 
-The paper's figures are Spearman × 100, averaged over seven STS test sets, of BERT-base on a million sentences of
-Wikipedia, each the best of one run's evaluations on those test sets.
+The paper's figures are Spearman × 100, averaged over seven STS test sets, for BERT-base trained on a million sentences
+of Wikipedia. Each is the best of one run's evaluations on those test sets.
 """
 
 from mocose_hf.models.ema import maximum_traceable_distance
-from mocose_hf.study.declarations import BASELINE, Cell, Study
+from mocose_hf.study.study import BASELINE, Cell, Study
 
 
 def _by(option: str, paper: dict, symbol: str = "", **more) -> list[Cell]:
-    """Return a cell for each value of one option, with the paper's figure of it."""
+    """Return a cell for each value of one option, with the paper's figure."""
     return [
         Cell(f"{symbol}{value:g}", options={option: value, **more}, paper=figure, x=float(value))
         for value, figure in paper.items()
@@ -46,9 +46,9 @@ def _initial_parts() -> list[Cell]:
 
 
 _DISTANCES = ((0.75, 1), (0.75, 2), (0.85, 1), (0.75, 4), (0.85, 2), (0.85, 4), (0.75, 8), (0.85, 8), (0.95, 1))
-"""η and K / B, in the order of their maximum traceable distance."""
+"""η and K / B, sorted by their maximum traceable distance."""
 
-_OF_DISTANCE = {
+_DISTANCE_FIGURES = {
     64: (76.50, 76.66, 76.64, 75.90, 76.87, 76.39, 76.38, 77.30, 76.33),
     128: (76.80, 77.05, 76.64, 76.80, 76.90, 76.78, 76.98, 76.62, 76.58),
     256: (76.76, 76.74, 76.59, 76.66, 76.62, 76.73, 76.77, 76.76, 75.41),
@@ -58,7 +58,7 @@ _OF_DISTANCE = {
 def _distances(*batch_sizes: int) -> list[Cell]:
     cells = []
     for batch in batch_sizes:
-        for (decay, ratio), figure in zip(_DISTANCES, _OF_DISTANCE[batch], strict=True):
+        for (decay, ratio), figure in zip(_DISTANCES, _DISTANCE_FIGURES[batch], strict=True):
             size, distance = ratio * batch, maximum_traceable_distance(decay, ratio * batch, batch)
             options = {
                 "ema_decay": decay,
@@ -86,8 +86,8 @@ _SIMCSE = Cell("SimCSE", options={"algorithm": "simcse"}, paper=76.25)
 _STUDIES = (
     Study(
         "headline",
-        "MoCoSE beside SimCSE, the start and TF-IDF",
-        "Does momentum contrast with a queue give better embeddings than SimCSE, from the same start?",
+        "MoCoSE compared with SimCSE, the start and TF-IDF",
+        "Does momentum contrast with a queue give better embeddings than SimCSE from the same start?",
         "Table 1",
         [
             Cell("MoCoSE", paper=77.27),
@@ -117,8 +117,8 @@ _STUDIES = (
     ),
     Study(
         "augmentations",
-        "Augmentations beside dropout",
-        "Does changing the text, its tokens or its embeddings help beyond dropout?",
+        "Augmentations in addition to dropout",
+        "Does a change to the text, its tokens or its embeddings help beyond dropout?",
         "the table of augmentations",
         [
             Cell("dropout only", paper=76.76),
@@ -136,7 +136,7 @@ _STUDIES = (
     Study(
         "table6b",
         "Batch size B",
-        "How many keys should enter the queue at a time?",
+        "How many keys should enter the queue per step?",
         "Table 6b",
         _by("per_device_train_batch_size", {32: 73.86, 64: 77.25, 128: 76.78, 256: 76.62}, "B = "),
         default="B = 64",
@@ -146,7 +146,7 @@ _STUDIES = (
     Study(
         "table7",
         "Initial part of the queue and its size K",
-        "How large should the queue be, and how much of it random at first?",
+        "How large should the queue be, and how much of it should be random at the start?",
         "Table 7",
         _initial_parts(),
         default="¼, K = 512",
@@ -155,8 +155,8 @@ _STUDIES = (
     ),
     Study(
         "table8",
-        "Part of the queue used, by age",
-        "Which negatives serve best, the newest or the oldest?",
+        "Part of the queue, by age",
+        "Which negatives are best, the newest or the oldest?",
         "Table 8",
         [Cell(row, options={"queue_window": window}, paper=figure) for window, (row, figure) in _WINDOWS.items()],
         default="all",
@@ -174,9 +174,9 @@ _STUDIES = (
     ),
     Study(
         "fgsm",
-        "FGSM beside random signs of the same size",
-        "Is it the direction of the gradient that helps, or any small change?",
-        "asked here, of Table 9",
+        "FGSM compared with random signs of the same size",
+        "Does the direction of the gradient help, or any small change?",
+        "ours, on Table 9",
         [
             Cell("none"),
             *(
@@ -189,7 +189,7 @@ _STUDIES = (
     Study(
         "kmeans",
         "Centroids of the queue as negatives",
-        "Do a few centroids serve as well as the whole queue?",
+        "Are a few centroids as good as the whole queue?",
         "the authors' talk",
         [
             Cell("whole queue", paper=76.41),
@@ -223,7 +223,7 @@ _STUDIES = (
     Study(
         "figure5",
         "Collapse without momentum and predictor",
-        "What happens where the target is a copy of the online branch and nothing stands between them?",
+        "What happens if the target is a copy of the online branch, without a predictor?",
         "Figure 5",
         [Cell("η = 0.85, predictor"), Cell("η = 0, no predictor", options=_COLLAPSE | {"num_predictor_layers": 0})],
         plot="curves",
@@ -239,7 +239,7 @@ _STUDIES = (
     Study(
         "figure7",
         "Singular values of the embeddings of STS-B dev",
-        "Whose embeddings spread most evenly over their dimensions?",
+        "Which embeddings spread most evenly over their dimensions?",
         "Figure 7",
         [Cell("MoCoSE"), Cell("SimCSE", options={"algorithm": "simcse"}), _START],
         plot="spectrum",
@@ -247,7 +247,7 @@ _STUDIES = (
     Study(
         "figure10",
         "Width D of queries and keys",
-        "How wide should the space of the contrast be?",
+        "How many dimensions should queries and keys have?",
         "Figure 10",
         _by("projection_dim", {256: 74.5, 512: 76.05, 768: 77.04, 1024: 77.07, 2048: 76.95}, "D = "),
         default="D = 768",
@@ -256,9 +256,9 @@ _STUDIES = (
     ),
     Study(
         "recipes",
-        "What may be better than the paper's recipe",
-        "Does any one change to the recipe give better embeddings?",
-        "asked here",
+        "Changes to the paper's recipe",
+        "Does any single change to the recipe give better embeddings?",
+        "ours",
         [
             Cell("the paper's recipe"),
             Cell("η stays at 0.85", options={"ema_decay_end": 0.85}),
@@ -278,5 +278,5 @@ _STUDIES = (
     ),
 )
 
-NAMED_STUDIES = {study.name: study for study in _STUDIES}
+PAPER_STUDIES = {study.name: study for study in _STUDIES}
 """The studies by name."""

@@ -1,22 +1,28 @@
-"""What all workers of a study must have in common, and where one is about to run something else under its name."""
+"""The settings that all workers of a study must share, and where those of a new worker differ."""
 
 from collections.abc import Mapping
 
-OF_CELL = "cell "
-"""How the names begin of what a study keeps of its cells."""
+CELL_PREFIX = "cell "
+"""Settings of one cell start with this."""
 
-OF_CONTENT = "SHA-256 of the "
-"""How the names begin of digests of data and encoder."""
+SHA256_PREFIX = "SHA-256 of the "
+"""Digests of the data and of the encoder start with this."""
 
-ENCODER, SENTENCES = "encoder", "sentences"
-"""The names of the encoder's name, and of the digest of the sentences to train on."""
+ENCODER = "encoder"
+"""The setting that holds the name of the encoder."""
+
+SENTENCES = "sentences"
+"""The setting that holds the digest of the training sentences."""
 
 EQUIVALENCE_BOUND = "equivalence bound"
-"""The name of the bound that a study declares before its first trial."""
+"""The setting that holds the bound of equivalence, which a study declares before its first trial."""
 
-ENCODER_DIGEST = f"{OF_CONTENT}encoder"
+METRIC = "metric"
+"""The setting that holds the metric of the study, unless it is the default."""
 
-OF_DISPLAY = {
+ENCODER_DIGEST = f"{SHA256_PREFIX}encoder"
+
+DISPLAY_OPTIONS = {
     "disable_tqdm",
     "log_level",
     "log_level_replica",
@@ -28,23 +34,34 @@ OF_DISPLAY = {
     "report_to",
     "run_name",
 }
-"""Options of what a run shows of itself, on which no score hangs."""
+"""Options that change only what a run displays and logs, not its scores."""
+
+LOCATION_OPTIONS = {
+    "cache_dir",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "dataset_name",
+    "label_file",
+    "model_name_or_path",
+    "output_dir",
+    "retrieval_file",
+    "senteval_dir",
+    "train_file",
+    "use_cpu",
+    "validation_file",
+}
+"""Options that may differ between machines. Data and encoders are compared by digest instead."""
 
 
-def differences(before: Mapping[str, object], run: Mapping[str, object]) -> list[str]:
-    """Return the names of what a study was begun with and what a worker would run now that do not agree.
+def find_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the names of the settings that differ between the start of a study and a new worker.
 
-    Cells may come or go. An encoder of the same content may have another name. What earlier versions of this package
-    did not keep, the equivalence bound and digests other than that of the sentences, agrees with anything; if cells
-    differ in their sentences, they kept the digests of all in one.
+    Cells may be added or omitted. The same encoder may have another name.
     """
-    other = {name for name in before.keys() | run.keys() if before.get(name) != run.get(name)}
-    of_one = {name for name in other if name.startswith(OF_CELL) and not (name in before and name in run)}
-    added = {name for name in other if name.startswith(OF_CONTENT) or name == EQUIVALENCE_BOUND}
-    not_known = {name for name in added if name not in before}
-    other -= of_one | not_known
-    if ENCODER_DIGEST in before and before[ENCODER_DIGEST] == run.get(ENCODER_DIGEST):
-        other.discard(ENCODER)
-    if ENCODER_DIGEST not in before and run.get(SENTENCES) in str(before.get(SENTENCES)).split(","):
-        other.discard(SENTENCES)
-    return sorted(other)
+    different = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    different -= {name for name in different if name.startswith(CELL_PREFIX) and not (name in before and name in now)}
+    if ENCODER_DIGEST in before and before[ENCODER_DIGEST] == now.get(ENCODER_DIGEST):
+        different.discard(ENCODER)
+    return sorted(different)

@@ -8,26 +8,26 @@ MASK = "***"
 _SECRET = r"(?:token|password|passwd|passphrase|secret|api_key|access_key|credentials?)"
 _SECRET_NAME = re.compile(rf"(?:.*_)?{_SECRET}", re.IGNORECASE)
 _SECRET_ENTRY = re.compile(rf"""(["'?&]\w*{_SECRET}["']?\s*[:=]\s*["']?)[^\s"'&,}}]+""", re.IGNORECASE)
-"""An entry of JSON, of a Python mapping or of a URL's query."""
+"""An entry of JSON, of a Python mapping or of the query of a URL."""
 _URL_LOGIN = re.compile(r"(\b[a-z][\w+.-]*://)(?:([^\s:/@?#]*:)\S*|[^\s/@]+)@", re.IGNORECASE)
-"""Up to the last @, as a password may hold others."""
+"""Up to the last @, because a password may contain others."""
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 _SHORTEST_LITERAL = 4
-"""Characters of the shortest secret that is searched for in a message. A shorter one would mask parts of words."""
+"""Characters of the shortest secret to search for in a message. A shorter one would mask parts of words."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether an option of this name, such as `hub_token`, holds a secret."""
+    """Return whether an option with this name, such as `hub_token`, holds a secret."""
     return _SECRET_NAME.fullmatch(name.lstrip("-").replace("-", "_")) is not None
 
 
 def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """Mask tokens of the hub, logins in URLs, entries named as secrets, and the given secrets.
+    """Mask hub tokens, logins in URLs, entries with the name of a secret, and the given secrets.
 
     Args:
         text: A message, or the value of an option.
-        secrets: Values that must not appear in it, see `secret_values`.
+        secrets: Values that must not appear in it, from `secret_values`.
     """
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= _SHORTEST_LITERAL:
@@ -38,13 +38,13 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def redact_options(options: Mapping[str, object]) -> dict[str, object]:
-    """Return options with secrets masked, also inside lists and mappings; what holds none is unchanged."""
+    """Return options with secrets masked, also inside lists and mappings."""
     secrets = secret_values(options)
     return {name: _redacted(str(name), value, secrets) for name, value in options.items()}
 
 
 def secret_values(options: Mapping[str, object]) -> list[str]:
-    """Return the values of the options that hold a secret by their name."""
+    """Return the values of the options whose names mark them as secrets."""
     return [str(value) for name, value in options.items() if is_secret(str(name)) and value not in (None, "", True)]
 
 

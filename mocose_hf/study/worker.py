@@ -1,51 +1,40 @@
-"""A worker: takes one trial after the other from the storage until none is left."""
+"""A worker: runs the trials of a study one after another until none is left."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mocose_hf.errors import InputError
-from mocose_hf.study.declarations import BASELINE, Cell, Study
-from mocose_hf.study.leases import Key, Lease
-from mocose_hf.study.provenance import ENCODER, EQUIVALENCE_BOUND, OF_CELL, OF_DISPLAY
+from mocose_hf.study.metrics import describe_metric
+from mocose_hf.study.provenance import (
+    CELL_PREFIX,
+    DISPLAY_OPTIONS,
+    ENCODER,
+    EQUIVALENCE_BOUND,
+    LOCATION_OPTIONS,
+    METRIC,
+)
 from mocose_hf.study.redaction import redact_options
-from mocose_hf.study.results import SCORE, TrialResult
-from mocose_hf.study.searches import AS_GIVEN
+from mocose_hf.study.study import AS_GIVEN, BASELINE, SCORE, Cell, Study, TrialResult
 from mocose_hf.study.study_file import Search
+from mocose_hf.study.trial_records import Key, Lease
 from mocose_hf.study.trial_runner import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
-_OF_A_PLACE = {
-    "cache_dir",
-    "dataloader_num_workers",
-    "dataloader_persistent_workers",
-    "dataloader_pin_memory",
-    "dataloader_prefetch_factor",
-    "dataset_name",
-    "label_file",
-    "model_name_or_path",
-    "output_dir",
-    "retrieval_file",
-    "senteval_dir",
-    "train_file",
-    "use_cpu",
-    "validation_file",
-}
-"""Options that may differ between workers on different machines; content is compared by its digest."""
-
 
 class Worker:
-    """Run what a study still wants, beside other workers on the same storage.
+    """Run the remaining trials of a study, beside other workers on the same storage.
 
     Args:
-        study: What is run.
-        seeds: With which seeds each cell is.
-        options: Options of `run_mocose.py` that all cells have in common; a study's own options give way to them, a
-            cell's do not.
-        folder: Where each trial gets a folder of its own.
-        say: Called with what is to be told.
-        cells: Labels of the cells to run, all of a study where None.
-        keep_models: Whether checkpoints stay when a trial is done.
+        study: The study or search to run.
+        seeds: The seeds of each cell.
+        options: Options of `run_mocose.py` for all cells. They override the study's options; a cell's options
+            override them.
+        folder: The parent of the folders of the trials.
+        say: Called with each line for the user.
+        cells: The labels of the cells to run; None for all.
+        keep_models: Whether to keep the checkpoints of finished trials.
     """
 
     def __init__(
@@ -59,71 +48,80 @@ class Worker:
         keep_models: bool = False,
     ):
         self._study, self._seeds, self._say = study, tuple(dict.fromkeys(seeds)), say
-        self._chosen = None if cells is None else set(cells)
+        self._selected = None if cells is None else set(cells)
         self._options = dict(study.options) | dict(options)
         self._cells: dict[str, dict[str, object]] = {}
-        self._left_out: list[str] = []
+        self._skipped: list[str] = []
         spectrum = isinstance(study, Study) and study.plot == "spectrum"
-        self._runner = TrialRunner(study.name, self._options, Path(folder) / study.name, spectrum, keep_models)
+        self._metric = describe_metric(study.metric)
+        self._runner = TrialRunner(
+            study.name, self._options, Path(folder) / study.name, spectrum, keep_models, study.metric
+        )
 
-    def check(self) -> None:
-        """Check all cells that are to be run, and read what they need; nothing is written.
+    def validate(self) -> None:
+        """Check the options of all cells to run, and read their data. This writes nothing.
 
-        The cell that the others are tested against is looked at in any case: its data and encoder are the study's.
+        The default cell is always checked, because its data and encoder identify the study.
 
         Raises:
-            InputError: Where an option cannot be used.
+            InputError: If an option cannot be used.
         """
         if isinstance(self._study, Study):
-            self._runner.check({self._default: self._cell(self._default).options})
+            self._runner.validate({self._default: self._cell(self._default).options})
             self._cells = {cell.label: dict(cell.options) for cell in self._runnable(self._study.cells)}
         else:
-            self._runner.check_names(self._study.space)
+            self._runner.validate_space(self._study.space)
             self._cells = {AS_GIVEN: {}}
-        self._runner.check(self._cells)
+        self._runner.validate(self._cells)
 
     def prepare(self, store: TrialStore, retry_failed: bool = False) -> None:
-        """Enter those trials that are not there yet, after `check`.
+        """Enqueue the trials that do not exist yet. Call `validate` first.
 
         Raises:
-            InputError: Where the storage's study of this name is another one.
+            InputError: If the storage has another study of this name.
         """
-        store.describe(self._in_common())
-        store.declare(self._about(store.about()))
+        store.begin(self._settings())
+        store.declare(self._declaration(store.declaration()))
         for cell, _ in store.requeue_stale():
-            self._say(f"{self._study.name}: {cell} goes on, whose worker died.")
+            self._say(f"{self._study.name}: {cell}: the worker died; the trial resumes.")
         keys = self._keys(store.seeds())
-        self._pairs = {(cell, seed) for cell, seeds in keys for seed in seeds}
+        self._wanted = {(cell, seed) for cell, seeds in keys for seed in seeds}
         if retry_failed:
             store.retry_failed(self._is_wanted)
-        store.enter(keys, {label: redact_options(options) for label, options in self._cells.items()})
+        store.enqueue(keys, {label: redact_options(options) for label, options in self._cells.items()})
         self._store = store
 
     def work(self) -> list[TrialResult]:
-        """Run trials until none is left to take, after `prepare`; return the results of all, of other workers too.
+        """Run trials until none is left. Call `prepare` first.
+
+        Returns:
+            The results of all trials, those of other workers included.
 
         Raises:
-            TrainingInterrupted: After SIGTERM or SIGINT; the trial waits for the next worker, which goes on with it.
+            TrainingInterrupted: After SIGTERM or SIGINT. The trial returns to the queue, and the next worker resumes
+                it.
         """
-        while (claim := self._next()) is not None:
-            options = self._cells.get(claim.cell, claim.parameters)
-            for seed in claim.seeds:
-                self._say(f"{self._study.name}: {claim.cell}, seed {seed}: begun.")
+        while (lease := self._next()) is not None:
+            options = self._cells.get(lease.cell, lease.parameters)
+            for seed in lease.seeds:
+                self._say(f"{self._study.name}: {lease.cell}, seed {seed}: started.")
                 try:
-                    result = self._runner.run(claim.cell, options, seed, lambda c=claim: self._store.beat(c))
+                    result = self._runner.run(
+                        lease.cell, options, seed, lambda current=lease: self._store.heartbeat(current)
+                    )
                 except (TrainingInterrupted, KeyboardInterrupt):
-                    self._store.release(claim)
+                    self._store.release(lease)
                     raise
-                self._store.record(claim, result)
-                self._tell(result)
+                self._store.record(lease, result)
+                self._report(result)
             self._store.requeue_stale()
         return self._store.results()
 
-    def _keys(self, there: Mapping[str, Sequence[int]]) -> list[Key]:
-        """Return the trials there are to be: each cell with one seed after the other, in a search with all at once.
+    def _keys(self, existing: Mapping[str, Sequence[int]]) -> list[Key]:
+        """Return the trials that should exist: a search runs all seeds of a cell in one trial, a study one seed.
 
         Args:
-            there: The seeds of trials that were entered before, for each cell: one that is not trained keeps its own.
+            existing: The seeds of existing trials by cell. A cell without training keeps its existing seed.
         """
         if isinstance(self._study, Search):
             return [(cell, self._seeds) for cell in self._cells]
@@ -133,17 +131,17 @@ class Worker:
                 if BASELINE not in options:
                     keys.append((cell, (seed,)))
                 elif seed == self._seeds[0]:
-                    keys.append((cell, (*there.get(cell, ()), seed)[:1]))
+                    keys.append((cell, (*existing.get(cell, ()), seed)[:1]))
         return keys
 
     def _is_wanted(self, cell: str, seed: int) -> bool:
-        """Return whether this worker is to run a cell with a seed; of a search, whatever setting was drawn."""
-        return seed in self._seeds if isinstance(self._study, Search) else (cell, seed) in self._pairs
+        """Return whether this worker should run a cell with a seed. A search runs every setting that it has drawn."""
+        return seed in self._seeds if isinstance(self._study, Search) else (cell, seed) in self._wanted
 
     def _next(self) -> Lease | None:
         if isinstance(self._study, Study):
             return self._store.claim(self._is_wanted)
-        return self._store.ask(self._study.space, self._seeds, self._study.trials)
+        return self._store.claim_or_draw(self._study.space, self._seeds, self._study.trials)
 
     @property
     def _default(self) -> str:
@@ -153,56 +151,57 @@ class Worker:
         return next(cell for cell in self._study.cells if cell.label == label)
 
     def _runnable(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Return the cells that are chosen, but for optional ones that cannot be run here, which are told."""
-        chosen = [cell for cell in cells if self._is_chosen(cell.label)]
-        return [cell for cell in chosen if not cell.optional or self._can_run(cell)]
+        """Return the selected cells. Optional cells whose requirements are missing are skipped with a notice."""
+        selected = [cell for cell in cells if self._is_selected(cell.label)]
+        return [cell for cell in selected if not cell.optional or self._can_run(cell)]
 
-    def _is_chosen(self, label: str) -> bool:
-        return self._chosen is None or label in self._chosen
+    def _is_selected(self, label: str) -> bool:
+        return self._selected is None or label in self._selected
 
     def _can_run(self, cell: Cell) -> bool:
         try:
-            self._runner.check({cell.label: cell.options})
+            self._runner.validate({cell.label: cell.options})
         except InputError as error:
-            self._say(f"Left out: {error}")
-            self._left_out.append(cell.label)
+            self._say(f"Skipped: {error}")
+            self._skipped.append(cell.label)
             return False
         return True
 
-    def _in_common(self) -> dict[str, object]:
-        """Return what all workers of this study must have in common; a search also its space.
+    def _settings(self) -> dict[str, object]:
+        """Return what all workers of this study must have in common.
 
         Secrets are masked, so workers may use different ones.
         """
-        free = _OF_A_PLACE | OF_DISPLAY
-        options = {name: str(value) for name, value in redact_options(self._options).items() if name not in free}
+        local = LOCATION_OPTIONS | DISPLAY_OPTIONS
+        options = {name: str(value) for name, value in redact_options(self._options).items() if name not in local}
         encoder = str(self._options.get("model_name_or_path", ""))
-        base = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
-        run = {ENCODER: Path(encoder).name or encoder, **base}
+        digests = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
+        settings = {ENCODER: Path(encoder).name or encoder, **digests, **options}
+        if self._study.metric != SCORE:
+            settings[METRIC] = self._study.metric
         if isinstance(self._study, Search):
-            return run | options | {f"space of {name}": repr(values) for name, values in self._study.space.items()}
-        cells = {
-            cell.label: {name: str(value) for name, value in redact_options(cell.options).items()}
-            for cell in self._study.cells
-        }
-        options |= {f"{OF_CELL}{label}": of_cell for label, of_cell in cells.items()}
-        options[EQUIVALENCE_BOUND] = f"{self._study.equivalence_bound:g}"
+            return settings | {f"space of {name}": repr(values) for name, values in self._study.space.items()}
+        for cell in self._study.cells:
+            cell_options = redact_options(cell.options)
+            settings[f"{CELL_PREFIX}{cell.label}"] = {name: str(value) for name, value in cell_options.items()}
+        settings[EQUIVALENCE_BOUND] = f"{self._study.equivalence_bound:g}"
         for label in self._cells:
-            own = {name: digest for name, digest in self._runner.digests(label).items() if digest != base[name]}
+            own = {name: digest for name, digest in self._runner.digests(label).items() if digest != digests[name]}
             if own:
-                options[f"{OF_CELL}{label}, its own data"] = own
-        return run | options
+                settings[f"{CELL_PREFIX}{label}, its own data"] = own
+        return settings
 
-    def _about(self, before: Mapping[str, object]) -> dict[str, object]:
-        """Return how the study is declared, and which optional cells were left out by the last worker to try them."""
+    def _declaration(self, before: Mapping[str, object]) -> dict[str, object]:
+        """Return the declaration of the study, and the optional cells that the last worker to try them skipped."""
         if isinstance(self._study, Search):
-            return {name: getattr(self._study, name) for name in ("name", "title", "question")}
-        earlier = [label for label in before.get("left_out", ()) if not self._is_chosen(label)]
-        return self._study.as_dict() | {"left_out": [*earlier, *self._left_out]}
+            return {name: getattr(self._study, name) for name in ("name", "title", "question", "metric")}
+        earlier = [label for label in before.get("left_out", ()) if not self._is_selected(label)]
+        return self._study.as_dict() | {"left_out": [*earlier, *self._skipped]}
 
-    def _tell(self, result: TrialResult) -> None:
+    def _report(self, result: TrialResult) -> None:
         name = f"{self._study.name}: {result.cell}, seed {result.seed}"
         if result.state == "complete":
-            self._say(f"{name}: {result.figures[SCORE]:.2f} on the development pairs.")
+            score = result.figures.get(self._metric.name, math.nan)
+            self._say(f"{name}: {self._metric.title}, {self._metric.unit}: {score:.{self._metric.decimals}f}.")
         else:
             self._say(f"{name}: failed: {result.reason}")

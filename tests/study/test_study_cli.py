@@ -14,7 +14,7 @@ import pytest
 from builders import REPOSITORY, sentences
 
 from mocose_hf.study.cli import main, parse_options
-from mocose_hf.study.paper_studies import NAMED_STUDIES
+from mocose_hf.study.paper_studies import PAPER_STUDIES
 from mocose_hf.study.storage import open_storage
 from mocose_hf.study.trial_runner import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
@@ -33,10 +33,10 @@ WHOLE = ("headline", "augmentations", "recipes")
 
 @pytest.fixture
 def files(tmp_path) -> Path:
-    made = sentences(40, seed=5)
+    texts = sentences(40, seed=5)
     lines = [f"{text}\t{text} today\t{text} often" for text in sentences(600, seed=1)]
     (tmp_path / "text.tsv").write_text("text\tparaphrase\tback_translation\n" + "\n".join(lines) + "\n")
-    pairs = "".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20))
+    pairs = "".join(f"{i * 0.25:.2f}\t{texts[i]}\t{texts[i + 20]}\n" for i in range(20))
     (tmp_path / "pairs.tsv").write_text(pairs)
     (tmp_path / "grid.yaml").write_text(GRID)
     return tmp_path
@@ -66,16 +66,16 @@ def some_of(study) -> list[str]:
     return list(dict.fromkeys([study.default_label, *spread]))
 
 
-@pytest.mark.parametrize("name", NAMED_STUDIES)
+@pytest.mark.parametrize("name", PAPER_STUDIES)
 def test_each_named_study_runs_and_is_reported(name, options, files, capsys):
-    study = NAMED_STUDIES[name]
+    study = PAPER_STUDIES[name]
     labels = [cell.label for cell in study.cells] if name in WHOLE else some_of(study)
     code = main(["run", name, *options, "--seeds", "0", "--cells", *labels])
-    said = capsys.readouterr()
-    assert code == 0, said.err
+    output = capsys.readouterr()
+    assert code == 0, output.err
     folder = files / "study"
     rows = table(folder, name)
-    left_out = said.out.count("Left out:")  # synonyms, where WordNet is not there
+    left_out = output.out.count("Skipped:")  # synonyms, where WordNet is not there
     assert left_out <= 1
     assert [row["state"] for row in rows] == ["complete"] * (len(labels) - left_out)
     assert all(float(row["dev_spearman"]) <= 100 for row in rows)
@@ -88,9 +88,9 @@ def test_the_options_of_all_cells_can_be_used(options, files):
     common = parse_options(options)
     common["model_name_or_path"] = common.pop("encoder")
     del common["output_dir"]
-    for study in NAMED_STUDIES.values():
+    for study in PAPER_STUDIES.values():
         cells = {cell.label: cell.options for cell in study.cells if not cell.optional}
-        TrialRunner(study.name, dict(study.options) | common, files).check(cells)
+        TrialRunner(study.name, dict(study.options) | common, files).validate(cells)
 
 
 def start(options: list[str], *more: str) -> subprocess.Popen:
@@ -123,19 +123,19 @@ def test_a_killed_study_ends_with_the_table_of_one_that_was_not(options, files):
     whole = table(files / "study", "grid")
 
     options[options.index("--output_dir") + 1] = str(files / "killed")
-    begun = []
+    started = []
     for times in (2, 1):
         process = start(options, grid)
-        begun += read_until(process, "begun", times)
+        started += read_until(process, "started", times)
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
     process = start(options, grid)
-    lines = [*begun, *process.stdout]
+    lines = [*started, *process.stdout]
     assert process.wait() == 0, "".join(lines)
 
-    assert any("goes on, whose worker died" in line for line in lines)
-    assert sum("begun." in line for line in lines) == 4 + 2
+    assert any("the worker died; the trial resumes" in line for line in lines)
+    assert sum("started." in line for line in lines) == 4 + 2
     assert table(files / "killed", "grid") == whole
     assert (files / "killed" / "grid.md").read_text() == (files / "study" / "grid.md").read_text()
 
@@ -144,11 +144,11 @@ def test_a_killed_study_ends_with_the_table_of_one_that_was_not(options, files):
 def test_two_workers_share_the_trials_of_a_storage_and_none_runs_twice(options, files):
     grid, url = str(files / "grid.yaml"), f"sqlite:///{files / 'shared' / 'trials.db'}"
     workers = [start(options, grid, "--storage", url, "--seeds", "0", "1", "2") for _ in range(2)]
-    said = [worker.communicate(timeout=300)[0] for worker in workers]
+    output = [worker.communicate(timeout=300)[0] for worker in workers]
 
-    assert [worker.returncode for worker in workers] == [0, 0], said
-    begun = [line for output in said for line in output.splitlines() if line.endswith("begun.")]
-    assert len(begun) == len(set(begun)) == 12
+    assert [worker.returncode for worker in workers] == [0, 0], output
+    started = [line for lines in output for line in lines.splitlines() if line.endswith("started.")]
+    assert len(started) == len(set(started)) == 12
     store = TrialStore(open_storage(url), "grid")
     store.load()
     assert [result.state for result in store.results()] == ["complete"] * 12
@@ -157,16 +157,16 @@ def test_two_workers_share_the_trials_of_a_storage_and_none_runs_twice(options, 
 
 
 @pytest.mark.slow
-def test_a_study_told_to_stop_ends_with_75_and_goes_on(options, files):
+def test_an_interrupted_study_ends_with_75_and_resumes(options, files):
     options = [*options, "--max_steps", "400", "--per_device_train_batch_size", "1", "--seeds", "0"]
     process = start([*options, "--save_strategy", "steps", "--save_steps", "5"], "table3", "--cells", "η = 0.5")
-    read_until(process, "begun", 1)
+    read_until(process, "started", 1)
     while process.poll() is None and not list((files / "study").rglob("checkpoint-*")):
         time.sleep(0.1)  # until it trains
     process.send_signal(signal.SIGTERM)
-    said = process.stdout.read()
-    assert process.wait() == 75, said
-    assert "told to stop; the same command goes on" in said
+    output = process.stdout.read()
+    assert process.wait() == 75, output
+    assert "interrupted; the same command resumes" in output
     store = TrialStore(open_storage(f"sqlite:///{files / 'study' / 'study.db'}"), "table3")
     store.load()
     assert [result.state for result in store.results()] == ["waiting"]
@@ -176,15 +176,15 @@ def test_a_failed_trial_is_reported_with_its_reason_and_may_be_tried_again(optio
     (files / "mine.yaml").write_text("cells:\n  good:\n  bad: {learning_rate: 1e30, max_grad_norm: 0}\n")
     command = ["run", str(files / "mine.yaml"), *options, "--seeds", "0"]
     assert main(command) == 1
-    said = capsys.readouterr()
-    assert "1 trials failed; the report has their reasons." in said.err
-    assert "mine: bad, seed 0: failed: " in said.out
+    output = capsys.readouterr()
+    assert "1 trials failed; the report gives the reasons." in output.err
+    assert "mine: bad, seed 0: failed: " in output.out
     assert "not finite" in (files / "study" / "mine.md").read_text()
 
     assert main(command) == 1
-    assert "begun" not in capsys.readouterr().out
+    assert "started" not in capsys.readouterr().out
     assert main([*command, "--retry_failed"]) == 1
-    assert capsys.readouterr().out.count("begun") == 1
+    assert capsys.readouterr().out.count("started") == 1
 
 
 def test_a_search_is_run_and_reported(options, files):
@@ -200,32 +200,32 @@ def test_a_search_is_run_and_reported(options, files):
 
 def test_the_lists_show_studies_and_cells(capsys):
     assert main(["list"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in NAMED_STUDIES)
+    output = capsys.readouterr().out
+    assert all(name in output for name in PAPER_STUDIES)
     assert main(["list", "table7"]) == 0
-    said = capsys.readouterr().out
-    assert "¼, K = 512" in said
-    assert "77.30" in said
-    assert "--queue_size 512 --queue_init_size 128" in said
+    output = capsys.readouterr().out
+    assert "¼, K = 512" in output
+    assert "77.30" in output
+    assert "--queue_size 512 --queue_init_size 128" in output
 
 
 def test_solve_shows_the_settings_of_a_distance(files, capsys):
     assert main(["solve", "--d_trace", "14.67", "--batch_size", "64", "--train_file", str(files / "text.tsv")]) == 0
-    said = capsys.readouterr().out
-    assert "0.8501" in said
-    assert "512" in said
-    assert "holds 85.33% of the sentences" in said
-    assert "By default η rises from there to 1" in said
+    output = capsys.readouterr().out
+    assert "0.8501" in output
+    assert "512" in output
+    assert "holds 85.33% of the sentences" in output
+    assert "By default η rises to 1" in output
     main(["solve", "--d-trace", "14.67"])
-    said = capsys.readouterr().out
-    assert re.search(r"0\.8501 +\| +512 \| +128 \| +14\.67", said)
-    assert "the sentences" not in said
+    output = capsys.readouterr().out
+    assert re.search(r"0\.8501 +\| +512 \| +128 \| +14\.67", output)
+    assert "the sentences" not in output
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "expected"),
     [
-        (["run", "table33"], "table33: no such study; there are headline, table3"),
+        (["run", "table33"], "table33: no such study; choose one of headline, table3"),
         (["run", "none.yaml"], "none.yaml: no such file"),
         (["run", "table3"], "--encoder is needed"),
         (["run", "table3", "--encoder", "ENCODER"], "--train_file or --dataset_name is needed"),
@@ -234,11 +234,11 @@ def test_solve_shows_the_settings_of_a_distance(files, capsys):
         (["run", "table3", "--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
         (["run", "table3", "--cells", "η = 7"], "--cells 'η = 7': no cell of these studies"),
         (["run", "table3", "--temprature", "1", "--encoder", "E", "--train_file", "t"], "unknown option --temprature"),
-        (["report", "nowhere"], "nowhere: holds no study.db"),
-        (["solve", "--d_trace", "0.5"], "`d_trace` and `batch_size` are numbers from 1 on"),
-        (["run", "--train_file", "TEXT", "table3"], "text.tsv: no such study; there are headline, table3"),
-        (["run", "--train_file", "TEXT", "table3"], "Names of studies come before all options."),
-        (["run", "table3", "--seed", "7"], "--seed is not for a trial to choose"),
+        (["report", "nowhere"], "nowhere: has no study.db"),
+        (["solve", "--d_trace", "0.5"], "`d_trace` is 0.5"),
+        (["run", "--train_file", "TEXT", "table3"], "text.tsv: no such study; choose one of headline"),
+        (["run", "--train_file", "TEXT", "table3"], "The names of studies come before all options"),
+        (["run", "table3", "--seed", "7"], "--seed cannot be set for a trial"),
         (["report", "nowhere", "--storage", "sqlite:///none.db"], "--storage sqlite:///none.db: cannot be opened"),
         (["solve", "--d_trace", "5", "--k", "3"], "unknown argument --k"),
         (["list", "table33"], "table33: no such study"),
@@ -246,14 +246,14 @@ def test_solve_shows_the_settings_of_a_distance(files, capsys):
         ([], "the following arguments are required"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(argv, told, encoder_dir, files, capsys, monkeypatch):
+def test_bad_input_fails_with_one_line(argv, expected, encoder_dir, files, capsys, monkeypatch):
     monkeypatch.chdir(files)
     places = {"ENCODER": str(encoder_dir), "TEXT": "text.tsv"}
     assert main([places.get(argument, argument) for argument in argv]) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.startswith("python -m mocose_hf.study: ")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert expected in output
+    assert output.startswith("python -m mocose_hf.study: ")
+    assert output.count("\n") == 1
     assert not list(files.rglob("*.db"))
 
 
@@ -270,20 +270,23 @@ def test_names_of_options_may_have_dashes(options, files):
     assert [row["state"] for row in table(files / "dashed", "mine")] == ["complete"]
 
 
-def test_a_study_of_an_earlier_version_is_reported(files, capsys):
+def test_a_study_without_trials_is_reported(files, capsys):
     store = TrialStore(open_storage(f"sqlite:///{files / 'study' / 'study.db'}"), "table3")
-    store.describe({"encoder": "bert", "sentences": "1f2e"})
-    store.declare(NAMED_STUDIES["table3"].as_dict())
+    store.begin({"encoder": "bert", "sentences": "1f2e"})
+    store.declare(PAPER_STUDIES["table3"].as_dict())
     assert main(["report", str(files / "study")]) == 0
     assert "How slowly should the target follow?" in capsys.readouterr().out
 
 
-def test_another_study_under_the_same_name_is_refused(options, files, capsys):
+def test_another_study_of_the_same_name_fails(options, files, capsys):
     grid = files / "grid.yaml"
     grid.write_text("grid: {ema_decay: [0.5]}")
     assert main(["run", str(grid), *options, "--seeds", "0"]) == 0
     assert main(["run", str(grid), *options, "--seeds", "0", "--max_seq_length", "9"]) == 2
-    assert "the study grid of this storage was begun otherwise: `max_seq_length` was None" in capsys.readouterr().err
+    assert (
+        "the study grid of this storage was began with other settings: `max_seq_length` was None"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_page_keeps_the_studies_of_earlier_commands(options, files, capsys):

@@ -9,8 +9,9 @@ from study_results import complete
 
 from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.cli import main
-from mocose_hf.study.plain_text import spreadsheet_cell, visible
+from mocose_hf.study.report.csv_export import spreadsheet_cell
 from mocose_hf.study.report.write_report import write_report
+from mocose_hf.study.study import StudyData, printable_line
 from mocose_hf.study.trial_runner import TrialRunner
 
 pytest.importorskip("matplotlib")
@@ -44,7 +45,7 @@ def test_formulas_are_quoted_and_numbers_are_not(text, shown):
 
 
 def test_control_characters_are_shown():
-    assert visible("a\x1b[31m\x00\n b\u202e\u2066é\u00a0½") == "a\\x1b[31m\\x00  b\\u202e\\u2066é\u00a0½"
+    assert printable_line("a\x1b[31m\x00\n b\u202e\u2066é\u00a0½") == "a\\x1b[31m\\x00  b\\u202e\\u2066é\u00a0½"
 
 
 @pytest.fixture(params=["bars", "line", "curves", "spectrum"])
@@ -66,7 +67,7 @@ def hostile(request) -> tuple[Study, list[TrialResult], dict]:
 
 
 def test_no_file_of_a_report_is_dangerous(hostile, tmp_path):
-    write_report(tmp_path, [hostile])
+    write_report(tmp_path, [StudyData(*hostile)])
     paths = list(tmp_path.iterdir())
     assert {path.suffix for path in paths} == {".csv", ".md", ".tex", ".png", ".svg", ".html", ".json"}
     for path in paths:
@@ -89,15 +90,15 @@ def test_no_file_of_a_report_is_dangerous(hostile, tmp_path):
             assert not any(value.startswith(("=", "@")) for value in values)
 
 
-def test_what_is_printed_cannot_steer_the_terminal(tmp_path, capsys):
+def test_output_cannot_steer_the_terminal(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(
         'title: "\\e]0;x\\a"\ncells: {"\\e[31mred": {run_name: "\\e[2J"}, "\\u202eb": {}}', encoding="utf-8"
     )
     assert main(["list", str(tmp_path / "mine.yaml")]) == 0
-    said = capsys.readouterr().out
-    assert r"\x1b[31mred" in said
-    assert r"--run_name \x1b[2J" in said
-    assert not set("\x1b\x07\u202e") & set(said)
+    output = capsys.readouterr().out
+    assert r"\x1b[31mred" in output
+    assert r"--run_name \x1b[2J" in output
+    assert not set("\x1b\x07\u202e") & set(output)
 
 
 def test_a_long_label_makes_a_folder_of_its_own(tmp_path):

@@ -21,12 +21,12 @@ STUDY = Study("mine", "Mine", "Which?", "", [Cell("a"), Cell("b", options={"ema_
 def fill(path: Path) -> None:
     """Write a storage of two complete trials and one that waits."""
     store = TrialStore(open_storage(f"sqlite:///{path}"), "mine")
-    store.describe({"encoder": "bert"})
+    store.begin({"encoder": "bert"})
     store.declare(STUDY.as_dict())
-    store.enter([("a", (0,)), ("b", (0,)), ("a", (1,))], {cell.label: cell.options for cell in STUDY.cells})
+    store.enqueue([("a", (0,)), ("b", (0,)), ("a", (1,))], {cell.label: cell.options for cell in STUDY.cells})
     for _ in range(2):
-        claim = store.claim()
-        store.record(claim, TrialResult("mine", claim.cell, 0, "complete", {"dev_spearman": 50.0}))
+        lease = store.claim()
+        store.record(lease, TrialResult("mine", lease.cell, 0, "complete", {"dev_spearman": 50.0}))
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +57,15 @@ def set_attribute(path: Path, table: str, key: str, text: str) -> None:
 
 def report(path: Path, capsys) -> tuple[int, str, str]:
     code = main(["report", str(path.parent)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
-def assert_told(path: Path, told: str, capsys) -> None:
+def assert_fails(path: Path, expected: str, capsys) -> None:
     code, _, error = report(path, capsys)
     assert code == 2
     assert error.count("\n") == 1
-    assert told in error
+    assert expected in error
     assert not (path.parent / "index.html").exists()
 
 
@@ -74,34 +74,34 @@ RESULT = TrialResult("mine", "a", 0, "complete", {"dev_spearman": 50.0}).as_dict
 
 
 def test_the_storage_that_the_others_are_made_from_is_reported(database, capsys):
-    code, said, _ = report(database, capsys)
+    code, output, _ = report(database, capsys)
     assert code == 0
-    assert "2 of 3 trials are complete, 1 waiting." in said
+    assert "2 of 3 trials are complete, 1 waiting." in output
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"not a database at all\n", "file is not a database"),
         (b"", "holds no study yet"),
         (b"SQLite format 3\x00" + bytes(range(256)) * 8, "cannot be opened"),
     ],
 )
-def test_a_file_that_is_no_storage_is_told(tmp_path, content, told, capsys):
+def test_a_file_that_is_no_storage_fails(tmp_path, content, expected, capsys):
     (tmp_path / "study.db").write_bytes(content)
-    assert_told(tmp_path / "study.db", told, capsys)
+    assert_fails(tmp_path / "study.db", expected, capsys)
 
 
-def test_a_truncated_storage_is_told(database, capsys):
+def test_a_truncated_storage_fails(database, capsys):
     content = database.read_bytes()
     database.write_bytes(content[: len(content) // 3])
-    assert_told(database, "cannot be", capsys)
+    assert_fails(database, "cannot be", capsys)
 
 
-def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path, capsys):
+def test_the_database_of_another_program_fails_and_stays_unchanged(tmp_path, capsys):
     execute(tmp_path / "study.db", "CREATE TABLE bookmarks (url TEXT)")
     before = (tmp_path / "study.db").read_bytes()
-    assert_told(tmp_path / "study.db", "the database of another program, with the table bookmarks", capsys)
+    assert_fails(tmp_path / "study.db", "the database of another program, with the table bookmarks", capsys)
     assert (tmp_path / "study.db").read_bytes() == before
 
 
@@ -124,7 +124,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path, cap
         "DELETE FROM study_directions",
     ],
 )
-def test_odd_tables_are_told_in_one_line(database, statement, capsys):
+def test_damaged_tables_fail_with_one_line(database, statement, capsys):
     execute(database, statement)
     code, _, error = report(database, capsys)
     assert error.count("\n") <= 1
@@ -132,7 +132,7 @@ def test_odd_tables_are_told_in_one_line(database, statement, capsys):
 
 
 @pytest.mark.parametrize(
-    ("table", "key", "value", "told"),
+    ("table", "key", "value", "expected"),
     [
         ("study", "about", "{not json", "the storage cannot be read ("),
         ("study", "about", "3", "`about` cannot be '3'"),
@@ -142,8 +142,8 @@ def test_odd_tables_are_told_in_one_line(database, statement, capsys):
         ("study", "about", {**ABOUT, "cells": [{"column": "x"}]}, "`row` is missing"),
         ("study", "about", {**ABOUT, "cells": [{"row": "x", "paper": "high"}]}, "`paper` cannot be 'high'"),
         ("study", "about", {**ABOUT, "title": None}, "`title` cannot be 'None'"),
-        ("study", "about", {**ABOUT, "default": "c"}, "has no cell 'c'"),
-        ("study", "about", {**ABOUT, "name": "../x"}, "no name for files"),
+        ("study", "about", {**ABOUT, "default": "c"}, "'c', which is not a cell"),
+        ("study", "about", {**ABOUT, "name": "../x"}, "not a valid file name"),
         ("study", "about", {**ABOUT, "left_out": 3}, "`left_out` cannot be '3'"),
         ("study", "run", "[1]", "`run` cannot be '[1]'"),
         ("trial", "cell", "3", "trial 0: `cell` cannot be '3'"),
@@ -152,7 +152,7 @@ def test_odd_tables_are_told_in_one_line(database, statement, capsys):
         ("trial", "worker", '{"host": 3}', "trial 0: `host` cannot be '3'"),
         ("trial", "worker", '"me"', "trial 0: `worker` cannot be 'me'"),
         ("trial", "alive", '"now"', "trial 0: `alive` cannot be 'now'"),
-        ("trial", "result of seed 0", "[]", "trial 0: a mapping is needed in place of '[]'"),
+        ("trial", "result of seed 0", "[]", "trial 0: '[]' is not a mapping"),
         ("trial", "result of seed 0", "{}", "trial 0: `study` is missing"),
         ("trial", "result of seed 0", {**RESULT, "state": "done"}, "trial 0: `state` cannot be 'done'"),
         ("trial", "result of seed 0", {**RESULT, "state": []}, "trial 0: `state` cannot be '[]'"),
@@ -162,21 +162,26 @@ def test_odd_tables_are_told_in_one_line(database, statement, capsys):
         ("trial", "result of seed 0", {**RESULT, "curve": [[1]]}, "trial 0: `curve` cannot be '[[1]]'"),
         ("trial", "result of seed 0", {**RESULT, "spectrum": ["x"]}, "trial 0: `spectrum` cannot be"),
         ("trial", "result of seed 0", {**RESULT, "options": 3}, "trial 0: `options` cannot be '3'"),
-        ("trial", "result of seed 0", {**RESULT, "seed": 7}, "trial 0: `result of seed 0` is of the cell 'a' with"),
+        (
+            "trial",
+            "result of seed 0",
+            {**RESULT, "seed": 7},
+            "`result of seed 0` belongs to the cell 'a' with",
+        ),
     ],
 )
-def test_odd_attributes_are_told_in_one_line(database, table, key, value, told, capsys):
+def test_damaged_attributes_fail_with_one_line(database, table, key, value, expected, capsys):
     text = value if isinstance(value, str) else json.dumps(value)
     set_attribute(database, f"{table}_user_attributes", key, text)
-    assert_told(database, told, capsys)
+    assert_fails(database, expected, capsys)
 
 
 def test_unknown_fields_of_later_versions_are_ignored(database, capsys):
     cells = [{**cell, "colour": "red"} for cell in ABOUT["cells"]]
     set_attribute(database, "study_user_attributes", "about", json.dumps({**ABOUT, "cells": cells, "mood": "good"}))
-    code, said, error = report(database, capsys)
+    code, output, error = report(database, capsys)
     assert code == 0, error
-    assert "2 of 3 trials are complete" in said
+    assert "2 of 3 trials are complete" in output
 
 
 # Other studies in the same storage
@@ -189,9 +194,9 @@ def other_study(path: Path, name: str, direction: str = "minimize") -> None:
 
 @pytest.fixture
 def options(encoder_dir, tmp_path) -> list[str]:
-    made = sentences(40, seed=5)
+    texts = sentences(40, seed=5)
     (tmp_path / "text.txt").write_text("\n".join(sentences(600, seed=1)) + "\n")
-    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20)))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{texts[i]}\t{texts[i + 20]}\n" for i in range(20)))
     (tmp_path / "starts.yaml").write_text("cells: {start: {baseline: start}}")
     return [
         str(tmp_path / "starts.yaml"), "--encoder", str(encoder_dir), "--train_file", str(tmp_path / "text.txt"),
@@ -203,9 +208,9 @@ def test_a_storage_may_hold_another_optuna_study(tmp_path, options, capsys):
     for name in ("aaa", "zzz"):
         other_study(tmp_path / "study.db", name)
     assert main(["run", *options]) == 0
-    said = capsys.readouterr().out
-    assert "1 of 1 trials are complete." in said
-    assert "Not reported: the study aaa of this storage, which another program made" in said
+    output = capsys.readouterr().out
+    assert "1 of 1 trials are complete." in output
+    assert "Not reported: the study aaa of this storage" in output
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
     assert main(["report", str(tmp_path), "zzz"]) == 2
@@ -215,38 +220,38 @@ def test_a_storage_may_hold_another_optuna_study(tmp_path, options, capsys):
 def test_another_programs_study_of_the_same_name_is_not_taken_over(tmp_path, options, capsys):
     other_study(tmp_path / "study.db", "starts", "maximize")
     assert main(["run", *options]) == 2
-    assert "the study starts of this storage was made by another program" in capsys.readouterr().err
+    assert "the study starts of this storage belongs to another program" in capsys.readouterr().err
     assert optuna.load_study(study_name="starts", storage=f"sqlite:///{tmp_path / 'study.db'}").user_attrs == {}
 
 
 def test_a_damaged_study_beside_it_does_not_keep_a_run_from_its_report(database, options, capsys):
     set_attribute(database, "study_user_attributes", "about", "3")
     assert main(["run", *options]) == 0
-    said = capsys.readouterr().out
-    assert "Not reported: the study mine of this storage cannot be read" in said
-    assert "1 of 1 trials are complete." in said
+    output = capsys.readouterr().out
+    assert "Not reported: the study mine of this storage cannot be read" in output
+    assert "1 of 1 trials are complete." in output
 
 
-def test_a_damaged_study_is_told_before_it_is_run(database, options, capsys):
+def test_a_damaged_study_fails_before_it_runs(database, options, capsys):
     set_attribute(database, "trial_user_attributes", "result of seed 0", "[]")
     Path(options[0]).rename(database.parent / "mine.yaml")
     assert main(["run", str(database.parent / "mine.yaml"), *options[1:]]) == 2
-    said = capsys.readouterr()
-    assert "trial 0: a mapping is needed" in said.err
-    assert "begun" not in said.out
+    output = capsys.readouterr()
+    assert "trial 0: '[]' is not a mapping" in output.err
+    assert "started" not in output.out
 
 
 def test_a_storage_that_fails_while_it_is_used_ends_in_one_line(database, options, capsys, monkeypatch):
-    def fail(self, claim, result):
+    def fail(self, lease, result):
         execute(database, "DROP TABLE trial_user_attributes")
-        record(self, claim, result)
+        record(self, lease, result)
 
     record = TrialStore.record
     monkeypatch.setattr(TrialStore, "record", fail)
     assert main(["run", *options]) == 1
-    said = capsys.readouterr().err
-    assert "the storage failed (" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "the storage failed (" in output
+    assert output.count("\n") == 1
 
 
 def test_a_study_is_read_from_what_it_was_stored_as():

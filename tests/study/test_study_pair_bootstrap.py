@@ -29,13 +29,13 @@ def trial(cell: str, seed: int, noise: float, **more) -> TrialResult:
 
 
 def test_each_resampled_set_has_scipys_correlation():
-    made = pairs(0, 1.0)
+    data = pairs(0, 1.0)
     draw = np.random.default_rng(3)
     counts = draw.multinomial(60, np.full(60, 1 / 60), size=20)
-    found = PairResamples(made["pair_scores"], counts.T).spearman(made["pair_cosines"])
+    found = PairResamples(data["pair_scores"], counts.T).spearman(data["pair_cosines"])
     for of_set, value in zip(counts, found, strict=True):
         drawn = np.repeat(np.arange(60), of_set)
-        sides = (np.array(made[name])[drawn] for name in ("pair_cosines", "pair_scores"))
+        sides = (np.array(data[name])[drawn] for name in ("pair_cosines", "pair_scores"))
         assert value == pytest.approx(100 * stats.spearmanr(*sides).statistic)
     constant = PairResamples([0.0, 1.0], np.ones((2, 1), dtype=int)).spearman([1.0, 1.0])
     assert math.isnan(constant[0])
@@ -44,7 +44,7 @@ def test_each_resampled_set_has_scipys_correlation():
 def test_the_interval_is_that_of_a_slow_bootstrap():
     trials = {cell: [trial(cell, seed, noise) for seed in range(2)] for cell, noise in (("a", 2.0), ("b", 1.0))}
     trials["b"].append(trial("b", 7, 50.0))  # a seed that the default does not have
-    made = pair_intervals(trials, "a")["b"]
+    interval = pair_intervals(trials, "a")["b"]
     counts = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=RESAMPLES)
     differences = []
     for of_set in counts:
@@ -55,7 +55,7 @@ def test_the_interval_is_that_of_a_slow_bootstrap():
             for cell in "ba"
         ]
         differences.append(100 * (means[0] - means[1]))
-    assert (made.low, made.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
 
 
 def test_the_interval_holds_the_truth_in_95_of_100_sets_of_pairs():
@@ -69,8 +69,8 @@ def test_the_interval_holds_the_truth_in_95_of_100_sets_of_pairs():
             cell: [TrialResult("s", cell, 0, "complete", pair_scores=quality.tolist(), pair_cosines=side.tolist())]
             for cell, side in zip("ab", sides, strict=True)
         }
-        made = pair_intervals(trials, "a")["b"]
-        inside += made.low < 0 < made.high
+        interval = pair_intervals(trials, "a")["b"]
+        inside += interval.low < 0 < interval.high
     assert 0.9 < inside / 200 < 0.99
 
 
@@ -95,15 +95,15 @@ def test_without_the_same_pairs_there_is_no_interval():
 def test_a_report_shows_the_interval_over_pairs():
     study = Study("s", "S", "?", "", [Cell("a"), Cell("b"), Cell("start", options={"baseline": "start"})])
     results = [trial(cell, seed, noise) for cell, noise in (("a", 1.0), ("b", 3.0)) for seed in range(3)]
-    made = analyse(study, [*results, trial("start", 0, 2.0)])
-    heads = [(entry.text, entry.below) for entry in cell_table(made).head]
+    analysis = analyse(study, [*results, trial("start", 0, 2.0)])
+    heads = [(entry.text, entry.below) for entry in cell_table(analysis).head]
     place = heads.index(("95 % CI", "over pairs"))
-    entries = [row[place].text for row in cell_table(made).rows]
-    interval = made.cells[1].over_pairs
+    entries = [row[place].text for row in cell_table(analysis).rows]
+    interval = analysis.cells[1].over_pairs
     assert entries[0] == "–"
     assert entries[1] == f"[−{-interval.low:.2f}, −{-interval.high:.2f}]"
     assert entries[2].startswith("[")
-    assert f"{interval.low},{interval.high}" in summary_csv(made)
+    assert f"{interval.low},{interval.high}" in summary_csv(analysis)
     heads = [entry.below for entry in cell_table(analyse(study, [complete("s", "a", 0, 70.0)])).head]
     assert "over pairs" not in heads
 

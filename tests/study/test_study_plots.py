@@ -19,9 +19,12 @@ from matplotlib.collections import PathCollection
 
 from mocose_hf.plotting import figure_bytes
 from mocose_hf.study.analysis.analysis import analyse
-from mocose_hf.study.paper_studies import NAMED_STUDIES
+from mocose_hf.study.metrics import describe_metric
+from mocose_hf.study.paper_studies import PAPER_STUDIES
 from mocose_hf.study.report.panels import near_limits
 from mocose_hf.study.report.plots import study_figure
+
+METRIC = describe_metric("dev_spearman")
 
 
 @pytest.fixture(autouse=True)
@@ -120,20 +123,23 @@ def test_a_study_may_ask_for_no_plot():
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_missing_matplotlib_is_told_in_one_line(number, monkeypatch):
-    made = analyse(*all_studies()[number])
+def test_a_missing_matplotlib_fails_with_one_line(number, monkeypatch):
+    analysis = analyse(*all_studies()[number])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"^plots need matplotlib: pip install 'mocose_hf\[evaluation\]'$"):
-        study_figure(made)
+        study_figure(analysis)
 
 
 def test_cells_far_from_all_others_are_outside_the_limits():
     figures = {"default": 71.0, "a": 70.0, "b": 71.5, "c": 70.5, "far": 30.0}
-    assert near_limits(figures, "default") == (70.0, 71.5)
-    assert near_limits({**figures, "far": 69.1}, "default") == (69.1, 71.5)  # within two points
-    assert near_limits({"default": 71.0, "far": 30.0}, "default") == (30.0, 71.0)
-    assert near_limits({"a": 71.0}, "default") == (71.0, 71.0)
-    assert near_limits({name: v for name, v in figures.items() if name != "default"}, "default") == (70.0, 71.5)
+    assert near_limits(figures, "default", METRIC) == (70.0, 71.5)
+    assert near_limits({**figures, "far": 69.1}, "default", METRIC) == (69.1, 71.5)  # within two points
+    assert near_limits({"default": 71.0, "far": 30.0}, "default", METRIC) == (30.0, 71.0)
+    assert near_limits({"a": 71.0}, "default", METRIC) == (71.0, 71.0)
+    assert near_limits({name: v for name, v in figures.items() if name != "default"}, "default", METRIC) == (
+        70.0,
+        71.5,
+    )
 
 
 def test_many_cells_are_named_below_panels_that_keep_their_height():
@@ -170,12 +176,12 @@ def bars_of(axes) -> list[tuple[float, float]]:
 
 def test_bars_grow_from_the_default():
     study, results = decay_study()
-    made = analyse(study, results)
+    analysis = analyse(study, results)
     ours, paper = drawn(study, results).axes
-    default = made.default.score.mean
-    means = [outcome.score.mean for outcome in made.cells if outcome.score]
+    default = analysis.default.score.mean
+    means = [outcome.score.mean for outcome in analysis.cells if outcome.score]
     assert bars_of(ours) == [(pytest.approx(default), pytest.approx(mean)) for mean in means]
-    cited = [outcome.cell.paper for outcome in made.cells if outcome.cell.paper is not None]
+    cited = [outcome.cell.paper for outcome in analysis.cells if outcome.cell.paper is not None]
     assert bars_of(paper) == [(pytest.approx(76.49), pytest.approx(figure)) for figure in cited]
 
 
@@ -233,7 +239,7 @@ def test_without_the_default_means_are_dots():
     results = [complete("s", label, seed, 70.0 + seed) for label in "bc" for seed in range(2)]
     figure = drawn(study_of(cells, "bars"), results)
     assert bars_of(figure.axes[0]) == []
-    assert legend_names(figure) == ["a seed"]
+    assert legend_names(figure) == ["one seed"]
 
 
 def band_of(axes) -> list[float] | None:
@@ -242,13 +248,13 @@ def band_of(axes) -> list[float] | None:
     return [bands[0].get_x(), bands[0].get_x() + bands[0].get_width()] if bands else None
 
 
-def test_the_band_reaches_the_noise_floor_to_both_sides_of_the_default():
+def test_the_band_shows_the_minimum_detectable_difference_on_both_sides():
     study, results = decay_study()
-    made = analyse(study, results)
+    analysis = analyse(study, results)
     figure = drawn(study, results)
-    default, reach = made.default.score.mean, made.floor.smallest_difference
-    assert band_of(figure.axes[0]) == pytest.approx([default - reach, default + reach])
-    assert legend_names(figure)[-1] == "within the noise floor"
+    default, margin = analysis.default.score.mean, analysis.detectable.minimum
+    assert band_of(figure.axes[0]) == pytest.approx([default - margin, default + margin])
+    assert legend_names(figure)[-1] == "below the minimum detectable difference"
 
 
 def test_beside_a_default_that_is_not_trained_there_is_no_band():
@@ -258,7 +264,7 @@ def test_beside_a_default_that_is_not_trained_there_is_no_band():
     assert band_of(drawn(study_of(cells, "bars"), results).axes[0]) is not None
     figure = drawn(study_of(cells, "bars", default="start"), results)
     assert band_of(figure.axes[0]) is None
-    assert "within the noise floor" not in legend_names(figure)
+    assert "below the minimum detectable difference" not in legend_names(figure)
 
 
 def test_bars_without_a_column_are_named_none():
@@ -272,7 +278,7 @@ def test_bars_without_a_column_are_named_none():
 
 def test_sizes_that_are_columns_make_a_line_for_each_row():
     """Table 7 as it is declared: its rows are the initial parts of the queue, its columns the sizes."""
-    study = NAMED_STUDIES["table7"]
+    study = PAPER_STUDIES["table7"]
     results = [complete("table7", cell.label, 0, 70.0 + number / 20) for number, cell in enumerate(study.cells)]
     figure = drawn(study, results)
     for axes in figure.axes:
@@ -283,14 +289,14 @@ def test_sizes_that_are_columns_make_a_line_for_each_row():
 
 
 def test_distances_that_are_rows_make_a_line_for_each_batch_size():
-    study = NAMED_STUDIES["figure3"]
+    study = PAPER_STUDIES["figure3"]
     results = [complete("figure3", cell.label, 0, 70.0) for cell in study.cells]
     assert legend_names(drawn(study, results))[:3] == ["B = 64", "B = 128", "B = 256"]
 
 
 def test_a_line_for_each_column_over_x():
     study, results = queue_study()
-    made = analyse(study, results)
+    analysis = analyse(study, results)
     figure = drawn(study, results)
     ours, paper = figure.axes
     lines = [line for line in paper.get_lines() if len(line.get_xdata()) > 1]
@@ -298,7 +304,7 @@ def test_a_line_for_each_column_over_x():
     assert list(lines[2].get_ydata()) == [76.16, 76.39, 76.94, 76.57, 38.74]
     last = [line for line in ours.get_lines() if len(line.get_xdata()) > 1][3]
     assert list(last.get_xdata()) == [128, 256, 512, 1024]  # one cell has no score
-    means = [o.score.mean for o in made.cells if o.cell.column == "all" and o.score]
+    means = [o.score.mean for o in analysis.cells if o.cell.column == "all" and o.score]
     assert list(last.get_ydata()) == means
     assert legend_names(figure) == ["none", "¼", "½", "all", "default: K = 512, ¼"]
     styles = {(line.get_linestyle(), line.get_marker()) for line in lines}

@@ -11,6 +11,7 @@ from mocose_hf.study.cli import main
 from mocose_hf.study.redaction import is_secret, redact_options, redact_text
 from mocose_hf.study.report.write_report import write_report
 from mocose_hf.study.storage import open_storage
+from mocose_hf.study.study import StudyData
 from mocose_hf.study.study_file import Search, read_study_file
 from mocose_hf.study.trial_runner import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
@@ -22,9 +23,9 @@ PASSWORD = "Sw0rd-0f-Test"
 
 @pytest.fixture
 def study_files(tmp_path):
-    made = sentences(40, seed=5)
+    texts = sentences(40, seed=5)
     (tmp_path / "text.txt").write_text("\n".join(sentences(600, seed=1)) + "\n")
-    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20)))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{texts[i]}\t{texts[i + 20]}\n" for i in range(20)))
     return tmp_path
 
 
@@ -86,12 +87,12 @@ def test_no_file_of_a_study_holds_a_secret(study_options, study_files, capsys):
     own = f"hf_{'a1B2' * 8}"
     (study_files / "mine.yaml").write_text(f"cells:\n  a:\n  b: {{hub_token: {own}}}\n")
     code = main(["run", str(study_files / "mine.yaml"), *study_options, "--hub-token", TOKEN, "--seeds", "0"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
     assert main(["list", str(study_files / "mine.yaml")]) == 0
-    said = "".join([said.out, said.err, *capsys.readouterr()])
+    output = "".join([captured.out, captured.err, *capsys.readouterr()])
     assert files_with(study_files / "study", TOKEN, own) == []
-    assert not any(secret in said for secret in (TOKEN, own))
+    assert not any(secret in output for secret in (TOKEN, own))
     (result, _) = (study_files / "study" / "mine").rglob("result.json")
     assert json.loads(result.read_text())["options"]["hub_token"] == "***"
     assert "option_hub_token" in (study_files / "study" / "mine.csv").read_text()
@@ -100,11 +101,11 @@ def test_no_file_of_a_study_holds_a_secret(study_options, study_files, capsys):
 def test_workers_with_other_tokens_share_a_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     store = TrialStore(open_storage(url), "mine")
-    store.describe({"hub_token": TOKEN, "max_steps": "3"})  # as an earlier version stored it
-    store.describe({"hub_token": "***", "max_steps": "3"})
-    assert store.run() == {"hub_token": "***", "max_steps": "3"}
+    store.begin({"hub_token": TOKEN, "max_steps": "3"})
+    store.begin({"hub_token": "***", "max_steps": "3"})
+    assert store.settings() == {"hub_token": "***", "max_steps": "3"}
     with pytest.raises(InputError) as error:
-        store.describe({"max_steps": "3"})
+        store.begin({"max_steps": "3"})
     assert TOKEN not in str(error.value)
 
 
@@ -114,7 +115,7 @@ def test_a_report_from_python_masks_secrets_too(tmp_path):
     study = Study("s", "S", "?", "", cells, options={"train_file": f"https://me:{PASSWORD}@host/text.csv"})
     results = [TrialResult("s", "a", 0, "complete", {"dev_spearman": 1.0}, options={"hub_token": TOKEN, "x": "1"})]
     results.append(TrialResult("s", "b", 0, "waiting"))
-    write_report(tmp_path, [(study, results, {"hub_token": TOKEN})])
+    write_report(tmp_path, [StudyData(study, results, {"hub_token": TOKEN})])
     assert files_with(tmp_path, TOKEN, PASSWORD) == []
 
 
@@ -146,10 +147,10 @@ def test_a_secret_makes_no_cells(tmp_path):
 def test_no_error_shows_the_password_of_a_storage(action, url, study_options, study_files, capsys):
     argv = ["run", "table3", *study_options] if action == "run" else ["report", str(study_files)]
     assert main([*argv, "--storage", url]) == 2
-    said = capsys.readouterr()
-    assert PASSWORD not in said.out + said.err
-    assert said.err.count("\n") == 1
-    assert "--storage" in said.err
+    output = capsys.readouterr()
+    assert PASSWORD not in output.out + output.err
+    assert output.err.count("\n") == 1
+    assert "--storage" in output.err
 
 
 def test_a_path_that_is_no_url_is_shown(tmp_path):
@@ -161,8 +162,8 @@ def test_no_error_shows_a_secret_of_the_command_line(study_options, capsys):
     assert (
         main(["run", "table3", *study_options, "--hub_token", "short-one", "short-one-too", "--x", "short-one"]) == 2
     )
-    said = capsys.readouterr().err
-    assert "short-one" not in said
+    output = capsys.readouterr().err
+    assert "short-one" not in output
 
 
 def test_the_reason_of_a_failed_trial_shows_no_secret(tmp_path):

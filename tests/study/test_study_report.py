@@ -5,6 +5,7 @@ import csv
 import re
 import sys
 import xml.etree.ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 from study_results import NASTY, all_studies, complete, decay_study, queue_study
 
 from mocose_hf.errors import InputError, SaveError
-from mocose_hf.study import Cell, Study
+from mocose_hf.study import Cell, Study, storage, trial_store
 from mocose_hf.study import cli as command
-from mocose_hf.study.report.write_report import PAGE, WRITTEN, write_report
+from mocose_hf.study.report.write_report import MANIFEST, PAGE, write_report
+from mocose_hf.study.study import StudyData
 
 pytest.importorskip("matplotlib")
 
@@ -55,9 +57,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def small(name: str = "small", plot: str = "", score: float = 70.0) -> tuple[Study, list]:
+def small(name: str = "small", plot: str = "", score: float = 70.0) -> StudyData:
     study = Study(name, "Small", "Why?", "", [Cell("a"), Cell("b")], plot=plot)
-    return study, [complete(name, cell, seed, score + seed) for cell in "ab" for seed in range(2)]
+    return StudyData(study, [complete(name, cell, seed, score + seed) for cell in "ab" for seed in range(2)])
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,10 @@ def report(tmp_path_factory) -> tuple[Path, list[Path]]:
     return folder, write_report(folder, with_settings())
 
 
-def with_settings() -> list[tuple]:
-    return [(*both, SETTINGS | {"max_steps": str(number)}) for number, both in enumerate(all_studies(), start=300)]
+def with_settings() -> list[StudyData]:
+    return [
+        StudyData(*both, SETTINGS | {"max_steps": str(number)}) for number, both in enumerate(all_studies(), start=300)
+    ]
 
 
 def endings(name: str) -> list[str]:
@@ -87,7 +91,7 @@ def test_each_study_has_its_files_and_the_page_is_last(report):
     names = [f"{study.name}{ending}" for study, _ in all_studies() for ending in endings(study.name)]
     assert [path.name for path in paths] == [*names, PAGE]
     assert all(path.parent == folder and path.stat().st_size for path in paths)
-    assert {path.name for path in folder.iterdir()} == {*names, PAGE, WRITTEN}
+    assert {path.name for path in folder.iterdir()} == {*names, PAGE, MANIFEST}
 
 
 def test_the_files_hold_the_study(report):
@@ -117,10 +121,10 @@ def test_without_a_plot_there_is_no_picture_and_matplotlib_is_not_needed(tmp_pat
     assert Page((tmp_path / PAGE).read_text(encoding="utf-8")).all("img") == []
 
 
-def test_nothing_is_written_where_matplotlib_is_missing(tmp_path, monkeypatch):
+def test_nothing_is_written_if_matplotlib_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="plots need matplotlib"):
-        write_report(tmp_path / "out", [decay_study()])
+        write_report(tmp_path / "out", [StudyData(*decay_study())])
     assert not (tmp_path / "out").exists()
 
 
@@ -159,9 +163,9 @@ def test_plots_are_in_the_page_and_named(report, page):
         assert study.title in image["alt"]
 
 
-def test_the_page_says_what_the_tables_say(page):
+def test_the_page_has_labels_notes_and_warnings(page):
     text = "".join(page.text)
-    for part in (NASTY, "How slow should the target be?", "Noise floor", "27"):
+    for part in (NASTY, "How slow should the target be?", "Minimum detectable difference", "27"):
         assert part in text
     assert "Failed: “η = 0.75”, seed 42: the disk | is full <now> & 100%." in text
     assert "“Not significant” does not mean equal" in text
@@ -179,7 +183,7 @@ def test_each_row_of_a_table_has_all_its_cells(report):
     assert tables[1].count('class="default"') >= 4
 
 
-def test_each_study_says_what_it_was_run_with(report):
+def test_each_section_lists_the_settings(report):
     """In its own section: that the first took 300 steps stands where the others say theirs."""
     text = (report[0] / PAGE).read_text(encoding="utf-8")
     sections = re.findall(r'<section id=".*?</section>', text, re.DOTALL)
@@ -196,9 +200,9 @@ def test_each_study_says_what_it_was_run_with(report):
     assert "max_steps" not in text.partition("<section id=")[0]
 
 
-def test_markdown_and_latex_say_what_the_study_was_run_with(report):
+def test_markdown_and_latex_list_the_settings(report):
     text = (report[0] / "ema_decay.md").read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("* Run with: "))
+    line = next(line for line in text.splitlines() if line.startswith("* Settings: "))
     for part in (r"encoder a \<tiny\> \& random one", f"training sentences {SHA256}", "seeds 42, 43, 44"):
         assert part in line
     text = (report[0] / "ema_decay.tex").read_text(encoding="utf-8")
@@ -207,8 +211,8 @@ def test_markdown_and_latex_say_what_the_study_was_run_with(report):
 
 
 def test_control_characters_do_not_reach_the_page(tmp_path):
-    study, results = small()
-    write_report(tmp_path, [(study, results, {"data": "a\x00b\x1b[31mc"})])
+    data = replace(small(), settings={"data": "a\x00b\x1b[31mc"})
+    write_report(tmp_path, [data])
     assert b"ab[31mc" in (tmp_path / PAGE).read_bytes()
 
 
@@ -217,19 +221,19 @@ def test_no_study_at_all_is_a_page(tmp_path):
     Page(path.read_text(encoding="utf-8"))
 
 
-def test_the_overview_counts_the_tests_that_there_are(report, tmp_path):
-    """Two single seeds are compared with nothing, so none of none was told apart."""
+def test_the_overview_counts_only_existing_tests(report, tmp_path):
+    """Two single seeds are compared with nothing, so none of none was expected apart."""
     names = ("one", "two")
     studies = [Study(name, name, "Why?", "", [Cell("a"), Cell("b")], plot="") for name in names]
     results = [[complete(name, cell, 0, 70.0) for cell in "ab"] for name in names]
     results[1] += [complete("two", "a", 1, 71.0), complete("two", "b", 1, 76.0)]
-    write_report(tmp_path, list(zip(studies, results, strict=True)))
+    write_report(tmp_path, [StudyData(*both) for both in zip(studies, results, strict=True)])
     overview = (tmp_path / PAGE).read_text(encoding="utf-8").partition("<h2>Overview</h2>")[2].partition("</table>")[0]
-    last = re.findall(r"<td>([^<]*)(?:<span class=\"below\">([^<]*)</span>)?</td></tr>", overview)
+    last = re.findall(r"<td>([^<]*)(?:<span class=\"below\">([^<]*)</span>)?</td>\s*</tr>", overview)
     assert last == [("–", "–"), ("0 of 1", "0 of 1")]
 
 
-def test_a_plot_of_lines_is_told_by_where_they_end(page):
+def test_the_alternative_text_gives_the_ends_of_lines(page):
     alternatives = [image["alt"] for image in page.all("img")]
     assert "table below" in alternatives[0]
     assert re.search(r"last evaluations of each cell: with predictor, 6\d\.\d\d; without", alternatives[2])
@@ -257,33 +261,33 @@ class Stored:
     """A storage's study of which one optional cell was left out."""
 
     def __init__(self, storage, name: str):
-        self.name, self.left_out = name, storage
+        self.name, self.skipped = name, storage
 
     def load(self):
         pass
 
-    def about(self) -> dict:
+    def declaration(self) -> dict:
         cells = [Cell("a"), Cell("b", optional=True)]
-        return Study(self.name, "Mine", "Why?", "", cells, plot="").as_dict() | self.left_out
+        return Study(self.name, "Mine", "Why?", "", cells, plot="").as_dict() | self.skipped
 
-    def run(self) -> dict:
+    def settings(self) -> dict:
         return {"max_steps": "9", "cell a": {}}
 
     def results(self) -> list:
         return [complete(self.name, "a", 0, 70.0)]
 
 
-def test_the_command_reports_what_a_storage_knows_of_the_run(tmp_path, monkeypatch, capsys):
+def test_the_command_reports_the_settings_of_a_storage(tmp_path, monkeypatch, capsys):
     """Also what the study itself has no field for: which optional cells were left out."""
-    monkeypatch.setattr(command, "TrialStore", Stored)
-    monkeypatch.setattr(command, "study_names", lambda storage: ["mine"])
+    monkeypatch.setattr(trial_store, "TrialStore", Stored)
+    monkeypatch.setattr(storage, "study_names", lambda _: ["mine"])
     command._report(tmp_path, {"left_out": ["b"]}, shown=["mine"])
-    said = capsys.readouterr().out
-    assert "1 of 1 trials are complete." in said
-    assert "Left out, as what it needs was not there: “b”." in said
-    assert r"Run with: seeds 0; max\_steps 9." in said
+    output = capsys.readouterr().out
+    assert "1 of 1 trials are complete." in output
+    assert "Skipped, because its requirements were missing: “b”." in output
+    assert r"Settings: seeds 0; max\_steps 9." in output
     command._report(tmp_path, {}, shown=["mine"])
-    assert "Left out" not in capsys.readouterr().out
+    assert "Skipped" not in capsys.readouterr().out
 
 
 # A second report
@@ -296,7 +300,7 @@ def test_a_second_report_writes_over_the_first_and_leaves_other_files(tmp_path):
     before = contents_of_files(tmp_path)
     write_report(tmp_path, [small(score=72.0)])
     after = contents_of_files(tmp_path)
-    assert {name for name in before if before[name] == after[name]} == {"mine.txt", WRITTEN}
+    assert {name for name in before if before[name] == after[name]} == {"mine.txt", MANIFEST}
     assert before.keys() == after.keys()
 
 
@@ -306,15 +310,15 @@ def contents_of_files(folder: Path) -> dict[str, bytes]:
 
 def test_a_file_of_someone_else_is_not_written_over(tmp_path):
     (tmp_path / "small.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match=r"small\.csv: is there and of no earlier report; move it away"):
+    with pytest.raises(InputError, match=r"small\.csv: exists, but no report wrote it; move it away"):
         write_report(tmp_path, [small()])
     assert contents_of_files(tmp_path) == {"small.csv": b"mine"}
-    (tmp_path / WRITTEN).write_text('{"files": 3}', encoding="utf-8")
-    with pytest.raises(InputError, match="is not as a report writes it"):
+    (tmp_path / MANIFEST).write_text('{"files": 3}', encoding="utf-8")
+    with pytest.raises(InputError, match="was not written by a report"):
         write_report(tmp_path, [small("other")])
 
 
-def test_what_a_study_no_longer_has_is_deleted_and_other_studies_stay(tmp_path):
+def test_obsolete_files_of_a_study_are_deleted_and_other_studies_stay(tmp_path):
     write_report(tmp_path, [small("one", "bars"), small("two", "bars")])
     write_report(tmp_path, [small("one", "")])
     names = contents_of_files(tmp_path).keys()
@@ -344,7 +348,7 @@ def test_a_killed_report_leaves_whole_files(tmp_path, monkeypatch, number):
     after = contents_of_files(tmp_path)
     assert after.keys() == before.keys()
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == set(done) - {WRITTEN}
+    assert changed == set(done) - {MANIFEST}
     assert (PAGE in changed) == (number == 6)  # after all the others
     write_report(tmp_path, [small(score=72.0)])
 
@@ -361,19 +365,19 @@ def test_a_first_report_that_was_killed_can_be_written_again(tmp_path, monkeypat
     write_report(tmp_path, [small()])
 
 
-def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_fails_with_one_line(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(
-        SaveError, match=r"the results cannot be written \(.*No space left on device\); what an earlier"
+        SaveError, match=r"the results cannot be written \(.*No space left on device\); free some space"
     ):
         write_report(tmp_path, [small()])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_fails(tmp_path):
     (tmp_path / "out").write_text("", encoding="utf-8")
     with pytest.raises(SaveError, match="out: the results cannot be written"):
         write_report(tmp_path / "out", [small()])
@@ -383,18 +387,18 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "with space", "ä"])
-def test_names_that_make_no_files_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="no name for files"):
+def test_invalid_study_names_fail(tmp_path, name):
+    with pytest.raises(InputError, match="not a valid file name"):
         write_report(tmp_path / "out", [small(name)])
     assert not (tmp_path / "out").exists()
 
 
-def test_two_studies_that_write_one_file_are_refused(tmp_path):
+def test_two_studies_with_the_same_file_fail(tmp_path):
     for one, other in (("a", "a"), ("a", "a_summary")):
-        with pytest.raises(InputError, match="another one writes a"):
+        with pytest.raises(InputError, match="another study also writes a"):
             write_report(tmp_path, [small(one), small(other)])
 
 
 def test_a_large_grid_is_reported(tmp_path):
-    write_report(tmp_path, [queue_study("bars")])
+    write_report(tmp_path, [StudyData(*queue_study("bars"))])
     assert (tmp_path / "queue.png").is_file()

@@ -10,8 +10,8 @@ from scipy import stats
 from study_results import NASTY, complete, decay_study
 
 from mocose_hf.study import Cell, Study, TrialResult
-from mocose_hf.study.analysis.analysis import ABOVE, BELOW, NOT_SIGNIFICANT, analyse, num_test_sets
-from mocose_hf.study.analysis.block_design import contrast
+from mocose_hf.study.analysis.analysis import BETTER, NOT_SIGNIFICANT, WORSE, analyse, num_test_sets
+from mocose_hf.study.analysis.block_design import block_test
 from mocose_hf.study.analysis.seed_tests import (
     Agreement,
     PairedTest,
@@ -40,10 +40,10 @@ def no_warnings():
 def test_a_mean_has_a_sample_standard_deviation_from_two_seeds_on():
     assert summary([]) is None
     assert summary([71.5]) == Summary(1, 71.5, None)
-    made = summary([70.0, 72.0, 77.0])
-    assert made.count == 3
-    assert made.mean == 73.0
-    assert made.sd == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+    analysis = summary([70.0, 72.0, 77.0])
+    assert analysis.count == 3
+    assert analysis.mean == 73.0
+    assert analysis.sd == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
 
 
 # The paired test
@@ -51,22 +51,22 @@ def test_a_mean_has_a_sample_standard_deviation_from_two_seeds_on():
 
 def test_the_paired_test_by_hand():
     """Differences 1, 2, 3: mean 2, sd 1, t = 2√3 with 2 degrees of freedom, whose p is 1 − t / √(t² + 2)."""
-    made = paired_test({1: 71.0, 2: 73.0, 3: 72.0, 9: 0.0}, {3: 69.0, 1: 70.0, 2: 71.0, 7: 100.0})
+    analysis = paired_test({1: 71.0, 2: 73.0, 3: 72.0, 9: 0.0}, {3: 69.0, 1: 70.0, 2: 71.0, 7: 100.0})
     t = 2 * math.sqrt(3)
     half = 4.302652729911275 / math.sqrt(3)
-    assert made.count == 3
-    assert made.difference == pytest.approx(2)
-    assert (made.low, made.high) == pytest.approx((2 - half, 2 + half))
-    assert made.p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
-    assert made.reason == ""
+    assert analysis.count == 3
+    assert analysis.difference == pytest.approx(2)
+    assert (analysis.low, analysis.high) == pytest.approx((2 - half, 2 + half))
+    assert analysis.p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+    assert analysis.reason == ""
 
 
 def test_the_paired_test_is_scipys():
     draw = random.Random(0)
     first, second = ({seed: draw.gauss(70, 1) for seed in range(5)} for _ in range(2))
-    made = paired_test(first, second)
-    assert made.p == pytest.approx(stats.ttest_rel(list(first.values()), list(second.values())).pvalue)
-    assert made.low < made.difference < made.high
+    analysis = paired_test(first, second)
+    assert analysis.p == pytest.approx(stats.ttest_rel(list(first.values()), list(second.values())).pvalue)
+    assert analysis.low < analysis.difference < analysis.high
 
 
 def test_too_few_seeds_are_not_tested():
@@ -78,11 +78,11 @@ def test_too_few_seeds_are_not_tested():
 def test_differences_that_do_not_vary_are_not_tested(step):
     """0.1 added to each differs by rounding alone, of which scipy makes a p of about 0."""
     default = {1: 70.3, 2: 71.7, 3: 69.1}
-    made = paired_test({seed: score + step for seed, score in default.items()}, default)
-    assert made.p is None
-    assert made.low is None
-    assert made.difference == pytest.approx(step)
-    assert made.reason == "the same difference with every seed"
+    analysis = paired_test({seed: score + step for seed, score in default.items()}, default)
+    assert analysis.p is None
+    assert analysis.low is None
+    assert analysis.difference == pytest.approx(step)
+    assert analysis.reason == "the same difference with every seed"
 
 
 # Many comparisons
@@ -175,8 +175,8 @@ SIDES = ((0.3, "greater"), (-0.3, "less"))
 
 def test_the_spread_over_seeds_by_hand():
     """Variances 2 (1 degree), 1 (2 degrees) and 4 (2 degrees): (2 + 2 + 8) / 5."""
-    made = spread_over_seeds([[1.0, 3.0], [4.0, 5.0, 6.0], [9.0, 11.0, 13.0], [70.0], []])
-    assert made == pytest.approx(math.sqrt(12 / 5))
+    analysis = spread_over_seeds([[1.0, 3.0], [4.0, 5.0, 6.0], [9.0, 11.0, 13.0], [70.0], []])
+    assert analysis == pytest.approx(math.sqrt(12 / 5))
     assert spread_over_seeds([]) is None
     assert spread_over_seeds([[70.0], [71.0], []]) is None
 
@@ -187,11 +187,11 @@ def test_the_spread_over_seeds_by_hand():
 def test_agreement_is_spearmans_over_common_cells():
     paper = {"a": 76.0, "b": 75.0, "c": 77.0, "d": 74.0, "only here": 99.0}
     ours = {"d": 60.0, "a": 63.0, "b": 61.0, "c": 62.0, "only there": 99.0}
-    made = agreement(paper, ours)
-    assert made.count == 4
-    assert made.correlation == pytest.approx(1 - 6 * 2 / (4 * 15))  # ranks differ by 1 in two cells
-    assert made.chance == pytest.approx(1 / math.sqrt(3))
-    assert made.best == ("c", "a")
+    analysis = agreement(paper, ours)
+    assert analysis.count == 4
+    assert analysis.correlation == pytest.approx(1 - 6 * 2 / (4 * 15))  # ranks differ by 1 in two cells
+    assert analysis.chance == pytest.approx(1 / math.sqrt(3))
+    assert analysis.best == ("c", "a")
 
 
 def test_few_or_constant_cells_have_no_rank_correlation():
@@ -206,32 +206,32 @@ def test_few_or_constant_cells_have_no_rank_correlation():
 
 def test_cells_are_tested_against_the_default_as_one_family():
     study, results = decay_study()
-    made = analyse(study, results)
-    outcomes = {outcome.cell.label: outcome for outcome in made.cells}
-    assert made.default is outcomes["η = 0.85"]
-    assert made.default.test is None
-    assert made.default.verdict == ""
-    tested = [outcome for outcome in made.cells if outcome.adjusted_p is not None]
+    analysis = analyse(study, results)
+    outcomes = {outcome.cell.label: outcome for outcome in analysis.cells}
+    assert analysis.default is outcomes["η = 0.85"]
+    assert analysis.default.test is None
+    assert analysis.default.verdict == ""
+    tested = [outcome for outcome in analysis.cells if outcome.adjusted_p is not None]
     assert len(tested) == 7  # of ten: the default, one with a single seed and one without are not
-    block = [outcome for outcome in made.cells if outcome.block_p is not None]
+    block = [outcome for outcome in analysis.cells if outcome.block_p is not None]
     assert block == tested
-    assert [o.block for o in block] == [contrast(made.model.scores, o.cell.label, "η = 0.85") for o in block]
+    assert [o.block for o in block] == [block_test(analysis.model.scores, o.cell.label, "η = 0.85") for o in block]
     assert [outcome.block_p for outcome in block] == pytest.approx(holm([o.block.p for o in block]))
-    assert outcomes[NASTY].block_verdict == BELOW
+    assert outcomes[NASTY].block_verdict == WORSE
     assert [o.adjusted_p for o in tested] == pytest.approx(holm([o.test.p for o in tested]))
-    assert outcomes[NASTY].verdict == BELOW
+    assert outcomes[NASTY].verdict == WORSE
     assert outcomes["η = 0.75"].verdict == "not tested: one common seed"
     assert outcomes["η = 0.95"].verdict == NOT_SIGNIFICANT
     assert outcomes["never run"].verdict == ""
     assert outcomes["never run"].score is None
 
 
-def test_a_cell_above_the_default_is_said_so():
+def test_a_better_cell_has_the_verdict_better():
     study = Study("s", "S", "?", "", [Cell("a"), Cell("b")])
     results = [complete("s", "a", seed, 70 + seed / 10) for seed in range(4)]
     results += [complete("s", "b", seed, 75 + seed / 9) for seed in range(4)]
-    assert analyse(study, results).cells[1].verdict == ABOVE
-    assert analyse(Study(**vars(study) | {"default": "b"}), results).cells[0].verdict == BELOW
+    assert analyse(study, results).cells[1].verdict == BETTER
+    assert analyse(Study(**vars(study) | {"default": "b"}), results).cells[0].verdict == WORSE
 
 
 def test_equivalence_has_the_bounds_that_the_study_declares():
@@ -240,21 +240,21 @@ def test_equivalence_has_the_bounds_that_the_study_declares():
     cells = [Cell(row) for row in "abc"]
     studies = {bound: Study("s", "S", "?", "", cells, equivalence_bound=bound) for bound in (1, 0.01)}
     declared = {bound: analyse(study, results) for bound, study in studies.items()}
-    found = {bound: [outcome.is_equivalent for outcome in made.cells] for bound, made in declared.items()}
+    found = {bound: [outcome.is_equivalent for outcome in analysis.cells] for bound, analysis in declared.items()}
     assert found == {1: [False, True, True], 0.01: [False, False, False]}
     tested = declared[1].cells[1:]
     assert [o.adjusted_equivalence_p for o in tested] == pytest.approx(holm([o.equivalence_p for o in tested]))
     assert Study("s", "S", "?", "", cells).equivalence_bound == 0.3
     for bound in (0, -1, math.inf, math.nan):
-        with pytest.raises(ValueError, match="`equivalence_bound` is a number above 0"):
+        with pytest.raises(ValueError, match=r"`equivalence_bound` is .* but must be a number above 0"):
             Study("s", "S", "?", "", cells, equivalence_bound=bound)
 
 
 def test_a_trial_that_is_not_there_is_not_counted():
     study, results = decay_study()
-    made = analyse(study, results)
-    assert len(made.trials) == 27
-    assert [outcome.num_seeds for outcome in made.cells] == [3] * 9 + [0]
+    analysis = analyse(study, results)
+    assert len(analysis.trials) == 27
+    assert [outcome.num_seeds for outcome in analysis.cells] == [3] * 9 + [0]
 
 
 def test_unfinished_trials_and_figures_that_are_no_numbers_do_not_count():
@@ -269,20 +269,20 @@ def test_unfinished_trials_and_figures_that_are_no_numbers_do_not_count():
 
 def test_the_paper_is_compared_with_development_pairs_and_test_sets():
     study, results = decay_study()
-    made = analyse(study, results)
-    assert list(made.agreements) == ["dev_spearman", "sts_avg_spearman"]
-    assert made.agreements["dev_spearman"].count == 7
-    assert made.agreements["dev_spearman"].best[0] == "η = 0.85"
+    analysis = analyse(study, results)
+    assert list(analysis.agreements) == ["dev_spearman", "sts_avg_spearman"]
+    assert analysis.agreements["dev_spearman"].count == 7
+    assert analysis.agreements["dev_spearman"].best[0] == "η = 0.85"
 
 
 def test_averages_over_fewer_test_sets_go_by_their_own_name():
     study = Study("s", "S", "?", "", [Cell("a"), Cell("b")])
     results = [complete("s", "a", 1, 70.0, figures={"sts_avg_of_4_spearman": 60.0, "sts_avg_of_x_spearman": 1.0})]
     results += [complete("s", "b", 1, 70.0, figures={"sts_avg_spearman": 60.0})]
-    made = analyse(study, results)
-    assert made.test_averages == ["sts_avg_spearman", "sts_avg_of_4_spearman"]
-    assert [num_test_sets(name) for name in made.test_averages] == [7, 4]
-    assert list(made.agreements) == []
+    analysis = analyse(study, results)
+    assert analysis.test_averages == ["sts_avg_spearman", "sts_avg_of_4_spearman"]
+    assert [num_test_sets(name) for name in analysis.test_averages] == [7, 4]
+    assert list(analysis.agreements) == []
 
 
 def test_a_cell_of_larger_noise_is_named():
@@ -290,30 +290,30 @@ def test_a_cell_of_larger_noise_is_named():
     draw = random.Random(4)
     results = [complete("s", row, seed, 70 + seed + draw.gauss(0, 0.1)) for row in "abc" for seed in range(3)]
     calm = analyse(study, results)
-    assert calm.widest is None
+    assert calm.noisy_cell is None
     results += [complete("s", "d", seed, 30 + 20.0 * seed) for seed in range(3)]
-    label, floor = analyse(study, results).widest
-    assert label == "d"
-    assert floor == calm.floor
+    noisy = analyse(study, results)
+    assert noisy.noisy_cell == "d"
+    assert noisy.detectable_without == calm.detectable
 
 
-def test_the_spread_over_seeds_holds_what_all_cells_share_and_the_noise_floor_does_not():
+def test_the_spread_covers_what_all_cells_share_and_the_detectable_difference_does_not():
     study = Study("s", "S", "?", "", [Cell(row) for row in "abc"])
     draw = random.Random(5)
     results = [complete("s", row, seed, 70 + 3 * seed + draw.gauss(0, 0.1)) for row in "abc" for seed in range(3)]
-    made = analyse(study, results)
-    assert made.spread > 2.9
-    assert made.floor.sd < 0.2
+    analysis = analyse(study, results)
+    assert analysis.spread > 2.9
+    assert analysis.detectable.sd < 0.2
 
 
 def test_trials_of_other_cells_are_kept_apart():
     study = Study("s", "S", "?", "", [Cell("a")])
-    made = analyse(study, [complete("s", "a", 1, 70.0), complete("s", "gone", 2, 70.0)])
-    assert [trial.cell for trial in made.foreign] == ["gone"]
-    assert len(made.trials) == 1
+    analysis = analyse(study, [complete("s", "a", 1, 70.0), complete("s", "gone", 2, 70.0)])
+    assert [trial.cell for trial in analysis.foreign] == ["gone"]
+    assert len(analysis.trials) == 1
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_trials_fail():
     study = Study("s", "S", "?", "", [Cell("a")])
     with pytest.raises(ValueError, match="has two trials of 'a' with seed 1"):
         analyse(study, [complete("s", "a", 1, 70.0), complete("s", "a", 1, 71.0)])

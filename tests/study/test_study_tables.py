@@ -1,4 +1,4 @@
-"""Tables of studies and what is said below them, and their CSV, Markdown and LaTeX."""
+"""Tables of studies and what is output below them, and their CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -12,9 +12,9 @@ from study_results import NASTY, collapse_study, complete, decay_study, queue_st
 from mocose_hf.study import Cell, Study, TrialResult
 from mocose_hf.study.analysis.analysis import analyse
 from mocose_hf.study.analysis.seed_tests import Summary, seeds_for_equivalence
-from mocose_hf.study.paper_studies import NAMED_STUDIES
+from mocose_hf.study.paper_studies import PAPER_STUDIES
 from mocose_hf.study.report.csv_export import summary_csv, trials_csv
-from mocose_hf.study.report.interpretation import notes
+from mocose_hf.study.report.interpretation import answer, notes, trial_notes
 from mocose_hf.study.report.markdown_latex import latex, latex_table, markdown_table, study_latex, study_markdown
 from mocose_hf.study.report.tables import Entry, cell_table, grid_table, mean_text, number, p_text, signed, study_table
 
@@ -24,13 +24,13 @@ DECAY, QUEUE = analyse(*decay_study()), analyse(*queue_study())
 def small_study(*scores: list[float], **study) -> tuple[Study, list[TrialResult]]:
     """A study of cells "a", "b", …, with a score for each of seeds 0, 1, …."""
     cells = [Cell(row) for row in "abcdefgh"[: len(scores)]]
-    made = Study(**{"name": "s", "title": "S", "question": "Why?", "source": "", "cells": cells} | study)
+    analysis = Study(**{"name": "s", "title": "S", "question": "Why?", "source": "", "cells": cells} | study)
     results = [
         complete("s", cell.label, seed, score)
         for cell, figures in zip(cells, scores, strict=True)
         for seed, score in enumerate(figures)
     ]
-    return made, results
+    return analysis, results
 
 
 def texts(table) -> dict[str, list[Entry]]:
@@ -65,9 +65,9 @@ def test_a_row_each_cell_with_paper_difference_and_test_sets():
         ("Paper", "Table 3"),
         ("Development pairs", "mean ± sd (seeds)"),
         ("Difference", "95 % CI"),
-        ("p, paired", "p, block"),
+        ("p, paired", "p, block design"),
         ("p, equivalent", "within ± 0.30"),
-        ("Verdict", "paired; block"),
+        ("Verdict", "paired; block design"),
         ("Mean of 7 STS test sets", "mean ± sd (seeds)"),
     ]
     assert [row[0].text for row in table.rows] == [
@@ -81,7 +81,7 @@ def test_a_row_each_cell_with_paper_difference_and_test_sets():
     assert difference.below == f"[{signed(outcome.test.low)}, {signed(outcome.test.high)}]"
     assert (p.text, p.below) == (f"{outcome.adjusted_p:.3f}", f"{outcome.block_p:.3f}")
     assert (equivalent.text, equivalent.below) == (f"{outcome.adjusted_equivalence_p:.3f}", "")
-    assert (verdict.text, verdict.below) == ("not significant", "block: not significant")
+    assert (verdict.text, verdict.below) == ("not significant", "block design: not significant")
     assert test_sets.text.endswith(" (3)")
 
 
@@ -101,7 +101,7 @@ def test_the_default_is_marked_and_not_tested():
     assert [entry.text for entry in marked[3:7]] == ["–", "–", "–", "the default"]
 
 
-def test_without_paper_and_test_sets_there_are_no_such_columns():
+def test_without_paper_and_test_sets_their_columns_are_missing():
     table = study_table(analyse(*small_study([70.0, 71.0], [72.0, 73.5])))
     heads = ["Cell", "Development pairs", "Difference", "p, paired", "p, equivalent", "Verdict"]
     assert [entry.text for entry in table.head] == heads
@@ -142,7 +142,7 @@ def test_the_grid_marks_what_is_significant():
     rows = texts(study_table(QUEUE))
     marks = [entry.text.partition(") ")[2] for entry in rows["K = 4096"][:3]]
     assert marks == ["", "↓ (↓)", ""]
-    arrows = {"below the default": "↓", "above the default": "↑"}
+    arrows = {"worse than the default": "↓", "better than the default": "↑"}
     for outcome in QUEUE.cells[:-1]:
         found = [arrows.get(outcome.verdict, ""), f"({arrows.get(outcome.block_verdict, '')})".replace("()", "")]
         entry = rows[outcome.cell.row][["none", "¼", "½", "all"].index(outcome.cell.column)]
@@ -160,17 +160,17 @@ def test_equivalence_is_marked_in_list_and_grid():
         for seed in range(6)
     ]
     study = Study("s", "S", "?", "", [Cell(row, "x") for row in shifts], equivalence_bound=0.5)
-    made = analyse(study, results)
-    rows = texts(grid_table(made))
+    analysis = analyse(study, results)
+    rows = texts(grid_table(analysis))
     assert [rows[row][0].text.partition(") ")[2] for row in shifts] == ["", "≈", "≈"]
-    assert "≈: equivalent to the default within ± 0.50 by two one-sided paired tests" in " ".join(
-        grid_table(made).legend
+    assert "≈: equivalent to the default within ± 0.50 by two one-sided paired t-tests" in " ".join(
+        grid_table(analysis).legend
     )
-    rows = texts(cell_table(made))
+    rows = texts(cell_table(analysis))
     assert [rows[f"{row}, x"][3].below for row in "bc"] == ["equivalent"] * 2
-    text = note(made, "Equivalent to the default within ± 0.50")
+    text = note(analysis, "Equivalent to the default within ± 0.50")
     assert "“b, x”, “c, x” of 2." in text
-    assert f"needs about {seeds_for_equivalence(math.sqrt(2) * made.floor.sd, 0.5)} seeds" in text
+    assert f"needs about {seeds_for_equivalence(math.sqrt(2) * analysis.detectable.sd, 0.5)} seeds" in text
 
 
 def test_a_place_of_the_grid_without_a_cell_is_empty():
@@ -188,19 +188,23 @@ def test_a_column_without_a_name_is_called_none():
     cells = [Cell("none"), Cell("ε", "FGSM"), Cell("ε", "signs")]
     table = grid_table(analyse(Study("s", "S", "?", "", cells), []))
     assert [entry.text for entry in table.head] == ["Cell", "none", "FGSM", "signs"]
-    assert all(entry.text for study in (*NAMED_STUDIES.values(), QUEUE.study) for entry in heads(study))
+    assert all(entry.text for study in (*PAPER_STUDIES.values(), QUEUE.study) for entry in heads(study))
 
 
 def heads(study) -> list[Entry]:
-    made = analyse(study, [])
-    return [*study_table(made).head, *cell_table(made).head]
+    analysis = analyse(study, [])
+    return [*study_table(analysis).head, *cell_table(analysis).head]
 
 
 # Notes
 
 
-def note(made, start: str) -> str:
-    (found,) = (line for line in notes(made) if line.startswith(start))
+def all_notes(analysis) -> list[str]:
+    return [*trial_notes(analysis), *notes(analysis)]
+
+
+def note(analysis, start: str) -> str:
+    (found,) = (line for line in all_notes(analysis) if line.startswith(start))
     return found
 
 
@@ -208,105 +212,137 @@ def test_the_notes_count_trials_and_give_reasons():
     assert note(DECAY, "24 of 27") == "24 of 27 trials are complete, 1 failed, 1 running, 1 waiting."
     assert note(DECAY, "Failed") == "Failed: “η = 0.75”, seed 42: the disk | is full <now> & 100%."
     assert note(QUEUE, "38 of 38") == "38 of 38 trials are complete."
-    assert note(QUEUE, "Without") == "Without a trial, as none was asked for: 1 of 20 cells."
+    assert note(QUEUE, "Not requested") == "Not requested: 1 of 20 cells."
 
 
-def test_the_notes_name_the_noise_floor_in_words():
-    floor = DECAY.floor
-    text = note(DECAY, "Noise floor")
-    assert text.startswith(
-        f"Noise floor: {floor.smallest_difference:.2f}, the smallest difference of two cells with 3 "
-    )
-    assert f"standard deviation of {floor.sd:.2f} (95 % CI {floor.low:.2f} to {floor.high:.2f}; 13 degrees" in text
-    assert "assume that a seed shifts all cells alike and that the noise is normal and of one size" in text
-    assert f"standard deviation of {DECAY.spread:.2f} (within" in note(DECAY, "Spread over seeds")
+def test_the_notes_explain_the_minimum_detectable_difference():
+    found = DECAY.detectable
+    text = note(DECAY, "Minimum detectable difference")
+    assert text.startswith(f"Minimum detectable difference: {found.minimum:.2f}.")
+    assert "3 shared seeds" in text
+    assert f"{found.sd:.2f} (95 % CI {found.low:.2f} to {found.high:.2f}; 13 degrees of freedom)" in text
+    assert "It assumes that a seed affects all cells equally, and normal noise of the same size in all cells." in text
+    assert f"standard deviation of {DECAY.spread:.2f} (pooled within" in note(DECAY, "Spread over seeds")
+
+
+def test_the_notes_give_the_actual_number_of_seeds():
+    for count, factors in ((3, "0.52 and 6.3"), (12, "0.71 and 1.7")):
+        analysis = analyse(*small_study(*[[70.0 + 0.1 * seed * row for seed in range(count)] for row in (1, 2)]))
+        assert f"With {count} seeds" in note(analysis, "Spread over seeds")
+        assert f"between {factors} times" in note(analysis, "Spread over seeds")
+
+
+def test_the_answer_names_the_best_cell_and_what_differs():
+    text = answer(DECAY)
+    assert text.startswith("Best: “η = 0.85” with 72.03 ± 0.28 (Spearman × 100, 3 seeds).")
+    assert text.endswith(f"“{NASTY}” is significantly worse than “η = 0.85”.")
+    equal = analyse(*small_study([70.0, 71.0, 72.5], [70.5, 71.5, 71.2]))
+    assert "does not differ significantly from the default, “a”." in answer(equal)
+    assert "No difference from the default can be tested yet." in answer(analyse(*small_study([70.0], [71.0])))
+    assert answer(analyse(*small_study([70.0]))) == "Best: “a” with 70.00 (Spearman × 100, 1 seed)."
+    assert answer(analyse(small_study([70.0])[0], [])) == "No result yet."
+
+
+def test_another_metric_heads_the_tables_and_comes_first_in_the_csv():
+    study, results = small_study([70.0, 71.0], [72.0, 73.5], metric="dev_uniformity")
+    results = [
+        TrialResult(**vars(trial) | {"figures": trial.figures | {"dev_uniformity": -2.0 - 0.01 * number}})
+        for number, trial in enumerate(results)
+    ]
+    analysis = analyse(study, results)
+    table = study_table(analysis)
+    assert table.head[1].text == "Uniformity, development pairs"
+    assert texts(table)["a (default)"][0].text == "−2.0050 ± 0.0071 (2)"
+    assert "smaller is better" in table.legend[0]
+    assert "“b” with −2.0250 ± 0.0071 (uniformity, 2 seeds)" in answer(analysis)
+    assert next(csv.DictReader(io.StringIO(trials_csv(analysis))))["dev_uniformity"] == "-2.0"
+    assert trials_csv(analysis).startswith("study,cell,row,column,seed,state,reason,dev_uniformity,")
 
 
 def test_the_notes_compare_with_the_paper():
     text = note(DECAY, "Best here")
     correlations = [DECAY.agreements[name].correlation for name in ("dev_spearman", "sts_avg_spearman")]
-    assert f"{correlations[0]:.2f} by development pairs (7 cells)" in text
-    assert f"{correlations[1]:.2f} by the mean of 7 STS test sets (7 cells)" in text
-    assert "best there: “η = 0.85”" in text
+    assert f"{correlations[0]:.2f} for development pairs (7 cells)" in text
+    assert f"{correlations[1]:.2f} for mean of 7 STS test sets (7 cells)" in text
+    assert "the best there is “η = 0.85”" in text
     assert "standard deviation of 0.41" in text
 
 
 def test_the_notes_say_which_cells_differ():
-    text = note(DECAY, "Against the default")
-    assert f"by the paired test: above: none; below: “{NASTY}”; not significant: 6; not tested: 1." in text
-    assert f"By the block test: above: none; below: “{NASTY}”; not significant: 6; not tested: 1." in text
+    text = note(DECAY, "Compared with the default")
+    assert f"by the paired t-test: better: none; worse: “{NASTY}”; not significant: 6; not tested: 1." in text
+    assert f"By the block-design t-test: better: none; worse: “{NASTY}”; not significant: 6; not tested: 1." in text
 
 
 def test_the_notes_name_the_family_that_the_error_rate_holds_for():
-    text = note(DECAY, "Family of Holm's method")
-    assert "the comparisons of this study with its default on the development pairs, 7 by the paired test" in text
-    assert "and, as a family of its own, 7 by the block test" in text
-    assert "Test sets, other studies and the choice of the better test are not part of it." in text
-    assert not any(line.startswith("Family") for line in notes(analyse(*small_study([70.0], [71.0]))))
+    text = note(DECAY, "Holm's method adjusts")
+    assert "7 paired t-tests and, separately, 7 block-design t-tests." in text
+    assert "This does not cover test sets, other studies, or picking the better of the two tests." in text
+    assert not any(line.startswith("Holm") for line in all_notes(analyse(*small_study([70.0], [71.0]))))
 
 
-def test_a_default_without_a_score_is_said():
+def test_a_default_without_a_score_is_noted():
     study, results = small_study([70.0, 71.0], [72.0, 73.0])
-    made = analyse(study, results[2:])
-    assert note(made, "The default") == "The default, “a”, has no complete trial, so no cell is tested against it."
+    analysis = analyse(study, results[2:])
+    assert note(analysis, "The default") == "The default, “a”, has no complete trial, so no cell is tested against it."
 
 
 def test_the_spread_of_the_means_is_set_against_that_of_equal_cells():
     equal = analyse(*small_study([70.0, 71.0, 72.0], [70.5, 71.5, 71.2], [71.0, 72.0, 70.2]))
-    assert note(equal, "The means of").endswith("so their order may be chance alone.")
+    assert note(equal, "The means of").endswith("so their order may be due to chance alone.")
     apart = analyse(*small_study([70.0, 70.1, 70.2], [75.5, 75.4, 75.2], [71.0, 71.1, 71.2]))
     assert note(apart, "The means of").endswith("so not all cells are equal.")
 
 
 def test_a_cell_that_spreads_more_is_named():
-    made = analyse(*small_study([70.0, 70.1, 70.2], [70.5, 70.4, 70.2], [30.0, 50.0, 71.2]))
-    assert "that of “c” is larger than that of the others beyond chance" in note(made, "The noise floor assumes")
-    assert not any(line.startswith("The noise floor assumes") for line in notes(DECAY))
+    analysis = analyse(*small_study([70.0, 70.1, 70.2], [70.5, 70.4, 70.2], [30.0, 50.0, 71.2]))
+    assert "The cell “c” is significantly noisier than the others." in note(analysis, "The cell")
+    assert not any("noisier" in line for line in all_notes(DECAY))
 
 
 def test_single_seeds_say_that_nothing_is_known():
-    made = analyse(*small_study([70.0], [71.0]))
-    assert "No two trained cells share two seeds, so nothing is known of the noise of a comparison." in notes(made)
-    assert not any(line.startswith("The means of") for line in notes(made))
+    analysis = analyse(*small_study([70.0], [71.0]))
+    assert "No two trained cells share two seeds, so the noise of a comparison is unknown." in all_notes(analysis)
+    assert not any(line.startswith("The means of") for line in all_notes(analysis))
 
 
-def test_interrupted_trials_are_said_to_be_taken_up():
+def test_interrupted_trials_are_noted():
     study, results = small_study([70.0, 71.0])
     results += [TrialResult("s", "a", seed, "interrupted") for seed in (2, 3)]
-    made = analyse(study, [*results, TrialResult("s", "a", 4, "running"), TrialResult("s", "a", 5, "waiting")])
-    expected = "2 of 6 trials are complete, 1 running, 2 interrupted, taken up by the next run, 1 waiting."
-    assert note(made, "2 of 6") == expected
+    analysis = analyse(study, [*results, TrialResult("s", "a", 4, "running"), TrialResult("s", "a", 5, "waiting")])
+    expected = "2 of 6 trials are complete, 1 running, 2 interrupted (the next run resumes them), 1 waiting."
+    assert note(analysis, "2 of 6") == expected
 
 
-def test_only_trials_that_are_there_are_counted_and_what_was_left_out_is_named():
+def test_only_existing_trials_count_and_skipped_cells_are_named():
     study, results = small_study([70.0, 71.0], [72.0, 73.0], [71.0, 71.0], [70.0, 70.0])
-    made = analyse(study, results[:4], left_out=["d"])
-    assert note(made, "4 of") == "4 of 4 trials are complete."
-    assert note(made, "Left out") == "Left out, as what it needs was not there: “d”."
-    assert note(made, "Without") == "Without a trial, as none was asked for: 1 of 4 cells."
-    assert not any(line.startswith(("Left out", "Without")) for line in notes(analyse(study, results)))
+    analysis = analyse(study, results[:4], skipped=["d"])
+    assert note(analysis, "4 of") == "4 of 4 trials are complete."
+    assert note(analysis, "Skipped") == "Skipped, because its requirements were missing: “d”."
+    assert note(analysis, "Not requested") == "Not requested: 1 of 4 cells."
+    assert not any(line.startswith(("Skipped", "Not requested")) for line in all_notes(analyse(study, results)))
 
 
-def test_cells_that_are_not_trained_are_outside_the_range_and_said_to_be_judged_by_less():
+def test_cells_without_training_are_outside_the_range_and_noted():
     study, results = small_study([70.0, 71.0, 72.0], [70.5, 71.5, 71.2], [71.0, 72.0, 70.2], [40.0])
     without = note(analyse(study, results[:9]), "The means of")
     study = Study(**vars(study) | {"cells": [*study.cells[:3], Cell("d", options={"baseline": "start"})]})
-    made = analyse(study, results)
-    assert note(made, "The means of the 3 trained cells") == without
-    assert "which favours training" in note(made, "Not trained: “d”.")
-    assert not any(line.startswith("Not trained") for line in notes(DECAY))
+    analysis = analyse(study, results)
+    assert note(analysis, "The means of the 3 trained cells") == without
+    assert "which favours training" in note(analysis, "Not trained: “d”.")
+    assert not any(line.startswith("Not trained") for line in all_notes(DECAY))
 
 
-def test_nothing_run_is_said_in_one_note():
+def test_without_trials_there_is_one_note():
     study, _ = small_study([70.0])
-    assert notes(analyse(study, [])) == ["No trial was run yet."]
+    assert all_notes(analyse(study, [])) == ["No trial has run yet."]
 
 
 def test_scores_that_are_no_numbers_and_cells_that_are_gone_are_named():
     study, results = small_study([70.0, math.nan])
-    made = analyse(study, [*results, complete("s", "gone", 0, 70.0)])
-    assert "Complete, but without a score that is a number: “a”, seed 1." in notes(made)
-    assert "Left out, as the study has no such cell: 1 trial of “gone”." in notes(made)
+    analysis = analyse(study, [*results, complete("s", "gone", 0, 70.0)])
+    assert "Complete, but without a finite score: “a”, seed 1." in all_notes(analysis)
+    assert "Ignored, because the study has no such cell: 1 trial of “gone”." in all_notes(analysis)
 
 
 # CSV
@@ -335,7 +371,7 @@ def test_the_trials_csv_has_all_options_those_that_are_alike_too():
     assert (grid[2]["row"], grid[2]["column"], grid[2]["option_part"]) == ("K = 256", "none", "none")
 
 
-def test_a_trial_that_waits_has_the_options_that_it_will_be_run_with():
+def test_a_waiting_trial_has_the_options_that_it_will_run_with():
     """The others' rate in place of the study's own, which the command line overrode, and its cell's own decay."""
     study, results = decay_study()
     study = Study(**vars(study) | {"options": {"learning_rate": 1e-3}})
@@ -397,7 +433,7 @@ def test_markdown_escapes_its_marks():
 
 def test_markdown_has_title_question_and_notes():
     text = study_markdown(DECAY)
-    assert text.startswith("## EMA decay (Table 3)\n\nHow slow should the target be?\n\n| ")
+    assert text.startswith("## EMA decay (Table 3)\n\nHow slow should the target be?\n\nBest: “η = 0.85” with ")
     assert "\n* 24 of 27 trials are complete" in text
     assert text.endswith("\n")
 
@@ -442,9 +478,9 @@ def test_latex_is_closed_and_in_ascii(study):
         assert text.count(f"\\{rule}\n") == text.count("\\begin{table}")
 
 
-@pytest.mark.parametrize("made", [DECAY, QUEUE], ids=["list", "grid"])
-def test_latex_has_as_many_columns_in_each_line(made):
-    table = study_table(made)
+@pytest.mark.parametrize("analysis", [DECAY, QUEUE], ids=["list", "grid"])
+def test_latex_has_as_many_columns_in_each_line(analysis):
+    table = study_table(analysis)
     text = latex_table(table)
     lines = [line for line in text.split("\n") if line.endswith(r"\\") or line.endswith("[1pt]")]
     assert {len(re.split(r"(?<!\\)&", line)) for line in lines} == {len(table.head)}

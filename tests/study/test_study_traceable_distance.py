@@ -28,7 +28,7 @@ def test_a_target_that_copies_the_online_branch_is_the_least_distance():
     assert (found.ema_decay, found.queue_size) == (0.0, 0)
 
 
-def test_ratios_are_taken_as_given_where_they_are_possible():
+def test_given_ratios_are_used_if_possible():
     assert [found.queue_size for found in solve(5.0, 10, ratios=[3, 4, 5])] == [30, 40]
 
 
@@ -39,19 +39,19 @@ def test_each_setting_can_be_used_as_it_is():
 
 
 def test_the_sentences_say_which_queues_they_allow():
-    notes = {found.queue_size: found.note for found in solve(40.0, batch_size=64, sentences=1000)}
+    notes = {found.queue_size: found.note for found in solve(40.0, batch_size=64, num_sentences=1000)}
 
     assert notes[0] == ""
-    assert notes[64] == "holds 6.40% of the sentences; over several epochs, mask_same_sentence"
-    assert notes[2048].startswith("not with 1,000 sentences")
+    assert notes[64] == "holds 6.40% of the sentences; set mask_same_sentence for several epochs"
+    assert notes[2048].startswith("too large for 1,000 sentences")
     assert all(note == "" for note in (found.note for found in solve(40.0, 64)))
-    (whole,) = solve(40.0, 10, sentences=100, ratios=[9])
+    (whole,) = solve(40.0, 10, num_sentences=100, ratios=[9])
     assert whole.note.startswith("holds 90.00%")  # 90 queued keys and a batch of 10: each sentence once
-    (more,) = solve(40.0, 10, sentences=99, ratios=[9])
-    assert more.note.startswith("not with 99 sentences")
+    (more,) = solve(40.0, 10, num_sentences=99, ratios=[9])
+    assert more.note.startswith("too large for 99 sentences")
 
 
 @pytest.mark.parametrize(("distance", "batch"), [(0.5, 64), (math.inf, 64), (math.nan, 64), (14.67, 0)])
-def test_numbers_outside_their_range_are_refused(distance, batch):
-    with pytest.raises(ValueError, match=r"`d_trace` and `batch_size` are numbers from 1 on"):
+def test_numbers_out_of_range_fail(distance, batch):
+    with pytest.raises(ValueError, match=r"`d_trace`.*`batch_size`.*at least 1"):
         solve(distance, batch)

@@ -9,7 +9,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.correlation import spearman
-from mocose_hf.evaluation.tfidf import TfidfModel
 from mocose_hf.study.trial_runner import TrialRunner, as_arguments
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
@@ -20,9 +19,9 @@ import run_mocose
 
 @pytest.fixture
 def common(encoder_dir, tmp_path) -> dict[str, object]:
-    text, pairs, made = tmp_path / "text.txt", tmp_path / "pairs.tsv", sentences(40, seed=5)
+    text, pairs, texts = tmp_path / "text.txt", tmp_path / "pairs.tsv", sentences(40, seed=5)
     text.write_text("\n".join(sentences(64)) + "\n", encoding="utf-8")
-    pairs.write_text("".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20)), encoding="utf-8")
+    pairs.write_text("".join(f"{i * 0.25:.2f}\t{texts[i]}\t{texts[i + 20]}\n" for i in range(20)), encoding="utf-8")
     return {
         "model_name_or_path": str(encoder_dir),
         "train_file": str(text),
@@ -43,7 +42,7 @@ def runner(common, tmp_path) -> TrialRunner:
     return TrialRunner("mine", common, tmp_path / "trials")
 
 
-def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
+def test_a_trial_gives_the_results_of_the_command(runner, common, tmp_path):
     result = runner.run("η = 0.5", {"ema_decay": 0.5}, seed=3)
     out = tmp_path / "command"
     options = common | {"ema_decay": 0.5, "seed": 3, "output_dir": str(out)}
@@ -62,7 +61,7 @@ def test_a_trial_gives_what_the_command_gives(runner, common, tmp_path):
     assert result.options["ema_decay"] == 0.5
 
 
-def test_the_cosines_of_the_pairs_are_those_of_the_best_checkpoint(runner, common, tmp_path):
+def test_the_pair_cosines_come_from_the_best_checkpoint(runner, common, tmp_path):
     for label, options in (("trained", {}), ("start", {"baseline": "start"}), ("TF-IDF", {"baseline": "tfidf"})):
         result = runner.run(label, options, seed=0)
         assert result.pair_scores == [i * 0.25 for i in range(20)]
@@ -82,7 +81,7 @@ def test_seeds_give_different_scores_and_the_order_of_trials_does_not_matter(run
     assert first[0] != first[1]
 
 
-def test_checkpoints_go_when_a_trial_is_done_unless_they_are_to_stay(common, tmp_path):
+def test_checkpoints_of_finished_trials_are_deleted_by_default(common, tmp_path):
     for keep in (False, True):
         runner = TrialRunner("mine", common, tmp_path / str(keep), keep_models=keep)
         runner.run("a", {}, seed=0)
@@ -91,7 +90,7 @@ def test_checkpoints_go_when_a_trial_is_done_unless_they_are_to_stay(common, tmp
         assert json.loads((folder / "result.json").read_text())["state"] == "complete"
 
 
-def test_an_interrupted_trial_goes_on_to_the_same_end(runner, common, tmp_path, monkeypatch):
+def test_an_interrupted_trial_resumes_to_the_same_result(runner, common, tmp_path, monkeypatch):
     whole = runner.run("whole", {}, seed=0)
     steps = []
 
@@ -101,7 +100,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_end(runner, common, tmp_path, 
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
-        runner.run("broken", {}, seed=0, beat=interrupt)
+        runner.run("broken", {}, seed=0, heartbeat=interrupt)
     broken = runner.run("broken", {}, seed=0)
 
     assert broken.curve == whole.curve
@@ -117,7 +116,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_end(runner, common, tmp_path, 
         ({"baseline": "word2vec"}, "the baseline 'word2vec' is unknown"),
     ],
 )
-def test_a_trial_that_cannot_be_run_fails_with_its_reason(runner, options, reason):
+def test_an_impossible_trial_fails_with_its_reason(runner, options, reason):
     result = runner.run("a", options, seed=0)
 
     assert result.state == "failed"
@@ -128,18 +127,18 @@ def test_a_trial_that_cannot_be_run_fails_with_its_reason(runner, options, reaso
 
 def test_cells_are_checked_before_any_is_run(runner, common, tmp_path):
     with pytest.raises(InputError, match=r"mine, cell b: .*`ema_decay` lies in \[0, 1\], but is 2"):
-        runner.check({"a": {}, "b": {"ema_decay": 2}})
-    for name, told in (
+        runner.validate({"a": {}, "b": {"ema_decay": 2}})
+    for name, expected in (
         ("model_name_or_path", "--encoder is needed"),
         ("train_file", "--train_file or --dataset_name is needed"),
         ("validation_file", "--senteval_dir or --validation_file is needed"),
     ):
         without = {key: value for key, value in common.items() if key != name}
-        with pytest.raises(InputError, match=told):
-            TrialRunner("mine", without, tmp_path).check({"a": {}})
+        with pytest.raises(InputError, match=expected):
+            TrialRunner("mine", without, tmp_path).validate({"a": {}})
 
 
-def test_a_cell_of_another_algorithm_leaves_out_options_of_all_cells_that_it_has_no_place_for(runner):
+def test_a_cell_with_another_algorithm_ignores_common_options_that_the_algorithm_lacks(runner):
     simcse = runner.run("SimCSE", {"algorithm": "simcse"}, seed=0)
     assert simcse.state == "complete", simcse.reason
 
@@ -159,19 +158,13 @@ def test_the_start_is_scored_without_training(runner, common):
 def test_tfidf_scores_as_cosines_of_scikit_learn(runner, common):
     result = runner.run("TF-IDF", {"baseline": "tfidf"}, seed=0)
 
-    made = sentences(40, seed=5)
+    texts = sentences(40, seed=5)
     corpus = sentences(64)
-    vectors = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(corpus).transform(made)
+    vectors = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(corpus).transform(texts)
     cosines = [float((vectors[i] @ vectors[i + 20].T).sum()) for i in range(20)]
     assert result.figures["dev_spearman"] == pytest.approx(
         spearman(torch.tensor(cosines), [i * 0.25 for i in range(20)])
     )
-
-
-def test_tfidf_gives_unknown_words_nothing():
-    embeddings = TfidfModel(["a cat", "a dog"]).encode(["cat dog", "bird"])
-    assert embeddings.shape == (2, 2)
-    assert embeddings[1].tolist() == [0.0, 0.0]
 
 
 def test_test_sets_are_scored_once_at_the_end(common, tmp_path):
@@ -179,7 +172,7 @@ def test_test_sets_are_scored_once_at_the_end(common, tmp_path):
     write_senteval(folder)
     del common["validation_file"]
     runner = TrialRunner("mine", common | {"senteval_dir": str(folder), "allow_partial_tasks": True}, tmp_path / "t")
-    runner.check({"a": {}})
+    runner.validate({"a": {}})
     figures = runner.run("a", {}, seed=0).figures
     tests = {name for name in figures if name.endswith("_spearman")}
     assert {"sts12_spearman", "stsb_spearman", "sickr_spearman"} <= tests
@@ -190,7 +183,7 @@ def test_test_sets_are_scored_once_at_the_end(common, tmp_path):
     assert {name for name in figures if name.startswith("sts")} == set()
 
 
-def test_the_spectrum_is_kept_where_it_is_asked_for(common, tmp_path):
+def test_the_spectrum_is_kept_on_request(common, tmp_path):
     runner = TrialRunner("mine", common, tmp_path, spectrum=True)
     for label, options in (("trained", {}), ("start", {"baseline": "start"})):
         spectrum = runner.run(label, options, seed=0).spectrum
@@ -215,21 +208,78 @@ def test_labels_make_different_folders(runner):
 
 
 def test_options_are_typed_as_the_command_line_takes_them():
-    made = as_arguments({"a": True, "b": None, "c": [1, 2], "d": -1e-9, "e": "x y"})
-    assert made == ["--a=true", "--c", "1", "2", "--d=-1e-09", "--e=x y"]
+    arguments = as_arguments({"a": True, "b": None, "c": [1, 2], "d": -1e-9, "e": "x y"})
+    assert arguments == ["--a=true", "--c", "1", "2", "--d=-1e-09", "--e=x y"]
 
 
-def test_other_development_sets_are_scored_beside_the_pairs(common, tmp_path):
-    labels, made = tmp_path / "bank.tsv", sentences(24, seed=8)
-    labels.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(made))]))
-    options = common | {"label_file": [str(labels)], "dev_from_text": 20}
+@pytest.fixture
+def labels(tmp_path) -> str:
+    path, texts = tmp_path / "bank.tsv", sentences(24, seed=8)
+    path.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(texts))]))
+    return str(path)
+
+
+def test_other_development_sets_are_scored_beside_the_pairs(common, labels, tmp_path):
+    options = common | {"label_file": [labels], "dev_from_text": 20}
     runner = TrialRunner("mine", options, tmp_path / "trials")
-    runner.check({"a": {}, "start": {"baseline": "start"}})
+    runner.validate({"a": {}, "start": {"baseline": "start"}})
     assert "SHA-256 of the development sets" in runner.digests("a")
     trained, start = (runner.run(label, cell, 0) for label, cell in (("a", {}), ("start", {"baseline": "start"})))
     for result in (trained, start):
         assert result.state == "complete"
         assert {"bank_precision_at_10", "dev_from_text_mrr_at_10", "dev_spearman"} <= result.figures.keys()
     del options["validation_file"]
-    with pytest.raises(InputError, match="--senteval_dir or --validation_file is needed: a study compares Spearman"):
-        TrialRunner("mine", options, tmp_path / "trials").check({"a": {}})
+    with pytest.raises(InputError, match="--senteval_dir or --validation_file is needed"):
+        TrialRunner("mine", options, tmp_path / "trials").validate({"a": {}})
+
+
+def test_a_development_figure_ranks_the_cells_and_selects_the_checkpoint(common, labels, tmp_path):
+    metric = "bank_knn_accuracy_at_10"
+    with_pairs = TrialRunner("mine", common | {"label_file": [labels]}, tmp_path / "t", metric=metric)
+    with_pairs.validate({"a": {}})
+    result = with_pairs.run("a", {}, seed=0)
+    best = max(score for step, score in result.curve if step > 0)
+    assert result.figures[metric] == best
+    assert dict(result.curve)[result.figures["dev_step"]] == best
+    assert result.figures[f"last_{metric}"] == result.curve[-1][1]
+    assert "dev_spearman" in result.figures
+
+    alone = {name: value for name, value in common.items() if name != "validation_file"} | {"label_file": [labels]}
+    runner = TrialRunner("mine", alone, tmp_path / "u", metric=metric)
+    runner.validate({"a": {}, "start": {"baseline": "start"}})
+    for options in ({}, {"baseline": "start"}):
+        result = runner.run("a", options, seed=0)
+        assert (result.state, result.reason) == ("complete", "")
+        assert metric in result.figures
+        assert "dev_spearman" not in result.figures
+
+
+def test_a_metric_that_no_trial_has_is_an_error(common, tmp_path):
+    for metric in ("faq_mrr_at_10", "sts_avg_spearman", "mr_test_accuracy"):
+        with pytest.raises(InputError, match=f"`metric` {metric} is not a figure of these trials; choose one of dev_"):
+            TrialRunner("mine", common, tmp_path, metric=metric).validate({"a": {}})
+    TrialRunner("mine", common, tmp_path, metric="last_dev_spearman").validate({"a": {}})
+
+
+def test_options_that_a_cell_makes_idle_are_left_out_of_it(runner):
+    cell = {"queue_size": 0}
+    runner.validate({"no queue": cell})
+    result = runner.run("no queue", cell, seed=0)
+    assert (result.state, result.reason) == ("complete", "")
+    assert result.options["queue_size"] == 0
+    assert "queue_init_size" not in result.options  # which all other cells have
+    assert runner.run("a", {}, seed=0).options["queue_init_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "option"),
+    [
+        ({"queue_size": 0, "queue_window": "newest"}, "queue_window"),
+        ({"ema_schedule": "constant_distance", "ema_decay_end": 0.9}, "ema_decay_end"),
+        ({"augment_view": "both"}, "augment_view"),
+        ({"relation_temperature": 0.2}, "relation_temperature"),
+    ],
+)
+def test_an_option_without_effect_fails_before_the_first_run(runner, cell, option):
+    with pytest.raises(InputError, match=f"mine, cell b: .*`{option}`"):
+        runner.validate({"a": {}, "b": cell})

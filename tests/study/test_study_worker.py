@@ -9,8 +9,8 @@ from transformers import BertModel
 
 from mocose_hf.errors import InputError
 from mocose_hf.study import Cell, Study
-from mocose_hf.study.results import TrialResult
 from mocose_hf.study.storage import open_storage
+from mocose_hf.study.study import TrialResult
 from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial_store import TrialStore
 from mocose_hf.study.worker import Worker
@@ -20,9 +20,9 @@ STUDY = Study("mine", "Mine", "Which?", "", [Cell("a"), Cell("b", options={"ema_
 
 @pytest.fixture
 def files(encoder_dir, tmp_path):
-    made = sentences(40, seed=5)
+    texts = sentences(40, seed=5)
     (tmp_path / "text.tsv").write_text("text\tother\n" + "".join(f"{text}\t{text} today\n" for text in sentences(64)))
-    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{made[i]}\t{made[i + 20]}\n" for i in range(20)))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{i * 0.25:.2f}\t{texts[i]}\t{texts[i + 20]}\n" for i in range(20)))
     shutil.copytree(encoder_dir, tmp_path / "encoder")
     return tmp_path
 
@@ -45,7 +45,7 @@ def storage(files):
 
 def prepare(storage, study, options, seeds=(0,), cells=None, say=lambda line: None) -> tuple[Worker, TrialStore]:
     worker, store = Worker(study, seeds, options, "trials", say, cells), TrialStore(storage, study.name)
-    worker.check()
+    worker.validate()
     worker.prepare(store)
     return worker, store
 
@@ -53,10 +53,10 @@ def prepare(storage, study, options, seeds=(0,), cells=None, say=lambda line: No
 def run_all(worker, store) -> list[tuple[str, int]]:
     """Take what the worker would run, as if each trial gave 50."""
     taken = []
-    while (claim := worker._next()) is not None:
-        for seed in claim.seeds:
-            taken.append((claim.cell, seed))
-            store.record(claim, TrialResult(store.name, claim.cell, seed, "complete", {"dev_spearman": 50.0}))
+    while (lease := worker._next()) is not None:
+        for seed in lease.seeds:
+            taken.append((lease.cell, seed))
+            store.record(lease, TrialResult(store.name, lease.cell, seed, "complete", {"dev_spearman": 50.0}))
     return taken
 
 
@@ -77,22 +77,22 @@ def other_vocabulary(files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (other_pairs, "`SHA-256 of the development pairs` was"),
         (other_weights, "`SHA-256 of the encoder` was"),
         (other_vocabulary, "`SHA-256 of the encoder` was"),
     ],
 )
-def test_other_content_under_the_same_name_is_refused(storage, files, common, change, told):
+def test_other_content_under_the_same_name_fails(storage, files, common, change, expected):
     prepare(storage, STUDY, common)
     change(files)
 
-    with pytest.raises(InputError, match=f"begun otherwise: {told}"):
+    with pytest.raises(InputError, match=f"began with other settings: {expected}"):
         prepare(storage, STUDY, common)
 
 
-def test_the_same_content_under_other_names_goes_on(storage, files, common):
+def test_the_same_content_under_other_names_resumes(storage, files, common):
     prepare(storage, STUDY, common)
     shutil.copytree(files, files / "elsewhere", ignore=shutil.ignore_patterns("study.db"))
     (files / "elsewhere" / "encoder").rename(files / "elsewhere" / "other-name")
@@ -103,7 +103,7 @@ def test_the_same_content_under_other_names_goes_on(storage, files, common):
     })  # fmt: skip
 
 
-def test_what_is_shown_and_where_it_runs_may_differ_between_workers(storage, common):
+def test_display_and_location_options_may_differ_between_workers(storage, common):
     prepare(storage, STUDY, common)
 
     prepare(storage, STUDY, common | {"disable_tqdm": True, "logging_steps": 7, "report_to": "none", "use_cpu": False})
@@ -111,7 +111,7 @@ def test_what_is_shown_and_where_it_runs_may_differ_between_workers(storage, com
         prepare(storage, STUDY, common | {"max_steps": 7})
 
 
-def test_other_test_sets_are_refused(storage, files, common):
+def test_other_test_sets_fail(storage, files, common):
     write_senteval(files / "senteval")
     common |= {"senteval_dir": str(files / "senteval"), "allow_partial_tasks": True}
     prepare(storage, STUDY, common)
@@ -120,17 +120,6 @@ def test_other_test_sets_are_refused(storage, files, common):
     (scores,) = (files / "senteval").rglob("STS.gs.FNWN.txt")
     scores.write_text("\n".join(scores.read_text().splitlines()[::-1]) + "\n")
     with pytest.raises(InputError, match="`SHA-256 of the test sets` was"):
-        prepare(storage, STUDY, common)
-
-
-def test_a_study_of_an_earlier_version_goes_on_and_its_content_is_known_from_then_on(storage, files, common):
-    _, store = prepare(storage, STUDY, common)
-    run = {name: value for name, value in store.run().items() if not name.startswith("SHA-256")}
-    store._study.set_user_attr("run", run)
-
-    prepare(storage, STUDY, common)
-    other_pairs(files)
-    with pytest.raises(InputError, match="`SHA-256 of the development pairs` was"):
         prepare(storage, STUDY, common)
 
 
@@ -148,20 +137,20 @@ def test_a_cell_of_other_sentences_may_come_or_go_but_not_change(storage, files,
 
 def test_optional_cells_that_cannot_be_run_are_kept_as_left_out(storage, files, common):
     cells = [Cell("a"), *(Cell(f"x{i}", options={"key_column": f"x{i}"}, optional=True) for i in (1, 2))]
-    study, said = Study("mine", "Mine", "Which?", "", cells), []
-    _, store = prepare(storage, study, common, say=said.append)
-    assert store.about()["left_out"] == ["x1", "x2"]
-    assert [line.startswith("Left out: ") for line in said] == [True, True]
-    assert Study.from_dict(store.about()).name == "mine"
+    study, output = Study("mine", "Mine", "Which?", "", cells), []
+    _, store = prepare(storage, study, common, say=output.append)
+    assert store.declaration()["left_out"] == ["x1", "x2"]
+    assert [line.startswith("Skipped: ") for line in output] == [True, True]
+    assert Study.from_dict(store.declaration()).name == "mine"
 
     path = files / "text.tsv"
     path.write_text(path.read_text().replace("other", "x1", 1))
     prepare(storage, study, common, cells=["a", "x1"])
-    assert store.about()["left_out"] == ["x2"]
+    assert store.declaration()["left_out"] == ["x2"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"queue_window": "oldst"}, "`queue_window`"),
         ({"queue_size": 64, "queue_init_size": 128}, "`queue_init_size` is 128 but `queue_size` is 64"),
@@ -170,32 +159,32 @@ def test_optional_cells_that_cannot_be_run_are_kept_as_left_out(storage, files, 
         ({"algorithm": "simcse", "ema_decay": 0.5}, "`ema_decay` is 0.5, but SimCSE has no target"),
         ({"algorithm": "simcse", "queue_size": 64}, "`queue_size` is 64, but the algorithm simcse has no such option"),
         ({"algorithm": "released", "ema_decay_end": 0.9}, "The released schedule of η"),
-        ({"baseline": "word2vec"}, "the baseline 'word2vec' is unknown; there are start and tfidf"),
-        ({"seed": 3}, "--seed is not for a trial to choose: a study runs each cell with all seeds that --seeds"),
-        ({"output_dir": "o"}, "--output_dir is not for a trial to choose"),
+        ({"baseline": "word2vec"}, "the baseline 'word2vec' is unknown; choose start or tfidf"),
+        ({"seed": 3}, "--seed cannot be set for a trial: a study runs each cell with the seeds of --seeds"),
+        ({"output_dir": "o"}, "--output_dir cannot be set for a trial"),
     ],
 )
-def test_a_wrong_value_of_a_cell_is_told_before_anything_is_run(storage, common, options, told, monkeypatch):
+def test_a_wrong_option_of_a_cell_fails_before_anything_runs(storage, common, options, expected, monkeypatch):
     monkeypatch.setattr(BertModel, "__init__", lambda *_: pytest.fail("a model was built"))
     study = Study("mine", "Mine", "Which?", "", [Cell("a"), Cell("b", options=options)])
     with pytest.raises(InputError) as error:
         prepare(storage, study, common)
 
-    assert told in str(error.value)
+    assert expected in str(error.value)
     assert "mine, cell b: " in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["seed", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"])
-def test_what_a_trial_has_from_its_study_is_refused_of_all_cells(storage, common, name):
-    with pytest.raises(InputError, match=rf"^--{name} is not for a trial to choose: "):
+def test_options_of_the_study_fail_for_all_cells(storage, common, name):
+    with pytest.raises(InputError, match=rf"^--{name} cannot be set for a trial: "):
         prepare(storage, STUDY, common | {name: "1"})
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("temprature", "did you mean `temperature`"), ("seed", "is not for a trial to choose")]
+    ("name", "expected"), [("temprature", "did you mean `temperature`"), ("seed", "cannot be set for a trial")]
 )
-def test_a_search_through_what_is_no_option_is_refused(storage, common, name, told):
-    with pytest.raises(InputError, match=told):
+def test_a_search_over_an_unknown_option_fails(storage, common, name, expected):
+    with pytest.raises(InputError, match=expected):
         prepare(storage, Search("mine", "Mine", "", {name: None}, trials=2), common)
 
 
@@ -208,10 +197,7 @@ def test_seeds_may_be_added_and_narrowed_and_what_is_not_trained_is_run_once(sto
 
 
 def test_the_bound_of_equivalence_cannot_change_after_the_first_trial(storage, common):
-    _, store = prepare(storage, STUDY, common)
+    prepare(storage, STUDY, common)
     wider = Study(**vars(STUDY) | {"equivalence_bound": 2.0})
     with pytest.raises(InputError, match=r"`equivalence bound` was 0\.3 and is 2 now"):
         prepare(storage, wider, common)
-    earlier = {name: value for name, value in store.run().items() if name != "equivalence bound"}
-    store._study.set_user_attr("run", earlier)  # of a version that declared none
-    prepare(storage, wider, common)

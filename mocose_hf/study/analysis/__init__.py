@@ -1,1 +1,1 @@
-"""Statistics of studies."""
+"""Statistics of studies: tests against the default, noise, and agreement with the paper."""

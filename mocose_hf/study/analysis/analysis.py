@@ -1,20 +1,20 @@
-"""From the trials of a study to what is known of each of its cells, and of the study as a whole."""
+"""From the trials of a study to its results: the score of each cell, and its tests against the default."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mocose_hf.study.analysis.block_design import (
     BlockModel,
-    Contrast,
-    NoiseFloor,
+    BlockTest,
+    DetectableDifference,
+    RangeTest,
     Scores,
-    contrast,
-    fit_blocks,
-    noise_floor,
-    outlying_cell,
-    range_of_cells,
+    block_test,
+    detectable_difference,
+    find_noisy_cell,
+    fit_block_model,
+    range_test,
 )
 from mocose_hf.study.analysis.pair_bootstrap import PairInterval, pair_intervals
 from mocose_hf.study.analysis.seed_tests import (
@@ -29,36 +29,35 @@ from mocose_hf.study.analysis.seed_tests import (
     spread_over_seeds,
     summary,
 )
-from mocose_hf.study.declarations import Cell, Study
-from mocose_hf.study.results import SCORE, STATES, TrialResult
+from mocose_hf.study.metrics import Metric, describe_metric, is_test_average, num_test_sets
+from mocose_hf.study.study import SCORE, STATES, Cell, Study, TrialResult
 
-ABOVE, BELOW, NOT_SIGNIFICANT = "above the default", "below the default", "not significant"
-
-_TEST_AVERAGE = re.compile(r"sts_avg(_of_(\d+))?_spearman")
+BETTER, WORSE, NOT_SIGNIFICANT = "better than the default", "worse than the default", "not significant"
 
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What is known of a cell.
+    """The results of a cell.
 
     Args:
-        cell: The cell as declared.
-        is_default: Whether the others are tested against it.
-        trials: Its trials, a seed each, in order of seeds.
-        num_seeds: Number of its trials, complete or not; none of a cell that nobody asked for.
-        scores: Finite `SCORE` of each complete trial by seed; the one score of a cell that is not trained under each.
-        score: Their summary, None without any.
-        test: Paired test against the default; None of the default itself, and if one of both has no score.
-        adjusted_p: Its p by Holm's method over the cells of the study, None without a p.
-        verdict: `ABOVE`, `BELOW` or `NOT_SIGNIFICANT` by `adjusted_p`, "not tested: …", or "" without a test.
-        block: Block test against the default; None of and against a cell that is not trained, and without two common
-            seeds.
-        block_p: Its p by Holm's method over the cells, None without it.
+        cell: The cell.
+        is_default: Whether it is the default, which the others are tested against.
+        trials: Its trials, one per seed, sorted by seed.
+        num_seeds: The number of its trials, complete or not.
+        scores: The metric of each complete trial by seed, if finite. A cell without training has its one score under
+            every seed.
+        score: The summary of the scores, None without any.
+        test: The paired test against the default; None for the default, or if one of the two has no score.
+        adjusted_p: The p of `test`, adjusted by Holm's method over the cells of the study.
+        verdict: `BETTER`, `WORSE` or `NOT_SIGNIFICANT` by `adjusted_p`, "not tested: …", or "" without a test.
+        block: The block-design t-test against the default; None with fewer than two shared seeds, or if one of the
+            two cells is not trained.
+        block_p: The p of `block`, adjusted by Holm's method over the cells.
         block_verdict: The verdict by `block_p`, "" without it.
-        equivalence_p: p of equivalence to the default by two one-sided paired tests, None without a paired p.
-        adjusted_equivalence_p: The same by Holm's method over the cells.
-        over_pairs: Interval of the difference to the default over development pairs, None if trials do not have the
-            cosines of their pairs.
+        equivalence_p: The p of equivalence to the default by two one-sided paired tests, None without a paired p.
+        adjusted_equivalence_p: `equivalence_p`, adjusted by Holm's method over the cells.
+        over_pairs: The interval of the difference from the default over development pairs; None if the study has
+            another metric, or the cosines are unknown.
     """
 
     cell: Cell
@@ -70,7 +69,7 @@ class CellOutcome:
     test: PairedTest | None = None
     adjusted_p: float | None = None
     verdict: str = ""
-    block: Contrast | None = None
+    block: BlockTest | None = None
     block_p: float | None = None
     block_verdict: str = ""
     equivalence_p: float | None = None
@@ -79,56 +78,58 @@ class CellOutcome:
 
     @property
     def is_equivalent(self) -> bool:
-        """Whether its difference to the default lies inside of the bounds that the study declares."""
+        """Whether its difference from the default lies within the bound that the study declares."""
         return self.adjusted_equivalence_p is not None and self.adjusted_equivalence_p < 1 - CONFIDENCE
 
     def figure(self, name: str) -> Summary | None:
-        """Summarise a figure over the complete trials in which it is finite, None where there is none."""
+        """Summarise a figure over the complete trials in which it is finite; None if there are none."""
         return summary(list(_finite(self.trials, name).values()))
 
     def mean_spectrum(self) -> list[float]:
-        """Return the singular values, each the mean over complete trials; none without any, or where one is no number.
+        """Return the mean singular values over complete trials; empty if there are none, or one is not finite.
 
-        Where trials have different numbers of them, those that all have.
+        If trials have different numbers of singular values, the shortest decides.
         """
-        found = [trial.spectrum for trial in self.trials if trial.state == "complete" and trial.spectrum]
-        values = [math.fsum(of_index) / len(found) for of_index in zip(*found, strict=False)]
+        spectra = [trial.spectrum for trial in self.trials if trial.state == "complete" and trial.spectrum]
+        values = [math.fsum(column) / len(spectra) for column in zip(*spectra, strict=False)]
         return values if all(map(math.isfinite, values)) else []
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a study.
+    """The results of a study.
 
     Args:
-        study: The study as declared.
-        cells: Its cells in order.
-        spread: Spread over seeds: their standard deviation within trained cells, pooled; None without two seeds.
-        model: The noise of all trained cells.
-        floor: The noise floor, None if no two trained cells share two seeds.
-        range: Spread of the means of the trained cells, that of equal cells, and their number, see `range_of_cells`;
-            None if it is unknown.
-        widest: Label of the cell whose noise is larger than that of the others beyond chance, and the noise floor
-            without it; None where there is no such cell.
-        test_averages: Names of the averages over STS test sets that complete trials have, those of more sets first.
-        agreements: Agreement of the paper's figures with ours, by the names of ours: `SCORE` and test averages.
+        study: The study.
+        metric: The figure that the cells are ranked by.
+        cells: The outcomes of its cells, in the study's order.
+        spread: The standard deviation over seeds within trained cells, pooled; None without two seeds.
+        model: The noise model of all trained cells.
+        detectable: The minimum detectable difference, None if no two trained cells share two seeds.
+        range: The spread of the means of the trained cells, None if it cannot be tested.
+        noisy_cell: The label of the cell that is significantly noisier than the others, None if there is none.
+        detectable_without: The minimum detectable difference without `noisy_cell`.
+        test_averages: The names of the averages over STS test sets that complete trials have, the largest first.
+        agreements: The rank agreement with the paper's figures, by the names of ours: the metric and test averages.
         foreign: Trials of cells that the study does not have.
-        settings: What a storage says that all trials have in common, by name.
-        left_out: Labels of optional cells that could not be run where the study was.
+        settings: What all trials have in common according to the storage, by name.
+        skipped: The labels of optional cells whose requirements were missing.
     """
 
     study: Study
+    metric: Metric
     cells: Sequence[CellOutcome]
     spread: float | None
     model: BlockModel
-    floor: NoiseFloor | None
-    range: tuple[float, float, int] | None
-    widest: tuple[str, NoiseFloor] | None
+    detectable: DetectableDifference | None
+    range: RangeTest | None
+    noisy_cell: str | None
+    detectable_without: DetectableDifference | None
     test_averages: Sequence[str]
     agreements: Mapping[str, Agreement]
     foreign: Sequence[TrialResult]
     settings: Mapping[str, object] = field(default_factory=dict)
-    left_out: Sequence[str] = ()
+    skipped: Sequence[str] = ()
 
     @property
     def default(self) -> CellOutcome:
@@ -136,64 +137,78 @@ class Analysis:
         return next(outcome for outcome in self.cells if outcome.is_default)
 
     @property
+    def curve_metric(self) -> Metric:
+        """The development figure that the curves show: the metric, or `SCORE` if the metric is a test figure."""
+        has_curve = any(f"last_{self.metric.name}" in trial.figures for trial in self.trials)
+        return self.metric if has_curve else describe_metric(SCORE)
+
+    @property
     def trials(self) -> list[TrialResult]:
-        """All trials of its cells, in order of cells and seeds."""
+        """All trials of its cells, in the order of cells and seeds."""
         return [trial for outcome in self.cells for trial in outcome.trials]
 
     @property
     def has_columns(self) -> bool:
-        """Whether its cells stand in a grid of rows and columns."""
+        """Whether its cells form a grid of rows and columns."""
         return any(outcome.cell.column for outcome in self.cells)
+
+    @property
+    def scored(self) -> list[CellOutcome]:
+        """The cells that have a score."""
+        return [outcome for outcome in self.cells if outcome.score is not None]
+
+    @property
+    def best(self) -> CellOutcome | None:
+        """The cell with the best mean score, None if no cell has a score."""
+        return max(self.scored, key=lambda outcome: self.metric.sign * outcome.score.mean, default=None)
 
 
 def analyse(
     study: Study,
     results: Sequence[TrialResult],
     settings: Mapping[str, object] | None = None,
-    left_out: Sequence[str] = (),
+    skipped: Sequence[str] = (),
 ) -> Analysis:
     """Summarise, test and compare the trials of a study.
 
     Args:
         study: The study.
-        results: Its trials in any order and state, those that wait among them.
-        settings: What a storage says that all trials have in common, by name.
-        left_out: Labels of optional cells that could not be run where the study was.
+        results: Its trials in any order and state, waiting ones included.
+        settings: What all trials have in common according to the storage, by name.
+        skipped: The labels of optional cells whose requirements were missing.
 
     Raises:
-        ValueError: Where a cell has a seed twice, or a trial a state that is none of `STATES`.
+        ValueError: If a cell has a seed twice, or a trial has a state that is not in `STATES`.
     """
-    _check(study, results)
+    _validate_trials(study, results)
+    metric = describe_metric(study.metric)
     labels = {cell.label for cell in study.cells}
     seeds = sorted({trial.seed for trial in results if trial.cell in labels})
     outcomes = [_outcome(study, cell, results, seeds) for cell in study.cells]
     scores = {outcome.cell.label: outcome.scores for outcome in outcomes if not outcome.cell.is_fixed}
-    model = fit_blocks(scores)
-    outcomes = _with_verdicts(outcomes, scores, study.equivalence_bound)
+    model = fit_block_model(scores)
+    noisy = find_noisy_cell(scores)
+    others = {label: by_seed for label, by_seed in scores.items() if label != noisy}
     averages = _test_averages(outcomes)
     return Analysis(
         study=study,
-        cells=outcomes,
-        spread=spread_over_seeds([list(of_seeds.values()) for of_seeds in scores.values()]),
+        metric=metric,
+        cells=_with_verdicts(outcomes, scores, study, metric),
+        spread=spread_over_seeds([list(by_seed.values()) for by_seed in scores.values()]),
         model=model,
-        floor=noise_floor(model),
-        range=range_of_cells(scores),
-        widest=_widest(scores),
+        detectable=detectable_difference(model),
+        range=range_test(scores),
+        noisy_cell=noisy,
+        detectable_without=None if noisy is None else detectable_difference(fit_block_model(others)),
         test_averages=averages,
-        agreements=_agreements(outcomes, [SCORE, *averages]),
+        agreements=_agreements(outcomes, dict.fromkeys([study.metric, *averages])),
         foreign=[trial for trial in results if trial.cell not in labels],
         settings=settings or {},
-        left_out=left_out,
+        skipped=skipped,
     )
 
 
-def num_test_sets(name: str) -> int:
-    """Return over how many test sets an average of `Analysis.test_averages` is."""
-    count = _TEST_AVERAGE.fullmatch(name).group(2)
-    return int(count) if count else 7
-
-
-def _check(study: Study, results: Sequence[TrialResult]) -> None:
+def _validate_trials(study: Study, results: Sequence[TrialResult]) -> None:
     seen = set()
     for trial in results:
         if trial.state not in STATES:
@@ -205,94 +220,94 @@ def _check(study: Study, results: Sequence[TrialResult]) -> None:
 
 def _outcome(study: Study, cell: Cell, results: Sequence[TrialResult], seeds: Sequence[int]) -> CellOutcome:
     trials = sorted((trial for trial in results if trial.cell == cell.label), key=lambda trial: trial.seed)
-    scores = _finite(trials, SCORE)
-    is_default = cell.label == study.default_label
+    scores = _finite(trials, study.metric)
     score = summary(list(scores.values()))
-    if cell.is_fixed:  # one score, which each seed of the others is compared with
-        of_each = dict.fromkeys(seeds, score.mean) if score else {}
-        return CellOutcome(cell, is_default, trials, len(trials), of_each, score)
-    return CellOutcome(cell, is_default, trials, len(trials), scores, score)
+    if cell.is_fixed:  # its one score is compared with each seed of the others
+        scores = dict.fromkeys(seeds, score.mean) if score else {}
+    return CellOutcome(cell, cell.label == study.default_label, trials, len(trials), scores, score)
 
 
-def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, bound: float) -> list[CellOutcome]:
-    """Test the cells against the default. The comparisons of a study are one family for Holm's method, in each test.
+def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, study: Study, metric: Metric) -> list[CellOutcome]:
+    """Test the cells against the default. In each test, Holm's method adjusts for all comparisons of the study.
 
     Args:
         outcomes: All cells.
-        scores: Those of the trained cells: one that is not trained has no noise of its own and no block test.
-        bound: That of equivalence.
+        scores: The scores of the trained cells. A cell without training has no noise and no block-design t-test.
+        study: The study.
+        metric: Its metric.
     """
     default = next(outcome for outcome in outcomes if outcome.is_default)
     others = [outcome for outcome in outcomes if default.scores and outcome.scores and not outcome.is_default]
     tests = {outcome.cell.label: paired_test(outcome.scores, default.scores) for outcome in others}
-    blocks = {outcome.cell.label: contrast(scores, outcome.cell.label, default.cell.label) for outcome in others}
-    equivalent = {outcome.cell.label: equivalence_p(outcome.scores, default.scores, bound) for outcome in others}
-    adjusted = _adjusted({label: test.p for label, test in tests.items()})
-    block_p = _adjusted({label: block and block.p for label, block in blocks.items()})
-    adjusted_equivalent = _adjusted(equivalent)
-    over_pairs = pair_intervals(
-        {outcome.cell.label: outcome.trials for outcome in outcomes},
-        default.cell.label,
-        fixed=[outcome.cell.label for outcome in outcomes if outcome.cell.is_fixed],
-    )
+    blocks = {outcome.cell.label: block_test(scores, outcome.cell.label, default.cell.label) for outcome in others}
+    equivalence = {
+        outcome.cell.label: equivalence_p(outcome.scores, default.scores, study.equivalence_bound)
+        for outcome in others
+    }
+    adjusted = _adjust({label: test.p for label, test in tests.items()})
+    block_p = _adjust({label: block and block.p for label, block in blocks.items()})
+    adjusted_equivalence = _adjust(equivalence)
+    over_pairs = _over_pairs(outcomes, default) if metric.name == SCORE else {}
     return [
         replace(
             outcome,
             test=tests.get(label),
             adjusted_p=adjusted.get(label),
-            verdict=_verdict(tests.get(label), adjusted.get(label)),
+            verdict=_paired_verdict(tests.get(label), adjusted.get(label), metric),
             block=blocks.get(label),
             block_p=block_p.get(label),
-            block_verdict=_block_verdict(blocks.get(label), block_p.get(label)),
-            equivalence_p=equivalent.get(label),
-            adjusted_equivalence_p=adjusted_equivalent.get(label),
+            block_verdict=_block_verdict(blocks.get(label), block_p.get(label), metric),
+            equivalence_p=equivalence.get(label),
+            adjusted_equivalence_p=adjusted_equivalence.get(label),
             over_pairs=over_pairs.get(label),
         )
         for label, outcome in ((outcome.cell.label, outcome) for outcome in outcomes)
     ]
 
 
-def _adjusted(p_values: Mapping[str, float | None]) -> dict[str, float]:
+def _over_pairs(outcomes: Sequence[CellOutcome], default: CellOutcome) -> dict[str, PairInterval]:
+    return pair_intervals(
+        {outcome.cell.label: outcome.trials for outcome in outcomes},
+        default.cell.label,
+        fixed=[outcome.cell.label for outcome in outcomes if outcome.cell.is_fixed],
+    )
+
+
+def _adjust(p_values: Mapping[str, float | None]) -> dict[str, float]:
     known = {label: p for label, p in p_values.items() if p is not None}
     return dict(zip(known, holm(list(known.values())), strict=True))
 
 
-def _verdict(test: PairedTest | None, adjusted_p: float | None) -> str:
+def _paired_verdict(test: PairedTest | None, adjusted_p: float | None, metric: Metric) -> str:
     if test is None:
         return ""
-    return f"not tested: {test.reason}" if adjusted_p is None else _in_words(test.difference, adjusted_p)
+    return f"not tested: {test.reason}" if adjusted_p is None else _verdict(test.difference, adjusted_p, metric)
 
 
-def _block_verdict(block: Contrast | None, adjusted_p: float | None) -> str:
-    return "" if block is None or adjusted_p is None else _in_words(block.difference, adjusted_p)
+def _block_verdict(block: BlockTest | None, adjusted_p: float | None, metric: Metric) -> str:
+    return "" if block is None or adjusted_p is None else _verdict(block.difference, adjusted_p, metric)
 
 
-def _in_words(difference: float, adjusted_p: float) -> str:
+def _verdict(difference: float, adjusted_p: float, metric: Metric) -> str:
     if adjusted_p >= 1 - CONFIDENCE:
         return NOT_SIGNIFICANT
-    return ABOVE if difference > 0 else BELOW
-
-
-def _widest(scores: Scores) -> tuple[str, NoiseFloor] | None:
-    label = outlying_cell(scores)
-    if label is None:
-        return None
-    return label, noise_floor(fit_blocks({other: of for other, of in scores.items() if other != label}))
+    return BETTER if metric.sign * difference > 0 else WORSE
 
 
 def _test_averages(outcomes: Sequence[CellOutcome]) -> list[str]:
     names = {name for outcome in outcomes for trial in outcome.trials for name in _finite_figures(trial)}
-    return sorted(filter(_TEST_AVERAGE.fullmatch, names), key=lambda name: -num_test_sets(name))
+    return sorted(filter(is_test_average, names), key=lambda name: -num_test_sets(name))
 
 
-def _agreements(outcomes: Sequence[CellOutcome], names: Sequence[str]) -> dict[str, Agreement]:
+def _agreements(outcomes: Sequence[CellOutcome], names: Iterable[str]) -> dict[str, Agreement]:
     paper = {outcome.cell.label: outcome.cell.paper for outcome in outcomes if outcome.cell.paper is not None}
     agreements = {}
     for name in names:
+        sign = describe_metric(name).sign
         figures = {outcome.cell.label: outcome.figure(name) for outcome in outcomes}
-        means = {label: figure.mean for label, figure in figures.items() if figure is not None}
-        agreements[name] = agreement(paper, means)
-    return {name: found for name, found in agreements.items() if found.count}
+        ranked = {label: sign * figure.mean for label, figure in figures.items() if figure is not None}
+        agreements[name] = agreement(paper, ranked)
+    return {name: compared for name, compared in agreements.items() if compared.count}
 
 
 def _finite(trials: Iterable[TrialResult], name: str) -> dict[int, float]:
@@ -301,7 +316,7 @@ def _finite(trials: Iterable[TrialResult], name: str) -> dict[int, float]:
 
 
 def _finite_figures(trial: TrialResult) -> dict[str, float]:
-    """Return the finite figures of a complete trial, none of another."""
+    """Return the finite figures of a complete trial; empty for other trials."""
     if trial.state != "complete":
         return {}
     return {name: value for name, value in trial.figures.items() if value is not None and math.isfinite(value)}

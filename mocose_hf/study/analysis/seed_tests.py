@@ -1,4 +1,4 @@
-"""What can be said of a few seeds: spread, paired tests, many comparisons, agreement in rank; pure functions."""
+"""Statistics of a few seeds: spread, paired tests, equivalence, multiple comparisons and rank agreement."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from mocose_hf.evaluation.correlation import spearman
 CONFIDENCE = 0.95
 
 ROUNDING = 1e-9
-"""Differences that vary by less than this part of the numbers they are of do so by rounding alone."""
+"""Relative size below which the variation of differences counts as rounding error."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Summary:
     """A mean over seeds.
 
     Args:
-        count: Number of seeds, at least 1.
-        mean: Their mean.
-        sd: Their sample standard deviation (divisor `count` − 1), None of one seed.
+        count: The number of seeds, at least 1.
+        mean: The mean.
+        sd: The sample standard deviation (divisor `count` − 1), None for one seed.
     """
 
     count: int
@@ -32,14 +32,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided paired t-test of one cell against another over their common seeds.
+    """A two-sided paired t-test of one cell against another over their shared seeds.
 
     Args:
-        count: Number of common seeds.
-        difference: Mean difference, None without a common seed.
-        low, high: 95 % confidence interval of it, None where there is no test.
-        p: None where there is no test.
-        reason: Why there is none, "" where there is one.
+        count: The number of shared seeds.
+        difference: The mean difference, None without a shared seed.
+        low, high: Its 95 % confidence interval, None without a test.
+        p: None without a test.
+        reason: Why there is no test, "" otherwise.
     """
 
     count: int
@@ -52,13 +52,13 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two sets of figures rank the same cells.
+    """How similarly two sets of figures rank the same cells.
 
     Args:
-        count: Number of cells that both have.
-        correlation: Spearman's, in [−1, 1]; None of fewer than three cells or where a side is constant.
-        chance: Standard deviation of that correlation where the two have nothing to do with each other, None with it.
-        best: Names of the highest cell of each side, of these cells; "" without any.
+        count: The number of cells in both.
+        correlation: Spearman's rank correlation in [−1, 1]; None for fewer than three cells or constant figures.
+        chance: The standard deviation of that correlation for unrelated rankings, None without a correlation.
+        best: The names of the best cell in each set, "" without shared cells.
     """
 
     count: int
@@ -68,7 +68,7 @@ class Agreement:
 
 
 def summary(figures: Sequence[float]) -> Summary | None:
-    """Return mean and sample standard deviation of figures, None of none."""
+    """Return the mean and the sample standard deviation of figures, None without figures."""
     if not figures:
         return None
     sd = float(np.std(figures, ddof=1)) if len(figures) > 1 else None
@@ -76,10 +76,10 @@ def summary(figures: Sequence[float]) -> Summary | None:
 
 
 def paired_test(cell: Mapping[int, float], default: Mapping[int, float]) -> PairedTest:
-    """Test whether a cell differs from the default, over the seeds that both have.
+    """Test whether a cell differs from the default over their shared seeds.
 
     Args:
-        cell, default: Figure of each seed.
+        cell, default: The score of each seed.
     """
     seeds = sorted(cell.keys() & default.keys())
     if not seeds:
@@ -97,14 +97,15 @@ def paired_test(cell: Mapping[int, float], default: Mapping[int, float]) -> Pair
 
 
 def equivalence_p(cell: Mapping[int, float], default: Mapping[int, float], bound: float) -> float | None:
-    """Return the p of equivalence: that the mean paired difference lies outside of ± bound.
+    """Return the p of equivalence. The null hypothesis is a mean paired difference outside ± bound.
 
-    Two one-sided t-tests over the seeds that both have (Schuirmann 1987, https://doi.org/10.1007/BF01068419). The
-    larger p counts. A p below 0.05 means that the 90 % interval of the difference lies inside of the bounds.
+    The larger p of two one-sided t-tests over the shared seeds (Schuirmann 1987,
+    https://doi.org/10.1007/BF01068419). A p below 0.05 means that the 90 % confidence interval of the difference lies
+    within the bounds.
 
     Args:
-        cell, default: Figure of each seed.
-        bound: The largest difference that has no importance, above 0.
+        cell, default: The score of each seed.
+        bound: The largest difference that has no practical importance, above 0.
 
     Returns:
         None if `paired_test` has no p either.
@@ -119,37 +120,37 @@ def equivalence_p(cell: Mapping[int, float], default: Mapping[int, float], bound
 
 
 def seeds_for_equivalence(sd: float, bound: float) -> int:
-    """Return about how many seeds one test of equivalence needs to find it with probability 0.8 in equal cells.
+    """Return about how many seeds one equivalence test of equal cells needs for a power of 0.8.
 
     Args:
-        sd: Standard deviation of the paired differences, above 0.
+        sd: The standard deviation of the paired differences, above 0.
         bound: The bound of equivalence, above 0.
     """
-    z = norm.ppf(CONFIDENCE) + norm.ppf(0.9)  # each of the two tests may miss one time in ten
+    z = norm.ppf(CONFIDENCE) + norm.ppf(0.9)  # each of the two one-sided tests may fail one time in ten
     return max(2, math.ceil((z * sd / bound) ** 2))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number by Holm's step-down method, in their order.
+    """Return p-values adjusted for their number by Holm's step-down method, in the given order.
 
-    Holm 1979, https://www.jstor.org/stable/4615733: the i-th smallest of m is multiplied by m − i + 1, is at most 1
-    and at least as large as the one before. Whichever hypotheses are true, the probability of rejecting any true one
-    at 0.05 is at most 0.05. The tests may depend on each other, as those against one default do.
+    Holm 1979, https://www.jstor.org/stable/4615733: the i-th smallest of m values is multiplied by m − i + 1, capped
+    at 1, and is at least as large as the one before. The probability of rejecting any true hypothesis at 0.05 is then
+    at most 0.05, also for dependent tests such as several against one default.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def first_step_ratio(count: int, comparisons: int) -> float:
-    """Return the difference that is significant as the first of several cells by Holm's method at 0.05.
+    """Return the difference that makes the first of several cells significant by Holm's method at 0.05.
 
     Args:
-        count: Number of common seeds, at least 2.
-        comparisons: Number of cells that are tested.
+        count: The number of shared seeds, at least 2.
+        comparisons: The number of tested cells.
 
     Returns:
         The smallest mean difference, in standard deviations of the differences: t_{1 − 0.025 / m, n − 1} / √n.
@@ -158,12 +159,12 @@ def first_step_ratio(count: int, comparisons: int) -> float:
 
 
 def spread_over_seeds(groups: Iterable[Sequence[float]]) -> float | None:
-    """Return the standard deviation over seeds within cells, pooled: how much one run varies; None without two seeds.
+    """Return the pooled standard deviation over seeds within cells; None if no cell has two seeds.
 
-    A description: cells that share their seeds are no independent samples of it, so it has no interval here.
+    This is descriptive. Cells that share their seeds are no independent samples, so it has no confidence interval.
 
     Args:
-        groups: Figures of each cell, one a seed.
+        groups: The scores of each cell, one per seed.
     """
     groups = [group for group in groups if len(group) > 1]
     if not groups:
@@ -173,13 +174,13 @@ def spread_over_seeds(groups: Iterable[Sequence[float]]) -> float | None:
 
 
 def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> Agreement:
-    """Compare the ranks of the cells that both have.
+    """Compare the rankings of the cells that are in both sets.
 
-    The rank correlation of k cells that have nothing to do with each other scatters around 0 with a standard
-    deviation of 1 / √(k − 1).
+    The rank correlation of k cells with unrelated rankings scatters around 0 with a standard deviation of
+    1 / √(k − 1).
 
     Args:
-        first, second: Figure of each cell by its name; the higher the better.
+        first, second: The figure of each cell by its name; higher is better.
     """
     names = [name for name in first if name in second]
     if not names:

@@ -1,1 +1,1 @@
-"""Tables, plots and pages of studies."""
+"""Reports of studies: tables, plots and one page."""

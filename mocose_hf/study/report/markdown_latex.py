@@ -1,14 +1,20 @@
-"""A study in Markdown and in LaTeX, its table and what is to be said below it."""
+"""A study in Markdown and in LaTeX: its tables, and the notes below them."""
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jinja2 import Environment
+from markupsafe import Markup
 
 from mocose_hf.study.analysis.analysis import Analysis
-from mocose_hf.study.plain_text import visible
-from mocose_hf.study.report.interpretation import notes
+from mocose_hf.study.report.interpretation import answer, notes, trial_notes
+from mocose_hf.study.report.rendering import escaping_environment
 from mocose_hf.study.report.run_settings import settings_sentence
-from mocose_hf.study.report.tables import Entry, Table, cell_table, study_table
+from mocose_hf.study.report.tables import Table, cell_table, study_table
+from mocose_hf.study.study import printable_line
 
 
 def _greek(letter: str) -> str:
@@ -20,10 +26,10 @@ _JOINER = "\u2060"
 
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "[": "{[}",  # or it is an argument of the line's end before it
+    "[": "{[}",  # otherwise it becomes an argument of the line break before it
     "*": "{*}",
     _JOINER: "{}",
-    "/": r"/\allowbreak{}",  # or a path is wider than the page
+    "/": r"/\allowbreak{}",  # otherwise a path is wider than the page
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -56,101 +62,91 @@ _LATEX = {
     "ε": r"$\varepsilon$",
     "φ": r"$\varphi$",
 }
-"""What stands for a mark in LaTeX, in text and with no package."""
+"""LaTeX for special characters, in text and without packages."""
 
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
-"""Accents over or under a letter that pdflatex sets in its first font."""
+"""Accents that pdflatex can set without a package."""
 
 _LETTERS = "ÆæŒœØøßŁł"
 
 _LONGEST_NAME = 30
-"""Characters of a name that stay on one line."""
+"""Characters of the longest name that stays on one line."""
 
 
-def study_markdown(made: Analysis) -> str:
-    """Return a study in GitHub's Markdown: title, question, tables, notes and settings."""
-    source = f" ({_markdown(made.study.source)})" if made.study.source else ""
-    blocks = [f"## {_markdown(made.study.title)}{source}", _markdown(made.study.question)]
-    for table, sentences in _tables(made, settings_sentence(made)):
-        blocks += [markdown_table(table), "\n".join(f"* {_markdown(line)}" for line in sentences)]
-    return "\n\n".join(blocks) + "\n"
+@dataclass(frozen=True)
+class _Part:
+    """A table and the sentences below it."""
+
+    table: Table
+    sentences: Sequence[str]
+
+    @property
+    def name_column(self) -> Markup:
+        """The LaTeX type of the first column, which wraps long names."""
+        return Markup("p{4.5cm}" if max(len(row[0].text) for row in self.table.rows) > _LONGEST_NAME else "l")
+
+
+def study_markdown(analysis: Analysis) -> str:
+    """Return a study in GitHub's Markdown: title, question, answer, tables, notes and settings."""
+    template = _markdown_environment().get_template("study.md")
+    parts = _parts(analysis, settings_sentence(analysis))
+    return template.render(study=analysis.study, answer=answer(analysis), parts=parts)
 
 
 def markdown_table(table: Table) -> str:
     """Return a table in GitHub's Markdown; the default is in bold."""
-    lines = [
-        [_markdown_entry(entry) for entry in table.head],
-        ["---", *["---:"] * (len(table.head) - 1)],
-        *([_markdown_entry(entry) for entry in row] for row in table.rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return str(_markdown_environment().get_template("tables.md").module.table(table))
 
 
-def study_latex(made: Analysis) -> str:
-    """Return a study as table environments of LaTeX, for UTF-8 input and the packages booktabs and graphicx."""
-    study = made.study
-    source = f" ({latex(study.source)})" if study.source else ""
-    captions = [f"{latex(study.title)}{source}. {latex(study.question)}", f"{latex(study.title)}: each cell."]
-    label = re.sub("[^A-Za-z0-9]+", "-", study.name)
-    lines = [r"% The preamble needs \usepackage[utf8]{inputenc}, \usepackage{booktabs} and \usepackage{graphicx}."]
-    tables = _tables(made, settings_sentence(made, shortened=True))
-    for (table, sentences), caption, ending in zip(tables, captions, ("", "-cells"), strict=False):
-        lines += _environment(table, sentences, caption, f"tab:{label}{ending}")
-    return "\n".join(lines) + "\n"
-
-
-def _tables(made: Analysis, settings: str) -> list[tuple[Table, list[str]]]:
-    """Return the table of a study and, of a grid, that of its cells with their tests, each with what stands below."""
-    table = study_table(made)
-    tables = [(table, [*table.legend, *notes(made), *([settings] if settings else [])])]
-    if made.has_columns:
-        cells = cell_table(made)
-        tables.append((cells, list(cells.legend)))
-    return tables
-
-
-def _environment(table: Table, sentences: Sequence[str], caption: str, label: str) -> list[str]:
-    return [
-        r"\begin{table}[htbp]",
-        r"\centering",
-        f"\\caption{{{caption}}}",
-        f"\\label{{{label}}}",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{4pt}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",  # made narrower, never wider
-        *latex_table(table).splitlines(),
-        "}",
-        "",
-        r"\medskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\sloppy",
-        *(f"{latex(line)}\\par" for line in sentences),
-        r"\end{minipage}",
-        r"\end{table}",
-    ]
+def study_latex(analysis: Analysis) -> str:
+    """Return a study as LaTeX table environments, for UTF-8 input and the packages booktabs and graphicx."""
+    label = "tab:" + re.sub("[^A-Za-z0-9]+", "-", analysis.study.name)
+    parts = _parts(analysis, settings_sentence(analysis, shorten=True))
+    return _latex_environment().get_template("study.tex").render(study=analysis.study, label=label, parts=parts)
 
 
 def latex_table(table: Table) -> str:
-    """Return a table as a tabular environment of LaTeX with the rules of booktabs; the default is in bold."""
-    lines = [
-        f"\\begin{{tabular}}{{{_name_column(table)}{'r' * (len(table.head) - 1)}}}",
-        r"\toprule",
-        *_latex_lines(table.head),
-        r"\midrule",
-        *(line for row in table.rows for line in _latex_lines(row)),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines)
+    """Return a table as a LaTeX tabular environment with the rules of booktabs; the default is in bold."""
+    return str(_latex_environment().get_template("tables.tex").module.table(table, _Part(table, ()).name_column))
+
+
+def _parts(analysis: Analysis, settings: str) -> list[_Part]:
+    """Return the main table of a study with its notes, and for a grid also the table of its cells."""
+    table = study_table(analysis)
+    sentences = [*trial_notes(analysis), *table.legend, *notes(analysis), *([settings] if settings else [])]
+    parts = [_Part(table, sentences)]
+    if analysis.has_columns:
+        cells = cell_table(analysis)
+        parts.append(_Part(cells, cells.legend))
+    return parts
+
+
+@lru_cache
+def _markdown_environment() -> Environment:
+    return escaping_environment(_markdown)
+
+
+@lru_cache
+def _latex_environment() -> Environment:
+    # LaTeX uses braces and per cent signs itself.
+    return escaping_environment(
+        latex,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
 
 
 def latex(text: str) -> str:
-    """Return a text as LaTeX shows it, in what pdflatex takes without a further package.
+    """Return text as LaTeX source that pdflatex accepts without further packages.
 
-    Marks and Greek letters are set by commands, accented Latin letters stay, other letters lose their accents, and
-    what then is still no ASCII is named by its code point.
+    Special characters and Greek letters become commands. Accented Latin letters stay; other letters lose their
+    accents. Any other character is shown as its code point.
     """
-    text = re.sub("-(?=-)", f"-{_JOINER}", " ".join(text.split()))  # or two hyphens are set as one dash
+    text = re.sub("-(?=-)", f"-{_JOINER}", " ".join(text.split()))  # otherwise two hyphens become a dash
     return "".join(map(_latex_character, unicodedata.normalize("NFC", text)))
 
 
@@ -170,31 +166,6 @@ def _latex_character(character: str) -> str:
     )
 
 
-def _name_column(table: Table) -> str:
-    """Return the kind of the first column, whose names are broken into lines where one is long."""
-    return r"p{4.5cm}" if max(len(row[0].text) for row in table.rows) > _LONGEST_NAME else "l"
-
-
-def _latex_lines(row: Sequence[Entry]) -> list[str]:
-    """Return a row, and in a smaller hand what stands below its entries."""
-    lines = [_latex_line(row)]
-    if any(entry.below for entry in row):
-        below = (f"{{\\scriptsize {latex(entry.below)}}}" if entry.below else "" for entry in row)
-        lines.append(" & ".join(below) + r" \\[1pt]")
-    return lines
-
-
-def _latex_line(row: Sequence[Entry]) -> str:
-    texts = (f"\\textbf{{{latex(entry.text)}}}" if entry.is_default else latex(entry.text) for entry in row)
-    return " & ".join(texts) + r" \\"
-
-
-def _markdown_entry(entry: Entry) -> str:
-    text = _markdown(entry.text)
-    text = f"**{text}**" if entry.is_default and text else text
-    return f"{text}<br>{_markdown(entry.below)}" if entry.below else text
-
-
 def _markdown(text: str) -> str:
-    """Return a text on one line, with what Markdown takes for marks escaped."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", visible(" ".join(text.split())))
+    """Return text on one line, with the special characters of Markdown escaped."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", printable_line(" ".join(text.split())))

@@ -1,4 +1,4 @@
-"""The plot of a study: its cells beside the paper's, scores over steps, or singular values."""
+"""The plot of a study: its cells beside the paper's, scores over optimizer steps, or singular values."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,48 +8,53 @@ import numpy as np
 from mocose_hf.evaluation.geometry_plots import spectrum_figure
 from mocose_hf.plotting import INK, MARKERS, line_style, new_axes, new_figure
 from mocose_hf.study.analysis.analysis import Analysis, CellOutcome
+from mocose_hf.study.metrics import Metric, describe_metric
 from mocose_hf.study.report.bars import bars_figure
-from mocose_hf.study.report.panels import SCORE_LABEL, legend_below, near_limits, new_panels, plain
+from mocose_hf.study.report.panels import legend_below, near_limits, new_panels, plain
 from mocose_hf.study.report.tables import column_name, number
+from mocose_hf.study.study import SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SPREAD_OF_LOG = 8
-"""How many times the smallest x the largest is, from where on the axis is logarithmic."""
+_LOG_AXIS_RATIO = 8
+"""The ratio of the largest to the smallest x from which the axis is logarithmic."""
 
-_MOST_TICKS = 9
+_MAX_TICKS = 9
 
-_MOST_INSIDE = 5
-"""Lines of a legend that have room within a panel of singular values."""
+_MAX_NAMES_INSIDE = 5
+"""Names in a legend that fit inside a panel of singular values."""
 
-_CHARACTER = 0.022
-"""Width of a character of a tick's label, of that of a panel."""
+_CHARACTER_WIDTH = 0.022
+"""Width of a character of a tick label, relative to the panel."""
 
 
-def study_figure(made: Analysis) -> "Figure | None":
-    """Draw a study the way it asks for; None where it asks for none or there is nothing to draw.
+def study_figure(analysis: Analysis) -> "Figure | None":
+    """Draw the plot that a study declares; return None if it declares none or there is nothing to draw.
 
     Raises:
-        InputError: Where matplotlib is missing.
+        InputError: If matplotlib is missing.
     """
-    if made.study.plot == "":
+    if analysis.study.plot == "":
         return None
     drawn = {"bars": bars_figure, "line": line_figure, "curves": curves_figure, "spectrum": _spectrum}
-    return drawn[made.study.plot](made)
+    return drawn[analysis.study.plot](analysis)
 
 
-def line_figure(made: Analysis) -> "Figure | None":
-    """Draw scores over x, a line for each column or row with a band of one sd over seeds, beside them the paper's.
+def line_figure(analysis: Analysis) -> "Figure | None":
+    """Draw scores over x: a line per column or row with a band of one sd over seeds, beside the paper's.
 
-    A cell without x is a level line, as one that has no value of what x is. Returns None where no cell has a score.
+    A cell without x is a horizontal line.
+
+    Returns:
+        None if no cell has a score.
     """
-    if not any(outcome.score for outcome in made.cells):
+    if not any(outcome.score for outcome in analysis.cells):
         return None
     figure = new_figure(width=8.4, height=4.2)
-    ours, paper = new_panels(figure, made, share="x")
-    handles, names, lines = [], [], _lines(made)
+    ours, paper = new_panels(figure, analysis, share="x")
+    handles, names, lines = [], [], _lines(analysis)
     for index, (name, outcomes) in enumerate(lines.items()):
         style = line_style(index) | {"marker": MARKERS[index % len(MARKERS)], "linewidth": 1.6}
         scored = [outcome for outcome in outcomes if outcome.score]
@@ -61,29 +66,33 @@ def line_figure(made: Analysis) -> "Figure | None":
         if name or len(lines) > 1:
             handles.append(handle)
             names.append(column_name(name))
-    for index, outcome in enumerate((o for o in made.cells if o.cell.x is None), start=len(lines)):
+    for index, outcome in enumerate((o for o in analysis.cells if o.cell.x is None), start=len(lines)):
         style = {"color": line_style(index)["color"], "linestyle": ":", "linewidth": 1.8}
         handles.append(_level(ours, outcome.score and outcome.score.mean, style))
         if paper is not None:
             _level(paper, outcome.cell.paper, style)
         names.append(f"{outcome.cell.label} (default)" if outcome.is_default else outcome.cell.label)
-    _mark_default(made, ours, paper, handles, names)
+    _mark_default(analysis, ours, paper, handles, names)
     for axes in filter(None, (ours, paper)):
-        _finish_x(axes, made)
-    _cut_off(ours, made, {o.cell.label: _drawn(o) for o in made.cells if o.score})
+        _finish_x(axes, analysis)
+    _cut_off(ours, analysis, {o.cell.label: _drawn(o) for o in analysis.cells if o.score}, analysis.metric)
     if paper is not None:
-        _cut_off(paper, made, {o.cell.label: [o.cell.paper] for o in made.cells if o.cell.paper is not None})
-    ours.set_ylabel(SCORE_LABEL)
+        drawn = {o.cell.label: [o.cell.paper] for o in analysis.cells if o.cell.paper is not None}
+        _cut_off(paper, analysis, drawn, describe_metric(SCORE))
+    ours.set_ylabel(plain(analysis.metric.unit))
     legend_below(figure, handles, names)
     return figure
 
 
-def curves_figure(made: Analysis) -> "Figure | None":
+def curves_figure(analysis: Analysis) -> "Figure | None":
     """Draw development scores over optimizer steps: each seed faintly, their mean, and a cross at a collapse alarm.
 
-    The mean is that of the steps at which all seeds of a cell were evaluated. Returns None where no trial has a curve.
+    The mean covers the steps at which all seeds of a cell were evaluated.
+
+    Returns:
+        None if no trial has a curve.
     """
-    if not any(_curve(trial) for trial in made.trials):
+    if not any(_curve(trial) for trial in analysis.trials):
         return None
     from matplotlib.lines import Line2D
 
@@ -91,7 +100,7 @@ def curves_figure(made: Analysis) -> "Figure | None":
     axes = new_axes(figure)
     handles, names = [], []
     alarmed = False
-    for index, outcome in enumerate(made.cells):
+    for index, outcome in enumerate(analysis.cells):
         curves = [(trial, _curve(trial)) for trial in outcome.trials if _curve(trial)]
         if not curves:
             continue
@@ -109,33 +118,37 @@ def curves_figure(made: Analysis) -> "Figure | None":
         names.append("collapse alarm")
     axes.margins(x=0.02)
     axes.set_xlabel("Optimizer step")
-    axes.set_ylabel(f"{SCORE_LABEL}, development pairs")
+    axes.set_ylabel(
+        plain(
+            f"{analysis.curve_metric.unit}, {analysis.curve_metric.title[:1].lower()}{analysis.curve_metric.title[1:]}"
+        )
+    )
     legend_below(figure, handles, names)
     return figure
 
 
-def _spectrum(made: Analysis) -> "Figure | None":
-    """Draw the mean singular values over the seeds of each cell; many are named below the panel, as lines fill it."""
-    figure = spectrum_figure({outcome.cell.label: outcome.mean_spectrum() for outcome in made.cells})
+def _spectrum(analysis: Analysis) -> "Figure | None":
+    """Draw the mean singular values over the seeds of each cell. A long legend moves below the panel."""
+    figure = spectrum_figure({outcome.cell.label: outcome.mean_spectrum() for outcome in analysis.cells})
     if figure is None or (legend := figure.axes[0].get_legend()) is None:
         return figure
     names = [text.get_text() for text in legend.get_texts()]
-    if len(names) > _MOST_INSIDE:
+    if len(names) > _MAX_NAMES_INSIDE:
         legend.remove()
         legend_below(figure, figure.axes[0].get_lines(), names, room=0)
     return figure
 
 
-def _lines(made: Analysis) -> dict[str, list[CellOutcome]]:
-    """Return the cells with an x, in order of it: by row where x is what tells the columns apart, otherwise by column.
+def _lines(analysis: Analysis) -> dict[str, list[CellOutcome]]:
+    """Return the cells of each line, sorted by x: a line per row if every column has its own x, otherwise per column.
 
-    So the queue's sizes, which are the columns of Table 7, make a line for each of its rows.
+    In Table 7 the columns are queue sizes, so each row becomes a line.
     """
-    there = [outcome for outcome in made.cells if outcome.cell.x is not None]
-    of_columns = {(outcome.cell.column, outcome.cell.x) for outcome in there}
-    by_row = len(of_columns) == len({column for column, _ in of_columns}) == len({x for _, x in of_columns}) > 1
+    with_x = [outcome for outcome in analysis.cells if outcome.cell.x is not None]
+    pairs = {(outcome.cell.column, outcome.cell.x) for outcome in with_x}
+    by_row = len(pairs) == len({column for column, _ in pairs}) == len({x for _, x in pairs}) > 1
     lines: dict[str, list[CellOutcome]] = {}
-    for outcome in there:
+    for outcome in with_x:
         lines.setdefault(outcome.cell.row if by_row else outcome.cell.column, []).append(outcome)
     return {name: sorted(outcomes, key=lambda outcome: outcome.cell.x) for name, outcomes in lines.items()}
 
@@ -145,7 +158,7 @@ def _points(outcomes: Sequence[CellOutcome], figure) -> tuple[list[float], list[
 
 
 def _draw_spread(axes: "Axes", outcomes: Sequence[CellOutcome], colour: str, alpha: float) -> None:
-    """Draw a band of one standard deviation, no wider than nothing where there is one seed, and the seeds."""
+    """Draw a band of one standard deviation, and a dot per seed."""
     sds = [outcome.score.sd or 0.0 for outcome in outcomes]
     xs, means = _points(outcomes, lambda outcome: outcome.score.mean)
     axes.fill_between(
@@ -157,7 +170,7 @@ def _draw_spread(axes: "Axes", outcomes: Sequence[CellOutcome], colour: str, alp
 
 
 def _drawn(outcome: CellOutcome) -> list[float]:
-    """Return the numbers that are drawn of a cell with a score, its mean first."""
+    """Return all numbers that a plot draws for a cell, its mean first."""
     sd = outcome.score.sd or 0.0
     return [outcome.score.mean, outcome.score.mean - sd, outcome.score.mean + sd, *outcome.scores.values()]
 
@@ -168,12 +181,12 @@ def _level(axes: "Axes", height: float | None, style: Mapping[str, object]):
     return Line2D([], [], **style) if height is None else axes.axhline(height, **style)
 
 
-def _mark_default(made: Analysis, ours: "Axes", paper: "Axes | None", handles: list, names: list[str]) -> None:
-    """Draw a ring around the point that the others are tested against."""
+def _mark_default(analysis: Analysis, ours: "Axes", paper: "Axes | None", handles: list, names: list[str]) -> None:
+    """Draw a ring around the default."""
     from matplotlib.lines import Line2D
 
     ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": INK, "linestyle": ""}
-    default = made.default
+    default = analysis.default
     if default.cell.x is None:
         return
     if default.score is not None:
@@ -184,17 +197,18 @@ def _mark_default(made: Analysis, ours: "Axes", paper: "Axes | None", handles: l
     names.append(f"default: {default.cell.label}")
 
 
-def _cut_off(axes: "Axes", made: Analysis, drawn: Mapping[str, Sequence[float]]) -> None:
-    """Let the axis of y hold what is near the default, and name at its edge what is far.
+def _cut_off(axes: "Axes", analysis: Analysis, drawn: Mapping[str, Sequence[float]], metric: Metric) -> None:
+    """Limit the y-axis to the cells near the default, and write the figures of far cells at the edge.
 
     Args:
         axes: The panel.
-        made: The study.
-        drawn: For each cell its figure and whatever else is drawn of it.
+        analysis: The study.
+        drawn: For each cell its figure, followed by all other numbers that are drawn for it.
+        metric: The metric of the panel.
     """
     figures = {label: values[0] for label, values in drawn.items()}
-    low, high = near_limits(figures, made.study.default_label)
-    far = [o.cell for o in made.cells if not low <= figures.get(o.cell.label, low) <= high]
+    low, high = near_limits(figures, analysis.study.default_label, metric)
+    far = [o.cell for o in analysis.cells if not low <= figures.get(o.cell.label, low) <= high]
     if not far:
         return
     inside = [value for label, figure in figures.items() if low <= figure <= high for value in drawn[label]]
@@ -204,49 +218,49 @@ def _cut_off(axes: "Axes", made: Analysis, drawn: Mapping[str, Sequence[float]])
     axes.set_ylim(min(inside) - margin * room_below, max(inside) + margin * room_above)
     for x, below in dict.fromkeys(zip([cell.x for cell in far], is_below, strict=True)):
         found = [figures[c.label] for c, is_low in zip(far, is_below, strict=True) if (c.x, is_low) == (x, below)]
-        ends = dict.fromkeys((number(min(found)), number(max(found))))
+        ends = dict.fromkeys(number(end, metric.decimals) for end in (min(found), max(found)))
         axes.annotate(
             f"{'▼' if below else '▲'} {' to '.join(ends)}",
             (0.5 if x is None else x, 0 if below else 1),
             xycoords=axes.transAxes if x is None else axes.get_xaxis_transform(),
             xytext=(0, 4 if below else -4),
             textcoords="offset points",
-            **{"ha": _side(x, made), "va": "bottom" if below else "top", "fontsize": 8, "color": INK, "zorder": 5},
+            **{"ha": _side(x, analysis), "va": "bottom" if below else "top", "fontsize": 8, "color": INK, "zorder": 5},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
         )
 
 
-def _side(x: float | None, made: Analysis) -> str:
-    """Return where the point is beside which a name stands within the panel."""
-    values = [outcome.cell.x for outcome in made.cells if outcome.cell.x is not None]
+def _side(x: float | None, analysis: Analysis) -> str:
+    """Return the horizontal alignment that keeps a text at x within the panel."""
+    values = [outcome.cell.x for outcome in analysis.cells if outcome.cell.x is not None]
     if x is None or min(values) == max(values) or min(values) < x < max(values):
         return "center"
     return "right" if x == max(values) else "left"
 
 
-def _finish_x(axes: "Axes", made: Analysis) -> None:
-    """Label the axis of x, with a tick at each value where these are few."""
-    values = sorted({outcome.cell.x for outcome in made.cells if outcome.cell.x is not None})
-    axes.set_xlabel(plain(made.study.x_label))
+def _finish_x(axes: "Axes", analysis: Analysis) -> None:
+    """Label the x-axis, with a tick at each value if there are few."""
+    values = sorted({outcome.cell.x for outcome in analysis.cells if outcome.cell.x is not None})
+    axes.set_xlabel(plain(analysis.study.x_label))
     if not values:
         axes.set_xticks([])
         return
-    if values[0] > 0 and values[-1] / values[0] >= _SPREAD_OF_LOG:
+    if values[0] > 0 and values[-1] / values[0] >= _LOG_AXIS_RATIO:
         axes.set_xscale("log")
-    if len(values) <= _MOST_TICKS:
+    if len(values) <= _MAX_TICKS:
         axes.set_xticks(values, _tick_labels(values, is_log=axes.get_xscale() == "log"))
         axes.set_xticks([], minor=True)
         axes.tick_params(axis="x", labelsize=8.5)
 
 
 def _tick_labels(values: Sequence[float], is_log: bool) -> list[str]:
-    """Write the values that have room beside the one before, "" for the others."""
+    """Return a label for each value, "" if it would overlap the one before."""
     places = np.log(values) if is_log else np.array(values)
     places = (places - places[0]) / (places[-1] - places[0] or 1.0)
     labels, last, taken = [], "", -1.0
     for value, place in zip(values, places, strict=True):
         label = f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
-        has_room = place - taken >= _CHARACTER * ((len(label) + len(last)) / 2 + 0.7)
+        has_room = place - taken >= _CHARACTER_WIDTH * ((len(label) + len(last)) / 2 + 0.7)
         labels.append(label if has_room else "")
         if has_room:
             last, taken = label, place
@@ -258,7 +272,7 @@ def _curve(trial) -> dict[int, float]:
 
 
 def _mark_alarm(axes: "Axes", step: float | None, curve: Mapping[int, float]) -> bool:
-    """Draw a cross on a curve where the embeddings collapsed; return whether they did."""
+    """Draw a cross where the embeddings collapsed; return whether they did."""
     if step is None or not np.isfinite(step):
         return False
     steps = sorted(curve)

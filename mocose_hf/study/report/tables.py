@@ -1,29 +1,26 @@
-"""The tables of a study: what stands in which place, whatever they are written in."""
+"""The tables of a study, independent of the format that they are written in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mocose_hf.study.analysis.analysis import ABOVE, BELOW, Analysis, CellOutcome, num_test_sets
+from mocose_hf.study.analysis.analysis import BETTER, WORSE, Analysis, CellOutcome
 from mocose_hf.study.analysis.seed_tests import Summary
-from mocose_hf.study.results import SCORE
+from mocose_hf.study.metrics import Metric, describe_metric
+from mocose_hf.study.study import SCORE
 
 NOTHING = "–"
 _MINUS = "−"
-_ARROWS = {ABOVE: "↑", BELOW: "↓"}
-_MEAN_LEGEND = (
-    "Development pairs: Spearman × 100 of the best checkpoint by them, mean ± standard deviation over seeds (number "
-    "of seeds)."
-)
+_ARROWS = {BETTER: "↑", WORSE: "↓"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a table.
+    """One entry of a table.
 
     Args:
-        text: What stands there.
-        below: A second line, smaller, or "".
-        is_default: Whether it is of the cell that the others are tested against.
+        text: Its text.
+        below: A second, smaller line, or "".
+        is_default: Whether it belongs to the default cell.
     """
 
     text: str
@@ -36,9 +33,9 @@ class Table:
     """A table.
 
     Args:
-        head: Heads of its columns.
-        rows: Rows of as many entries; the first column holds names.
-        legend: Sentences that say what its entries are.
+        head: The column heads.
+        rows: The rows, with one entry per column; the first column holds names.
+        legend: Sentences that explain the entries.
     """
 
     head: Sequence[Entry]
@@ -46,111 +43,128 @@ class Table:
     legend: Sequence[str] = field(default_factory=list)
 
 
-def study_table(made: Analysis) -> Table:
-    """Return the grid of a study whose cells stand in columns, the list of its cells otherwise."""
-    return grid_table(made) if made.has_columns else cell_table(made)
+def study_table(analysis: Analysis) -> Table:
+    """Return the main table of a study: a grid if its cells have columns, a list of its cells otherwise."""
+    return grid_table(analysis) if analysis.has_columns else cell_table(analysis)
 
 
-def cell_table(made: Analysis) -> Table:
-    """Return a table with a row for each cell: the paper's figure, ours, its test against the default, test sets."""
-    has_pairs = any(outcome.over_pairs for outcome in made.cells)
+def cell_table(analysis: Analysis) -> Table:
+    """Return a table with one row per cell: the paper's figure, our score, its tests, and the test sets."""
+    study, metric = analysis.study, analysis.metric
+    bound = number(study.equivalence_bound, metric.decimals)
+    has_pairs = any(outcome.over_pairs for outcome in analysis.cells)
     columns = [(Entry("Cell"), _name)]
-    if any(outcome.cell.paper is not None for outcome in made.cells):
-        columns.append((Entry("Paper", made.study.source), _paper))
+    if any(outcome.cell.paper is not None for outcome in analysis.cells):
+        columns.append((Entry("Paper", study.source), _paper))
     columns += [
-        (Entry("Development pairs", "mean ± sd (seeds)"), _figure(SCORE)),
-        (Entry("Difference", "95 % CI"), _difference),
-        *([(Entry("95 % CI", "over pairs"), _over_pairs)] if has_pairs else []),
-        (Entry("p, paired", "p, block"), _p),
-        (Entry("p, equivalent", f"within ± {number(made.study.equivalence_bound)}"), _equivalence),
-        (Entry("Verdict", "paired; block"), _verdict),
+        (Entry(metric.title, "mean ± sd (seeds)"), _figure(metric)),
+        (Entry("Difference", "95 % CI"), _difference(metric)),
+        *([(Entry("95 % CI", "over pairs"), _over_pairs(metric))] if has_pairs else []),
+        (Entry("p, paired", "p, block design"), _p),
+        (Entry("p, equivalent", f"within ± {bound}"), _equivalence),
+        (Entry("Verdict", "paired; block design"), _verdict),
     ]
-    if made.study.plot == "curves":
-        columns.append((Entry("Last evaluation", "mean ± sd (seeds)"), _figure("last_dev_spearman")))
+    if study.plot == "curves":
+        last = describe_metric(f"last_{analysis.curve_metric.name}")
+        columns.append((Entry("Last evaluation", "mean ± sd (seeds)"), _figure(last)))
         columns.append((Entry("Collapse alarm", "mean step"), _alarm))
-    columns += [(Entry(average_title(name), "mean ± sd (seeds)"), _figure(name)) for name in made.test_averages]
-    rows = [[entry(outcome) for _, entry in columns] for outcome in made.cells]
+    averages = [describe_metric(name) for name in analysis.test_averages if name != metric.name]
+    columns += [(Entry(average.title, "mean ± sd (seeds)"), _figure(average)) for average in averages]
+    rows = [[entry(outcome) for _, entry in columns] for outcome in analysis.cells]
     legend = [
-        _MEAN_LEGEND,
-        "Difference: to the default, over common seeds, with the interval of a paired t-test. The interval is "
-        "unadjusted, so it may exclude 0 although the verdict is “not significant”. p: of the paired test; below, of "
-        "the block test, which takes the shift of each seed from the other cells; and of equivalence, by two "
-        "one-sided paired tests. Each is adjusted by Holm's method. Verdicts are at 0.05, by the paired test and, "
-        "below, by the block test.",
+        score_legend(metric),
+        "Difference: from the default over shared seeds, with the interval of a paired t-test. The interval is not "
+        "adjusted for the number of cells, so it may exclude 0 although the verdict is “not significant”.",
+        "p: of the paired t-test; below it, of the block-design t-test, which removes the effect of each seed with "
+        "the help of the other cells. Equivalence is tested by two one-sided paired t-tests. Each p is adjusted by "
+        "Holm's method. Verdicts are at 0.05.",
     ]
     if has_pairs:
         legend.append(
-            "Over pairs: what other development pairs of this kind would change for the seeds at hand, by 1,000 sets "
-            "of pairs drawn with replacement. It holds no noise of seeds, as the interval beside it holds none of "
-            "pairs."
+            "Over pairs: how far the difference depends on the choice of development pairs, from 1,000 sets of pairs "
+            "drawn with replacement. This interval covers no noise of seeds, and the other one no noise of pairs."
         )
     return Table([head for head, _ in columns], rows, legend)
 
 
-def grid_table(made: Analysis) -> Table:
-    """Return a table of rows and columns as declared, the paper's figure below each of ours."""
-    cells = {(outcome.cell.row, outcome.cell.column): outcome for outcome in made.cells}
+def grid_table(analysis: Analysis) -> Table:
+    """Return a table of rows and columns as declared, with the paper's figure below ours."""
+    cells = {(outcome.cell.row, outcome.cell.column): outcome for outcome in analysis.cells}
     columns = list(dict.fromkeys(column for _, column in cells))
     rows = [
-        [Entry(row), *(_grid_entry(cells.get((row, column))) for column in columns)]
+        [Entry(row), *(_grid_entry(cells.get((row, column)), analysis.metric) for column in columns)]
         for row in dict.fromkeys(row for row, _ in cells)
     ]
-    legend = [_MEAN_LEGEND]
-    if any(outcome.cell.paper is not None for outcome in made.cells):
-        legend.append(f"Below each: {paper_name(made)}.")
-    marks = {mark for outcome in made.cells for mark in _marks(outcome)}
+    legend = [score_legend(analysis.metric)]
+    if any(outcome.cell.paper is not None for outcome in analysis.cells):
+        legend.append(f"Below each: {paper_name(analysis)}.")
+    marks = {mark for outcome in analysis.cells for mark in _marks(outcome)}
     if marks & {"↑", "↓"}:
-        legend.append("↑, ↓: above, below the default by a paired t-test, by Holm's method for all cells at 0.05.")
-    if marks & {"(↑)", "(↓)"}:
-        legend.append("(↑), (↓): above, below the default by the block test, by Holm's method for all cells at 0.05.")
-    if "≈" in marks:
-        bound = number(made.study.equivalence_bound)
         legend.append(
-            f"≈: equivalent to the default within ± {bound} by two one-sided paired tests, by Holm's method."
+            "↑, ↓: significantly better, worse than the default by a paired t-test at 0.05, adjusted by Holm's method."
+        )
+    if marks & {"(↑)", "(↓)"}:
+        legend.append(
+            "(↑), (↓): significantly better, worse by the block-design t-test at 0.05, adjusted by Holm's method."
+        )
+    if "≈" in marks:
+        bound = number(analysis.study.equivalence_bound, analysis.metric.decimals)
+        legend.append(
+            f"≈: equivalent to the default within ± {bound} by two one-sided paired t-tests with Holm's method."
         )
     return Table([Entry("Cell"), *(Entry(column_name(column)) for column in columns)], rows, legend)
 
 
-def paper_name(made: Analysis) -> str:
-    """Return what the paper's figures are called."""
-    return f"Paper, {made.study.source}" if made.study.source else "Paper"
+def score_legend(metric: Metric) -> str:
+    """Return the sentence that explains the scores of a table."""
+    if metric.name == SCORE:
+        return (
+            "Development pairs: Spearman × 100 of the best checkpoint of each run, mean ± standard deviation over "
+            "seeds (number of seeds)."
+        )
+    direction = "greater" if metric.greater_is_better else "smaller"
+    return (
+        f"{metric.title}: {metric.unit} ({direction} is better), mean ± standard deviation over seeds (number of "
+        "seeds)."
+    )
+
+
+def paper_name(analysis: Analysis) -> str:
+    """Return the heading of the paper's figures."""
+    return f"Paper, {analysis.study.source}" if analysis.study.source else "Paper"
 
 
 def column_name(column: str) -> str:
-    """Return what a column of a grid is called, also that of cells which have none."""
+    """Return the heading of a grid's column; "none" for cells without a column."""
     return column or "none"
 
 
-def average_title(name: str) -> str:
-    """Return what heads the average over test sets of that name."""
-    return f"Mean of {num_test_sets(name)} STS test sets"
-
-
-def mean_text(figure: Summary | None, num_seeds: int) -> str:
-    """Return mean ± sd and the number of seeds, and of how many where some are missing."""
+def mean_text(figure: Summary | None, num_seeds: int, decimals: int = 2) -> str:
+    """Return mean ± sd and the number of seeds, with the total number of seeds if some are missing."""
     if figure is None:
         return NOTHING
-    mean = number(figure.mean) if figure.sd is None else f"{number(figure.mean)} ± {number(figure.sd)}"
+    mean = number(figure.mean, decimals)
+    mean = mean if figure.sd is None else f"{mean} ± {number(figure.sd, decimals)}"
     return f"{mean} ({figure.count})" if figure.count == num_seeds else f"{mean} ({figure.count} of {num_seeds})"
 
 
 def p_text(p: float | None) -> str:
-    """Return a p-value with three places."""
+    """Return a p-value with three decimals."""
     if p is None:
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign and two places."""
-    text = f"{value:+.2f}".replace("-", _MINUS)
-    return "0.00" if text[1:] == "0.00" else text
+def signed(value: float, decimals: int = 2) -> str:
+    """Return a difference with its sign."""
+    text = f"{value:+.{decimals}f}".replace("-", _MINUS)
+    return text[1:] if float(text[1:]) == 0 else text
 
 
-def number(value: float) -> str:
-    """Return a figure with two places."""
-    text = f"{value:.2f}".replace("-", _MINUS)
-    return "0.00" if text == f"{_MINUS}0.00" else text
+def number(value: float, decimals: int = 2) -> str:
+    """Return a figure with a fixed number of decimals."""
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", _MINUS)
 
 
 def _name(outcome: CellOutcome) -> Entry:
@@ -163,20 +177,34 @@ def _paper(outcome: CellOutcome) -> Entry:
     return Entry(text, is_default=outcome.is_default)
 
 
-def _figure(name: str) -> Callable[[CellOutcome], Entry]:
-    return lambda outcome: Entry(mean_text(outcome.figure(name), outcome.num_seeds), "", outcome.is_default)
+def _figure(metric: Metric) -> Callable[[CellOutcome], Entry]:
+    def entry(outcome: CellOutcome) -> Entry:
+        text = mean_text(outcome.figure(metric.name), outcome.num_seeds, metric.decimals)
+        return Entry(text, is_default=outcome.is_default)
+
+    return entry
 
 
-def _difference(outcome: CellOutcome) -> Entry:
-    test = outcome.test
-    if test is None or test.difference is None:
-        return Entry(NOTHING)
-    return Entry(signed(test.difference), "" if test.low is None else f"[{signed(test.low)}, {signed(test.high)}]")
+def _difference(metric: Metric) -> Callable[[CellOutcome], Entry]:
+    def entry(outcome: CellOutcome) -> Entry:
+        test = outcome.test
+        if test is None or test.difference is None:
+            return Entry(NOTHING)
+        return Entry(signed(test.difference, metric.decimals), _interval(test.low, test.high, metric))
+
+    return entry
 
 
-def _over_pairs(outcome: CellOutcome) -> Entry:
-    interval = outcome.over_pairs
-    return Entry(NOTHING if interval is None else f"[{signed(interval.low)}, {signed(interval.high)}]")
+def _over_pairs(metric: Metric) -> Callable[[CellOutcome], Entry]:
+    def entry(outcome: CellOutcome) -> Entry:
+        interval = outcome.over_pairs
+        return Entry(NOTHING if interval is None else _interval(interval.low, interval.high, metric))
+
+    return entry
+
+
+def _interval(low: float | None, high: float | None, metric: Metric) -> str:
+    return "" if low is None else f"[{signed(low, metric.decimals)}, {signed(high, metric.decimals)}]"
 
 
 def _p(outcome: CellOutcome) -> Entry:
@@ -190,11 +218,11 @@ def _equivalence(outcome: CellOutcome) -> Entry:
 def _verdict(outcome: CellOutcome) -> Entry:
     if outcome.is_default:
         return Entry("the default", is_default=True)
-    return Entry(outcome.verdict or NOTHING, f"block: {outcome.block_verdict}" if outcome.block_verdict else "")
+    return Entry(outcome.verdict or NOTHING, f"block design: {outcome.block_verdict}" if outcome.block_verdict else "")
 
 
 def _alarm(outcome: CellOutcome) -> Entry:
-    alarm, complete = outcome.figure("alarm_step"), outcome.figure(SCORE)
+    alarm, complete = outcome.figure("alarm_step"), outcome.score
     if complete is None:
         return Entry(NOTHING, is_default=outcome.is_default)
     if alarm is None:
@@ -203,17 +231,17 @@ def _alarm(outcome: CellOutcome) -> Entry:
 
 
 def _marks(outcome: CellOutcome) -> list[str]:
-    """Return an arrow for a significant paired test, one in brackets for a block test, and a mark of equivalence."""
+    """Return an arrow for a significant paired test, one in brackets for the block design, and ≈ for equivalence."""
     marks = [_ARROWS[outcome.verdict]] if outcome.verdict in _ARROWS else []
     marks += [f"({_ARROWS[outcome.block_verdict]})"] if outcome.block_verdict in _ARROWS else []
     return marks + ["≈"] * outcome.is_equivalent
 
 
-def _grid_entry(outcome: CellOutcome | None) -> Entry:
+def _grid_entry(outcome: CellOutcome | None, metric: Metric) -> Entry:
     if outcome is None:
         return Entry("")
     text = NOTHING
     if outcome.score is not None:
-        text = " ".join([mean_text(outcome.score, outcome.num_seeds), *_marks(outcome)])
+        text = " ".join([mean_text(outcome.score, outcome.num_seeds, metric.decimals), *_marks(outcome)])
     below = [] if outcome.cell.paper is None else [f"paper {number(outcome.cell.paper)}"]
     return Entry(text, ", ".join(below + ["default"] * outcome.is_default), outcome.is_default)

@@ -1,4 +1,4 @@
-"""Write tables, plots and one page of studies into a folder."""
+"""Write the report of studies into a folder: tables, plots and one page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,121 +8,123 @@ from mocose_hf.cli.output_dir import saving
 from mocose_hf.errors import InputError
 from mocose_hf.plotting import figure_bytes
 from mocose_hf.study.analysis.analysis import Analysis, analyse
-from mocose_hf.study.declarations import FILE_NAME
 from mocose_hf.study.report.csv_export import curves_csv, summary_csv, trials_csv
-from mocose_hf.study.report.html_page import Shown, page
+from mocose_hf.study.report.html_page import PageEntry, page
 from mocose_hf.study.report.markdown_latex import study_latex, study_markdown
 from mocose_hf.study.report.plots import study_figure
+from mocose_hf.study.study import FILE_NAME, StudyData
 
 PAGE = "index.html"
 
-WRITTEN = "report_files.json"
-"""Names of the files that reports wrote into a folder, which a later one may write over."""
+MANIFEST = "report_files.json"
+"""The names of the files that reports wrote into a folder. A later report may overwrite them."""
 
 _ENDINGS = (".csv", "_summary.csv", "_curves.csv", ".md", ".tex", ".png", ".svg")
-_REMEDY = "what an earlier report wrote is there still; make room and report again"
+_REMEDY = "free some space and report again; the files of earlier reports are intact"
 
 
-def write_report(folder: str | Path, studies: Sequence[tuple]) -> list[Path]:
-    """Write a report of studies: tables and a plot of each, and one page of all.
+def write_report(folder: str | Path, studies: Sequence[StudyData]) -> list[Path]:
+    """Write tables and a plot of each study, and one page of all.
 
-    For each study `<name>.csv` (a line for each trial), `<name>_summary.csv` (for each cell), `<name>_curves.csv` (for
-    each evaluation and singular value) where there are any, `<name>.md`, `<name>.tex`, and `<name>.png` and
-    `<name>.svg` where there is a plot; `index.html` with all of them. Everything is made before anything is written,
-    each file takes the place of its predecessor in one step, and the page is the last: a report that is killed leaves
-    the page before it whole. The same results give the same bytes.
+    For each study: `<name>.csv` (one row per trial), `<name>_summary.csv` (per cell), `<name>_curves.csv` (per
+    evaluation and singular value, if there are any), `<name>.md`, `<name>.tex`, and `<name>.png` and `<name>.svg` if
+    it has a plot. `index.html` shows all studies.
+
+    All content is built before anything is written. Each file replaces its predecessor atomically, the page last, so
+    a killed report leaves the old page intact. The same results give the same bytes.
 
     Args:
-        folder: Made where it is not there. Files of earlier reports are written over; of a study that is reported
-            again, those that it no longer has are deleted.
-        studies: For each the arguments of `analyse`: the study and its trials and, where they are known, its settings
-            and the cells that were left out.
+        folder: The folder; created if missing. Files of earlier reports are overwritten. Files that a study no longer
+            has are deleted.
+        studies: The studies.
 
     Returns:
         The paths of the files, the page last.
 
     Raises:
-        InputError: Where a study's name makes no file name, two studies would write the same file, a file that no
-            report wrote is in the way, or matplotlib is missing.
-        SaveError: Where the files cannot be written.
+        InputError: If a study's name is not valid as a file name, two studies would write the same file, a file in
+            the way belongs to no report, or matplotlib is missing.
+        SaveError: If the files cannot be written.
     """
     folder = Path(folder)
-    made = _make(studies)
+    contents = _build(studies)
     with saving(str(folder), _REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = _earlier(folder)
-        _check_free(folder, made, earlier)
-        gone = {f"{study.name}{ending}" for study, *_ in studies for ending in _ENDINGS} & earlier - made.keys()
-        # Written first: what a killed report leaves is known as such.
-        _replace(folder / WRITTEN, _as_json(earlier | made.keys()))
-        for name, content in made.items():
+        earlier = _read_manifest(folder)
+        _validate_free(folder, contents, earlier)
+        obsolete = {f"{data.study.name}{ending}" for data in studies for ending in _ENDINGS} & earlier
+        obsolete -= contents.keys()
+        # Written first, so that the files of a killed report are known to belong to one.
+        _replace(folder / MANIFEST, _manifest(earlier | contents.keys()))
+        for name, content in contents.items():
             _replace(folder / name, content)
-        for name in sorted(gone):
+        for name in sorted(obsolete):
             (folder / name).unlink(missing_ok=True)
-        _replace(folder / WRITTEN, _as_json((earlier | made.keys()) - gone))
-    return [folder / name for name in made]
+        _replace(folder / MANIFEST, _manifest((earlier | contents.keys()) - obsolete))
+    return [folder / name for name in contents]
 
 
-def _make(studies: Sequence[tuple]) -> dict[str, bytes]:
+def _build(studies: Sequence[StudyData]) -> dict[str, bytes]:
     """Return the content of all files by name, the page last."""
     files: dict[str, bytes] = {}
-    shown = []
-    for study, *known in studies:
-        if not FILE_NAME.fullmatch(study.name):
-            raise InputError(f"study {study.name!r}: no name for files; use letters, digits, '.', '_' and '-'.")
-        made = analyse(study, *known)
-        own = _study_files(made)
-        twice = sorted(own.keys() & (files.keys() | {PAGE, WRITTEN}))
-        if twice:
-            raise InputError(f"study {study.name!r}: another one writes {twice[0]} too; rename one of them.")
+    entries = []
+    for data in studies:
+        name = data.study.name
+        if not FILE_NAME.fullmatch(name):
+            raise InputError(f"study {name!r}: is not a valid file name; use letters, digits, '.', '_' and '-'.")
+        analysis = analyse(data.study, data.results, data.settings, data.skipped)
+        own = _study_files(analysis)
+        duplicates = sorted(own.keys() & (files.keys() | {PAGE, MANIFEST}))
+        if duplicates:
+            raise InputError(f"study {name!r}: another study also writes {duplicates[0]}; rename one of them.")
         files |= own
-        shown.append(Shown(made, own.get(f"{study.name}.svg"), list(own)))
-    return files | {PAGE: page(shown).encode()}
+        entries.append(PageEntry(analysis, own.get(f"{name}.svg"), list(own)))
+    return files | {PAGE: page(entries).encode()}
 
 
-def _study_files(made: Analysis) -> dict[str, bytes]:
-    name = made.study.name
+def _study_files(analysis: Analysis) -> dict[str, bytes]:
+    name = analysis.study.name
     texts = {
-        f"{name}.csv": trials_csv(made),
-        f"{name}_summary.csv": summary_csv(made),
-        f"{name}.md": study_markdown(made),
-        f"{name}.tex": study_latex(made),
+        f"{name}.csv": trials_csv(analysis),
+        f"{name}_summary.csv": summary_csv(analysis),
+        f"{name}.md": study_markdown(analysis),
+        f"{name}.tex": study_latex(analysis),
     }
-    if (curves := curves_csv(made)) is not None:
+    if (curves := curves_csv(analysis)) is not None:
         texts[f"{name}_curves.csv"] = curves
     files = {file: text.encode() for file, text in texts.items()}
-    figure = study_figure(made)
+    figure = study_figure(analysis)
     if figure is not None:
         files |= {f"{name}{suffix}": figure_bytes(figure, suffix) for suffix in (".png", ".svg")}
     return files
 
 
-def _earlier(folder: Path) -> set[str]:
+def _read_manifest(folder: Path) -> set[str]:
     """Return the names of the files that earlier reports wrote into the folder."""
-    place = folder / WRITTEN
+    path = folder / MANIFEST
     try:
-        names = json.loads(place.read_text(encoding="utf-8"))["files"]
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {name for name in names if Path(name).name == name}
     except FileNotFoundError:
         return set()
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{place}: is not as a report writes it; move it away or name another folder.") from error
+        raise InputError(f"{path}: was not written by a report; move it away or choose another folder.") from error
 
 
-def _check_free(folder: Path, made: Mapping[str, bytes], earlier: set[str]) -> None:
-    for name in made:
+def _validate_free(folder: Path, contents: Mapping[str, bytes], earlier: set[str]) -> None:
+    for name in contents:
         if name not in earlier and (folder / name).exists():
             raise InputError(
-                f"{folder / name}: is there and of no earlier report; move it away or name another folder."
+                f"{folder / name}: exists, but no report wrote it; move it away or choose another folder."
             )
 
 
-def _as_json(names: set[str]) -> bytes:
+def _manifest(names: set[str]) -> bytes:
     return (json.dumps({"files": sorted(names)}, indent=2) + "\n").encode()
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file beside its place and put it there in one step."""
+    """Write a file beside its path, and move it there atomically."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         unfinished.write_bytes(content)

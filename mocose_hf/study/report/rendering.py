@@ -1,0 +1,32 @@
+"""Load the templates of the report, and escape every value that they show."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+@lru_cache
+def html_environment() -> Environment:
+    """Return the environment of HTML templates: values lose control characters, and markup is escaped."""
+    return _environment(lambda text: "".join(c for c in text if c.isprintable() or c in " \n\t"))
+
+
+def escaping_environment(escape: Callable[[str], str], **delimiters: str) -> Environment:
+    """Return an environment whose values all pass through `escape`, for a format other than HTML."""
+    return _environment(lambda text: Markup(escape(text)), **delimiters)
+
+
+def _environment(finalize: Callable[[str], str], **delimiters: str) -> Environment:
+    # With autoescape, the output of a macro is `Markup`, so no value is escaped twice.
+    return Environment(
+        loader=PackageLoader("mocose_hf.study.report"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else finalize(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **delimiters,
+    )

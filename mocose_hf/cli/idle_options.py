@@ -98,6 +98,18 @@ _RULES = [
         "there is no relation term",
     ),
     _Rule(
+        ("reshaping_whitening", "reshaping_smoothing", "reshaping_temperature"),
+        ("reshaping_weight",),
+        lambda values: values.reshaping_weight == 0.0,
+        "there is no reshaping term",
+    ),
+    _Rule(
+        ("reshaping_temperature",),
+        ("reshaping_smoothing",),
+        lambda values: values.reshaping_smoothing == 0.0,
+        "the reshaping term does not smooth",
+    ),
+    _Rule(
         ("queue_positive_weight", "queue_positive_similarity"),
         ("queue_positives",),
         lambda values: values.queue_positives == 0,
@@ -123,8 +135,8 @@ _RULES = [
     ),
     _Rule(
         TARGET_ARGUMENTS,
-        ("queue_weight", "relation_weight", "in_batch_queue"),
-        lambda v: v.queue_weight == 0.0 and v.relation_weight == 0.0 and v.in_batch_queue != "target",
+        ("queue_weight", "relation_weight", "reshaping_weight", "in_batch_queue"),
+        lambda v: v.queue_weight == v.relation_weight == v.reshaping_weight == 0.0 and v.in_batch_queue != "target",
         "there is no target",
     ),
     _Rule(

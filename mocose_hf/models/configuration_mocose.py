@@ -17,6 +17,7 @@ from mocose_hf.models.queue_weighting import parse_window
 SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 QUEUE_DTYPES = ("float32", "bfloat16")
 IN_BATCH_QUEUES = ("none", "target", "online")
+TERM_WEIGHTS = ("queue_weight", "in_batch_weight", "relation_weight", "reshaping_weight")
 
 CHUNKED_FROM = 65_536
 """Size of the queue from which the loss passes over it chunk by chunk."""
@@ -143,7 +144,7 @@ class MoCoSEConfig(PreTrainedConfig):
     queue_weight: float = _option(
         1.0,
         "Weight of the momentum term: queries against the keys of the target and the queue; 0 or above. At 0 there "
-        "is no target unless relation_weight or in_batch_queue needs one (paper: 1).",
+        "is no target unless relation_weight, reshaping_weight or in_batch_queue needs one (paper: 1).",
     )
     in_batch_weight: float = _option(
         0.0,
@@ -162,6 +163,24 @@ class MoCoSEConfig(PreTrainedConfig):
         0.05,
         "Temperature τ_t of the key's similarities in the relation term, above 0. Below relation_temperature, "
         "neighbours move together; above it, apart (paper: none; ReSSL: 0.04).",
+    )
+    reshaping_weight: float = _option(
+        0.0,
+        "Weight of the reshaping term, which draws a query to its key, as reshaping_whitening and "
+        "reshaping_smoothing reshape it by the queue; 0 or above (paper: 0).",
+    )
+    reshaping_whitening: float = _option(
+        0.0,
+        "How far the reshaping term whitens keys by the mean and covariance of the queue, in [0, 1]: 0 is not at all, "
+        "1 is fully. Whitening moves sentences apart (paper: none).",
+    )
+    reshaping_smoothing: float = _option(
+        0.0,
+        "Share of the mean of its neighbours in the queue that the reshaping term puts into a key, in [0, 1). "
+        "Smoothing moves neighbours together (paper: none).",
+    )
+    reshaping_temperature: float = _option(
+        0.05, "Temperature of the weights of these neighbours, above 0 (paper: none)."
     )
     symmetric_loss: bool = _option(
         False,
@@ -272,12 +291,17 @@ class MoCoSEConfig(PreTrainedConfig):
     @property
     def has_target(self) -> bool:
         """Whether a term needs the target branch."""
-        return self.queue_weight > 0.0 or self.relation_weight > 0.0 or self.in_batch_queue == "target"
+        return self.queue_weight > 0.0 or self.follows_target or self.in_batch_queue == "target"
 
     @property
     def has_other_terms(self) -> bool:
         """Whether the loss has more than the momentum term from the query view to the key view."""
-        return self.encodes_both_views_online or self.relation_weight > 0.0
+        return self.encodes_both_views_online or self.follows_target
+
+    @property
+    def follows_target(self) -> bool:
+        """Whether a term draws queries to what target and queue make of their keys, without negatives."""
+        return self.relation_weight > 0.0 or self.reshaping_weight > 0.0
 
     @property
     def encodes_both_views_online(self) -> bool:
@@ -484,13 +508,12 @@ class MoCoSEConfig(PreTrainedConfig):
 
     def _check_terms(self) -> None:
         """Refuse weights that leave no term, and parts of the queue that no term uses."""
-        for name in ("queue_weight", "in_batch_weight", "relation_weight"):
+        for name in TERM_WEIGHTS:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is a number of at least 0, but is {getattr(self, name)}.")
-        if self.queue_weight == self.in_batch_weight == self.relation_weight == 0.0:
-            raise ValueError(
-                "`queue_weight`, `in_batch_weight` and `relation_weight` are all 0, so there is no loss; raise one."
-            )
+        if not any(getattr(self, name) for name in TERM_WEIGHTS):
+            *first, last = (f"`{name}`" for name in TERM_WEIGHTS)
+            raise ValueError(f"{', '.join(first)} and {last} are all 0, so there is no loss; raise one.")
         for name in ("relation_temperature", "relation_target_temperature"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is a number above 0, but is {getattr(self, name)}.")
@@ -498,13 +521,15 @@ class MoCoSEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}, but `relation_weight` is 0; raise that, or leave it out."
                 )
-        if self.relation_weight > 0.0 and self.queue_size == 0:
-            raise ValueError("`relation_weight` compares with the queue, but `queue_size` is 0; raise it.")
-        if self.relation_weight > 0.0 and self.queue_centroids:
-            raise ValueError(
-                f"`relation_weight` compares with the keys of the queue, but `queue_centroids` {self.queue_centroids} "
-                "stand in their place; leave out one of the two."
-            )
+        for name in ("relation_weight", "reshaping_weight"):
+            if getattr(self, name) > 0.0 and self.queue_size == 0:
+                raise ValueError(f"`{name}` compares with the queue, but `queue_size` is 0; raise it.")
+            if getattr(self, name) > 0.0 and self.queue_centroids:
+                raise ValueError(
+                    f"`{name}` compares with the keys of the queue, but `queue_centroids` {self.queue_centroids} "
+                    "stand in their place; leave out one of the two."
+                )
+        self._check_reshaping()
         self._check_options_of_contrast()
         if self.in_batch_queue not in IN_BATCH_QUEUES:
             raise ValueError(f"`in_batch_queue` is one of {', '.join(IN_BATCH_QUEUES)}, not {self.in_batch_queue!r}.")
@@ -516,13 +541,29 @@ class MoCoSEConfig(PreTrainedConfig):
         if self.in_batch_queue == "online" and self.has_target:
             raise ValueError(
                 "`in_batch_queue` online fills the queue from the online branch, but another term needs it from the "
-                "target; set `queue_weight` and `relation_weight` to 0, or `in_batch_queue` to target."
+                "target; set the weights of the other terms to 0, or `in_batch_queue` to target."
             )
         if not self.has_target and self.in_batch_queue == "none" and self.queue_size > 0:
             raise ValueError(
                 f"`queue_size` is {self.queue_size}, but `queue_weight` is 0 and `in_batch_queue` is none, so no term "
                 "uses the queue; set `queue_size` to 0, or raise the weight."
             )
+
+    def _check_reshaping(self) -> None:
+        """Refuse values that give no shape, and settings of a reshaping term that is not there."""
+        if not 0.0 <= self.reshaping_whitening <= 1.0:
+            raise ValueError(f"`reshaping_whitening` lies in [0, 1], but is {self.reshaping_whitening}.")
+        if not 0.0 <= self.reshaping_smoothing < 1.0:
+            raise ValueError(f"`reshaping_smoothing` lies in [0, 1), but is {self.reshaping_smoothing}.")
+        if not 0.0 < self.reshaping_temperature < float("inf"):
+            raise ValueError(f"`reshaping_temperature` is a number above 0, but is {self.reshaping_temperature}.")
+        shape = ("reshaping_whitening", "reshaping_smoothing")
+        for names, of in ((shape, "reshaping_weight"), (("reshaping_temperature",), "reshaping_smoothing")):
+            for name in names:
+                if getattr(self, of) == 0.0 and getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(
+                        f"`{name}` is {getattr(self, name)}, but `{of}` is 0; raise that, or leave it out."
+                    )
 
     def _check_options_of_contrast(self) -> None:
         """Refuse options of contrastive terms that no term of this loss uses."""
@@ -573,6 +614,10 @@ class OneTermConfig(MoCoSEConfig):
     relation_weight: float = 0.0
     relation_temperature: float = 0.1
     relation_target_temperature: float = 0.05
+    reshaping_weight: float = 0.0
+    reshaping_whitening: float = 0.0
+    reshaping_smoothing: float = 0.0
+    reshaping_temperature: float = 0.05
     queue_positives: int = 0
     queue_positive_weight: float = 1.0
     queue_positive_similarity: float = -1.0

@@ -1,6 +1,6 @@
 """The terms that the loss of a batch can be made of, beside the one of the paper.
 
-The loss is a weighted sum of three terms. Each takes its positives and its in-batch negatives from one branch:
+The loss is a weighted sum of four terms. Each takes its positives and its in-batch negatives from one branch:
 
 * The momentum term contrasts online queries with the keys of the target and the queue, which holds past keys of the
   target (MoCoSE, eq. 4 of https://arxiv.org/abs/2202.13093).
@@ -8,6 +8,8 @@ The loss is a weighted sum of three terms. Each takes its positives and its in-b
   (SimCSE, eq. 4 of https://arxiv.org/abs/2104.08821; MultipleNegativesRankingLoss of sentence-transformers).
 * The relation term gives a query the similarities to the queue that the target gives its key, made sharper or softer
   (ReSSL, eq. 4 of https://arxiv.org/abs/2107.09282). It pushes no pair of sentences apart by itself.
+* The reshaping term draws a query to its key as the queue reshapes it: softly whitened (as in
+  https://arxiv.org/abs/2103.15316), or smoothed over its neighbours (mean shift, https://arxiv.org/abs/2105.07269).
 
 Past keys can be negatives of the in-batch term too: those of the target (ESimCSE, eq. 7 of
 https://arxiv.org/abs/2109.04380) or those of the online branch (cross-batch memory, section 3.2 of
@@ -56,10 +58,16 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
         output.loss = model.relation_loss(queries, keys, sentence_ids, queue)
         return output
 
+    def reshaping(queries, keys, others, queue):
+        output = model.info_nce(queries.detach(), keys, sentence_ids, None)
+        output.loss = model.reshaping_loss(queries, keys, sentence_ids, queue)
+        return output
+
     weighted = [
         (config.queue_weight, momentum),
         (config.in_batch_weight, in_batch),
         (config.relation_weight, relation),
+        (config.reshaping_weight, reshaping),
     ]
     output, loss = None, 0.0
     for weight, term in weighted:

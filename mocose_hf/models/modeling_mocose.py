@@ -23,6 +23,8 @@ from mocose_hf.models.losses import (
     multi_positive_loss,
     nearest_rows,
     relation_loss,
+    reshape_keys,
+    reshaping_loss,
     same_sentence,
 )
 from mocose_hf.models.negative_queue import NegativeQueue
@@ -234,7 +236,7 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         if args.fgsm_epsilon and config.has_other_terms:
             raise ValueError(
                 "`fgsm_epsilon` perturbs the query view of the momentum term alone; leave it out with "
-                "`in_batch_weight`, `relation_weight` and `symmetric_loss`."
+                "`in_batch_weight`, `relation_weight`, `reshaping_weight` and `symmetric_loss`."
             )
         changes = [name for name in ("token_cutoff", "feature_cutoff", "embedding_noise") if getattr(args, name)]
         if changes and config.encodes_both_views_online and config.has_target and not config.share_embeddings:
@@ -401,6 +403,22 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         own = same_sentence(sentence_ids, queue.row_ids)  # (B, N)
         temperatures = (config.relation_temperature, config.relation_target_temperature)
         return relation_loss(queries, keys, rows, *temperatures, own, log_weights)
+
+    def reshaping_loss(
+        self, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None, queue: NegativeQueue
+    ) -> Tensor:
+        """Return the reshaping term of queries and keys (B, D) over the rows of a queue; see `losses.reshape_keys`.
+
+        Raises:
+            ValueError: If there are no `sentence_ids` (B,), by which a sentence's own rows are left out.
+        """
+        if sentence_ids is None:
+            raise ValueError("`reshaping_weight` needs the `sentence_ids` of each batch; give them, or set it to 0.")
+        config = self.config
+        rows, bias = self.queue_candidates(queue)  # (N, D), (N,)
+        own = same_sentence(sentence_ids, queue.row_ids)  # (B, N)
+        shape = (config.reshaping_whitening, config.reshaping_smoothing, config.reshaping_temperature)
+        return reshaping_loss(queries, reshape_keys(keys, rows, own, *shape, bias))
 
     def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
         """Return what of a queue serves as negatives under the policies of the configuration.

@@ -1,4 +1,4 @@
-"""In-batch term, relation term, symmetric loss and queues: against slow loops, on processes and across resumes."""
+"""The terms of the loss and their queues: against slow loops, on processes and across resumes."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.sentences import with_sentence_ids
-from mocose_hf.models.losses import relation_loss
+from mocose_hf.models.losses import relation_loss, reshape_keys
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
 NO_DROPOUT = {"encoder_dropout_prob": 0.0, "head_dropout_prob": 0.0}
@@ -26,6 +26,10 @@ ESIMCSE = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "targe
 CROSS_BATCH_MEMORY = {"queue_weight": 0.0, "in_batch_weight": 1.0, "in_batch_queue": "online"}
 BOTH_TERMS = {"queue_weight": 0.5, "in_batch_weight": 2.0, "symmetric_loss": True}
 RELATION = {"queue_weight": 0.0, "relation_weight": 1.0}
+RESHAPING = {"queue_weight": 0.0, "reshaping_weight": 1.0}
+SMOOTHING = RESHAPING | {"reshaping_smoothing": 0.4, "reshaping_temperature": 0.1}
+WHITENING = RESHAPING | {"reshaping_whitening": 0.5}
+SHAPED = SMOOTHING | {"reshaping_whitening": 0.25}
 SETTINGS = {
     "in-batch": IN_BATCH_ONLY,
     "esimcse": ESIMCSE,
@@ -35,6 +39,9 @@ SETTINGS = {
     "esimcse, symmetric": ESIMCSE | {"symmetric_loss": True},
     "relation": RELATION,
     "all three, symmetric": BOTH_TERMS | {"relation_weight": 0.3, "relation_temperature": 0.2},
+    "smoothing": SMOOTHING,
+    "whitening": WHITENING,
+    "whitening and smoothing, symmetric": SHAPED | {"symmetric_loss": True},
 }
 
 
@@ -65,6 +72,27 @@ def slow_relation(config, queries, keys, rows) -> torch.Tensor:
     return total / len(queries)
 
 
+def slow_reshaping(config, queries, keys, rows) -> torch.Tensor:
+    """The reshaping term as loops, with the power of the covariance by its singular values."""
+    keys, rows = keys.detach(), torch.stack(list(rows))
+    if config.reshaping_whitening:
+        mean = sum(rows) / len(rows)
+        covariance = sum(torch.outer(row - mean, row - mean) for row in rows) / len(rows)
+        axes, variances, _ = torch.linalg.svd(covariance)
+        scales = variances.clamp(min=1e-4 * variances[0]) ** (-config.reshaping_whitening / 2)
+        keys, rows = (
+            torch.stack([F.normalize(axes @ (scales * (axes.T @ (x - mean))), dim=0) for x in part])
+            for part in (keys, rows)
+        )
+    total = torch.zeros(())
+    for query, key in zip(queries, keys, strict=True):
+        weights = [torch.exp(key @ row / config.reshaping_temperature) for row in rows]
+        mean = F.normalize(sum(w * row for w, row in zip(weights, rows, strict=True)), dim=0)
+        share = config.reshaping_smoothing
+        total = total + 1 - query @ F.normalize((1 - share) * key + share * mean, dim=0)
+    return total / len(queries)
+
+
 def slow_loss_of(model, batch) -> torch.Tensor:
     """The loss as its definition has it, each encoding done anew."""
     config = model.config
@@ -82,6 +110,9 @@ def slow_loss_of(model, batch) -> torch.Tensor:
         if config.relation_weight:
             keys = model.encode_keys(*right)
             loss = loss + config.relation_weight * slow_relation(config, queries, keys, queue_rows) / len(directions)
+        if config.reshaping_weight:
+            keys = model.encode_keys(*right)
+            loss = loss + config.reshaping_weight * slow_reshaping(config, queries, keys, queue_rows) / len(directions)
         if config.in_batch_weight:
             used = queue_rows if config.in_batch_queue != "none" else rows[:0]
             loss = loss + config.in_batch_weight * slow_term(queries, others, used) / len(directions)
@@ -160,6 +191,7 @@ def test_headless_embeddings_are_those_a_user_gets():
         (CROSS_BATCH_MEMORY, 2, 0),
         (BOTH_TERMS, 2, 2),
         (RELATION, 1, 1),
+        (SMOOTHING, 1, 1),
         ({}, 1, 1),
     ],
 )
@@ -181,7 +213,10 @@ def test_each_branch_encodes_each_view_at_most_once(settings, online, target):
     assert calls == {"online": online, "target": target}
 
 
-@pytest.mark.parametrize("settings", [settings for settings in SETTINGS.values() if "relation_weight" not in settings])
+@pytest.mark.parametrize(
+    "settings",
+    [settings for settings in SETTINGS.values() if not {"relation_weight", "reshaping_weight"} & settings.keys()],
+)
 def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, settings):
     model = tiny_model(**NO_DROPOUT, **settings)
     batch = two_views(8)
@@ -197,7 +232,9 @@ def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, setti
 
 
 @pytest.mark.parametrize(
-    "settings", [CROSS_BATCH_MEMORY, BOTH_TERMS, ESIMCSE, RELATION], ids=["xbm", "both", "esimcse", "relation"]
+    "settings",
+    [CROSS_BATCH_MEMORY, BOTH_TERMS, ESIMCSE, RELATION, SHAPED],
+    ids=["xbm", "both", "esimcse", "relation", "reshaping"],
 )
 def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, settings):
     straight = run(tmp_path / "straight", tokenizer, config=settings, save_steps=3)
@@ -342,6 +379,56 @@ def test_a_sentence_is_not_compared_with_its_own_rows():
         model.relation_loss(queries, keys, None, model.queue)
 
 
+def test_smoothing_moves_a_key_towards_its_neighbours_and_whitening_spreads_keys():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 16, generator=generator) + 3.0  # which all share a direction
+    rows = F.normalize(centres.repeat(20, 1) + torch.randn(80, 16, generator=generator), dim=-1)
+    keys, own = rows[:8], torch.eye(80, dtype=torch.bool)[:8]
+    nearest = (keys @ rows.T).masked_fill(own, -1.0).topk(5).indices
+    smoothed = reshape_keys(keys, rows, own, smoothing=0.5)
+    assert ((smoothed[:, None] * rows[nearest]).sum(2) > (keys[:, None] * rows[nearest]).sum(2)).all()
+    whitened = [reshape_keys(keys, rows, own, whitening=power) for power in (0.5, 1.0)]
+    spreads = [float((part @ part.T).mean()) for part in (keys, *whitened)]
+    assert spreads == sorted(spreads, reverse=True)
+    assert torch.equal(reshape_keys(keys, rows, own), keys)
+    for part in (smoothed, *whitened):
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(8))
+
+
+@pytest.mark.parametrize("shape", [{"smoothing": 0.5}, {"whitening": 0.5}, {"whitening": 0.25, "smoothing": 0.7}])
+def test_a_row_reshapes_as_often_as_its_bias_says(shape):
+    generator = torch.Generator().manual_seed(0)
+    keys, rows = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 12))
+    own = torch.zeros(3, 12, dtype=torch.bool)
+    own[0, 1] = True
+    bias = torch.tensor([3.0, 1.0, 1.0, 0.0] + [2.0] * 8).log()
+    repeated = [0, 0, 0, 1, 2] + [row for row in range(4, 12) for _ in range(2)]
+    expected = reshape_keys(keys, rows[repeated], own[:, repeated], **shape)
+    torch.testing.assert_close(reshape_keys(keys, rows, own, **shape, bias=bias), expected)
+
+
+def test_a_sentence_is_not_smoothed_with_its_own_rows_and_not_at_all_without_others():
+    generator = torch.Generator().manual_seed(0)
+    keys, rows = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 6))
+    excluded = torch.zeros(3, 6, dtype=torch.bool)
+    excluded[0], excluded[1, 2:] = True, True
+    found = reshape_keys(keys, rows, excluded, smoothing=0.5)
+    assert torch.equal(found[0], keys[0])
+    torch.testing.assert_close(found[1:2], reshape_keys(keys[1:2], rows[:2], excluded[1:2, :2], smoothing=0.5))
+    model = tiny_model(**SMOOTHING, **NO_DROPOUT).eval()
+    queries, keys = F.normalize(torch.randn(2, 4, 32), dim=-1)
+    ids = torch.arange(4)
+    before = model.reshaping_loss(queries, keys, ids, model.queue)
+    model.queue.enqueue(keys, ids, step=1)
+    rows = model.queue.negatives()  # newest first: the last sentence is row 0
+    own = torch.arange(len(rows)) == 3 - torch.arange(4)[:, None]
+    expected = 1 - (queries * reshape_keys(keys, rows, own, 0.0, 0.4, 0.1)).sum(1).mean()
+    torch.testing.assert_close(model.reshaping_loss(queries, keys, ids, model.queue), expected)
+    assert before != expected
+    with pytest.raises(ValueError, match="needs the `sentence_ids`"):
+        model.reshaping_loss(queries, keys, None, model.queue)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -359,7 +446,10 @@ def test_a_sentence_is_not_compared_with_its_own_rows():
         ({"in_batch_queue": "target"}, "raise both above 0"),
         ({"in_batch_queue": "past"}, "one of none, target, online"),
         (IN_BATCH_ONLY | {"in_batch_queue": "online"}, "raise both above 0"),
-        ({"in_batch_weight": 1.0, "in_batch_queue": "online"}, "set `queue_weight` and `relation_weight` to 0"),
+        ({"in_batch_weight": 1.0, "in_batch_queue": "online"}, "set the weights of the other terms to 0"),
+        ({"reshaping_smoothing": 0.5}, "`reshaping_smoothing` is 0.5, but `reshaping_weight` is 0"),
+        ({"reshaping_weight": 1.0, "reshaping_temperature": 0.1}, "but `reshaping_smoothing` is 0"),
+        (NO_QUEUE | {"reshaping_weight": 1.0}, "`reshaping_weight` compares with the queue, but `queue_size` is 0"),
     ],
 )
 def test_settings_that_have_no_meaning_are_refused(config, message):

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
 from mocose_hf.cli.options import Options, parse_command_line, printable_command
 from mocose_hf.cli.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
+from mocose_hf.cli.recipe_choice import choose_recipe, record_choice
 from mocose_hf.cli.scoring import (
     compare,
     evaluate_alone,
@@ -116,6 +117,7 @@ def train(options: Options, command: str, held: ExitStack) -> None:
     development, tasks = read_development(options), read_evaluation_tasks(options)
     sentences = read_training_sentences(options)
     development = with_held_out(development, sentences)
+    options, choice = choose_recipe(options, development, sentences, checkpoint)
     model, tokenizer = build_model(options)
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, development, tasks)
@@ -124,6 +126,7 @@ def train(options: Options, command: str, held: ExitStack) -> None:
         if checkpoint is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
+        record_choice(options, choice)
         result = trainer.train(resume_from_checkpoint=checkpoint)
     with saving(options.output_dir):
         scores = score(trainer, options, result.metrics)

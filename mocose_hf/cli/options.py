@@ -259,6 +259,7 @@ class Options:
         output_dir: As given, None where it was not.
         config_file: The entries of the configuration file that no typed option overrides.
         notices: Lines to print: the entries that have no effect, and why.
+        arguments: What was typed.
     """
 
     model: ModelArguments
@@ -269,6 +270,7 @@ class Options:
     output_dir: str | None
     config_file: dict[str, ConfigEntry]
     notices: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
 
     @property
     def trains(self) -> bool:
@@ -297,25 +299,34 @@ class Options:
         if self.training.process_index == 0:
             print(escape_controls(line))
 
+    def with_recipe(self, name: str) -> "Options":
+        """Return the options of the same command with another recipe."""
+        return parse_command_line(self.arguments, name)
+
     def locate(self, message: str) -> str:
         """Put file and line in front of a complaint about a value that the configuration file gave."""
         return locate(message, self.config_file)
 
 
-def parse_command_line(argv: list[str]) -> Options:
+def parse_command_line(argv: list[str], recipe: str | None = None) -> Options:
     """Parse the arguments of `run_mocose.py`.
+
+    Args:
+        argv: What was typed.
+        recipe: The recipe to take instead of the one that is typed or in the configuration file.
 
     Raises:
         InputError: Where an option or a line of the configuration file cannot be used.
         SystemExit: After printing the help.
     """
+    arguments = argv
     config, file_names = {}, set()
     if argv and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
         config, argv = read_config_file(argv[0]), argv[1:]
     typed = _typed(argv)
-    recipe = _read_recipe(config, typed)
-    if recipe:
-        config, file_names = recipe | config, set(config)
+    entries = _read_recipe(config, typed if recipe is None else typed | {"recipe": recipe})
+    if entries:
+        config, file_names = entries | config, set(config)
     parser = build_parser()
     known = {action.dest: action for action in parser._actions}
     for entry in config.values():
@@ -344,7 +355,10 @@ def parse_command_line(argv: list[str]) -> Options:
         if not argument.startswith("-") and Path(argument).exists():
             hint = "an option takes one file; join several into one first."
         raise InputError(f"unknown option {argument[:99]}; {hint}")
-    options = Options(model, method, data, evaluation, training, given.get("output_dir"), in_force, notices)
+    if recipe is not None:
+        model.recipe = recipe
+    parts = (model, method, data, evaluation, training)
+    options = Options(*parts, given.get("output_dir"), in_force, notices, arguments)
     # Transformers sets `do_eval` of itself where there is an `eval_strategy`.
     is_saved = "local_rank" in config  # which only a saved training_args.json has, and it has all fields
     _check_switches(options, typed if is_saved else given)

@@ -17,6 +17,8 @@ from mocose_hf.training.training_args import MoCoSETrainingArguments
 
 ALL_RESULTS_FILE = "all_results.json"
 TRAIN_RESULTS_FILE = "train_results.json"
+CHOICE_FILE = "recipe.json"
+"""Which recipe a run chose before training, and by which scores."""
 
 _LOGS = "runs"
 _SMALL_FILES = 32 << 20
@@ -39,7 +41,7 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     if not entries or overwrite:
         return
     if resume_wanted:
-        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS, *QUEUE_MONITOR_FILES}
+        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS, CHOICE_FILE, *QUEUE_MONITOR_FILES}
         other = [name for name in entries if name not in leftovers]
         if other:
             raise InputError(
@@ -96,7 +98,7 @@ def clear_output_dir(output_dir: str | Path) -> None:
     """Remove checkpoints, export, scores and telemetry of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
     clear_results(path)
-    for name in (*QUEUE_MONITOR_FILES, ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, STATE_FILE):
+    for name in (CHOICE_FILE, *QUEUE_MONITOR_FILES, ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, STATE_FILE):
         (path / name).unlink(missing_ok=True)
     for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
         remove_checkpoint(folder)

@@ -178,7 +178,7 @@ def reshape_keys(
     whitening: float = 0.0,
     smoothing: float = 0.0,
     temperature: float = 0.05,
-    bias: Tensor | None = None,
+    log_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the keys as the rows reshape them, (B, D) float32, L2-normalised.
 
@@ -195,13 +195,13 @@ def reshape_keys(
         whitening: w in [0, 1]; 0 leaves mean and covariance as they are.
         smoothing: s in [0, 1); 0 leaves keys alone.
         temperature: τ > 0.
-        bias: (N,), the log of how many times each row counts, as `contrastive_logits` takes it; −∞ takes a row out.
+        log_weights: (N,), the log of how many times each row counts, as in `contrastive_logits`.
     """
     with torch.no_grad(), torch.autocast(device_type=keys.device.type, enabled=False):
         keys, rows = keys.detach().float(), rows.float()
-        bias = rows.new_zeros(len(rows)) if bias is None else bias.float()  # (N,)
+        log_weights = rows.new_zeros(len(rows)) if log_weights is None else log_weights.float()  # (N,)
         if whitening > 0.0:
-            shares = bias.softmax(dim=0)[:, None]  # (N, 1)
+            shares = log_weights.softmax(dim=0)[:, None]  # (N, 1)
             mean = (shares * rows).sum(dim=0)  # (D,)
             centred = rows - mean  # (N, D)
             variances, axes = torch.linalg.eigh((shares * centred).T @ centred)  # (D,), (D, D)
@@ -209,8 +209,8 @@ def reshape_keys(
             matrix = axes @ (variances[:, None] ** (-whitening / 2) * axes.T)  # (D, D)
             keys, rows = F.normalize((keys - mean) @ matrix, dim=-1), F.normalize(centred @ matrix, dim=-1)
         if smoothing > 0.0:
-            similarity = keys @ rows.T / temperature + bias  # (B, N)
-            excluded = excluded | (bias == float("-inf"))
+            similarity = keys @ rows.T / temperature + log_weights  # (B, N)
+            excluded = excluded | (log_weights == float("-inf"))
             has_some = ~excluded.all(dim=1, keepdim=True)  # (B, 1)
             weights = similarity.masked_fill(excluded & has_some, float("-inf")).softmax(dim=1)  # (B, N)
             smoothed = (1.0 - smoothing) * keys + smoothing * F.normalize(weights @ rows, dim=-1)

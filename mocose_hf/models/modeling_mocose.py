@@ -415,10 +415,10 @@ class MoCoSEForPreTraining(MoCoSEPreTrainedModel):
         if sentence_ids is None:
             raise ValueError("`reshaping_weight` needs the `sentence_ids` of each batch; give them, or set it to 0.")
         config = self.config
-        rows, bias = self.queue_candidates(queue)  # (N, D), (N,)
+        rows, log_weights = self.queue_candidates(queue)  # (N, D), (N,)
         own = same_sentence(sentence_ids, queue.row_ids)  # (B, N)
         shape = (config.reshaping_whitening, config.reshaping_smoothing, config.reshaping_temperature)
-        return reshaping_loss(queries, reshape_keys(keys, rows, own, *shape, bias))
+        return reshaping_loss(queries, reshape_keys(keys, rows, own, *shape, log_weights))
 
     def queue_candidates(self, queue: NegativeQueue) -> tuple[Tensor, Tensor]:
         """Return what of a queue serves as negatives under the policies of the configuration.

@@ -2,5 +2,10 @@
 
 from pathlib import Path
 
-RECIPES = {path.stem.replace("_", "-"): path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+CHOICES = {"domain": ("domain-topics", "domain-search")}
+"""Recipes that stand for one of several others, which a development set decides; without one it is the first."""
+
+_FILES = {path.stem.replace("_", "-"): path for path in Path(__file__).parent.glob("*.yaml")}
+
+RECIPES = dict(sorted((_FILES | {name: _FILES[others[0]] for name, others in CHOICES.items()}).items()))
 """The file of each recipe."""

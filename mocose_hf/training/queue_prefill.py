@@ -25,8 +25,7 @@ def prefill_queue(
         seed: Seed of the draw; torch's global generator does not change.
         dtype: Autocast dtype; None for the dtype of the weights.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(sentences), generator=generator)[: model.queue.size].tolist()
+    drawn = draw_sentences(len(sentences), model.queue.size, seed)
     device = model.queue.rows.device
     encode = model.encode_keys if model.config.has_target else model.encode_queries
     for queue in model.queues():
@@ -42,3 +41,8 @@ def prefill_queue(
             model.queue.enqueue(encode(**(key_view or view)), ids)
             if model.reverse_queue is not None:
                 model.reverse_queue.enqueue(encode(**view), ids)
+
+
+def draw_sentences(count: int, size: int, seed: int) -> list[int]:
+    """Return the numbers of the sentences that fill a queue of that size, of `count` sentences."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size].tolist()

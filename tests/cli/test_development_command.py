@@ -6,9 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from builders import REPOSITORY, WORDS, sentences
+from torch.nn import functional as F
 
+from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.cli import recipe_choice
 from mocose_hf.evaluation.score_tables import development_tables
+from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings
+from mocose_hf.models.losses import reshape_keys
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -188,3 +194,75 @@ def test_encoding_applies_to_development_files(command, files, capsys):
     command(*sets, code=2)
     assert "line 2: not UTF-8" in capsys.readouterr().err
     command(*sets, "--encoding", "cp1252")
+
+
+def domain(files, *options: object) -> list[object]:
+    return training(files, "--recipe", "domain", "--queue_size", 24, "--save_steps", 3, *options)
+
+
+def shape_of(out: Path) -> tuple[float, float]:
+    config = MoCoSEForPreTraining.from_pretrained(out).config
+    return config.reshaping_whitening, config.reshaping_smoothing
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({"start": 5.0, "domain-topics": 6.0, "domain-search": 7.0}, "domain-search"),
+        ({"start": 5.0, "domain-topics": 6.0, "domain-search": 4.0}, "domain-topics"),
+        ({"start": 5.0, "domain-topics": 3.0, "domain-search": 4.0}, "domain-search"),
+    ],
+)
+def test_the_recipe_with_the_better_shape_is_chosen_once(command, files, capsys, monkeypatch, scores, chosen):
+    monkeypatch.setattr(recipe_choice, "score_shapes", lambda *_: scores)
+    out = command(*domain(files, "--label_file", files["bank"]))
+    printed = capsys.readouterr().out
+    assert f"--recipe domain: {chosen}. bank_precision_at_10 of the start's embeddings" in printed
+    assert ("Neither shape is better than the start" in printed) == (scores["start"] > scores[chosen])
+    recorded = json.loads((out / "recipe.json").read_text())
+    assert recorded == {"recipe": chosen, "metric": "bank_precision_at_10", "scores": scores}
+    assert shape_of(out) == ((0.25, 0.7) if chosen == "domain-topics" else (0.5, 0.0))
+
+    monkeypatch.setattr(recipe_choice, "score_shapes", lambda *_: pytest.fail("a resumed run chose again"))
+    command(*domain(files, "--label_file", files["bank"], "--resume_from_checkpoint", "true"))
+    assert f"--recipe domain: {chosen}, as this run chose before training." in capsys.readouterr().out
+    (out / "recipe.json").unlink()
+    command(*domain(files, "--label_file", files["bank"], "--resume_from_checkpoint", "true"), code=2)
+    assert "give --recipe domain-topics or domain-search instead of domain" in capsys.readouterr().err
+
+
+def test_the_shapes_are_scored_on_the_start_and_no_text_is_smoothed_with_itself(command, files):
+    out = command(*domain(files, "--retrieval_file", files["shop"], "--seed", 3))
+    recorded = json.loads((out / "recipe.json").read_text())
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    start = next(e["eval_shop_ndcg_at_10"] for e in log if "eval_shop_ndcg_at_10" in e and e["step"] == 0)
+    assert recorded["scores"]["start"] == pytest.approx(start, abs=1e-6)
+    best = max(("domain-topics", "domain-search"), key=recorded["scores"].get)
+    assert recorded["recipe"] == best
+
+    rows = F.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    drawn = [f"text {number}" for number in range(6)]
+    start = SentenceEmbeddings(["text 0", "new"], 3.0 * rows[:2])
+    found = recipe_choice._Reshaped(start, rows, drawn, (0.0, 0.5, 0.1))(["text 0", "new"])
+    expected = [
+        reshape_keys(rows[:1], rows[1:], torch.zeros(1, 5, dtype=torch.bool), smoothing=0.5, temperature=0.1),
+        reshape_keys(rows[1:2], rows, torch.zeros(1, 6, dtype=torch.bool), smoothing=0.5, temperature=0.1),
+    ]
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
+def test_without_a_development_set_the_first_recipe_is_taken(command, files, capsys):
+    options = [part for part in domain(files) if part not in ("--eval_steps",)]
+    options.remove(3)  # the steps of --eval_steps
+    out = command(*options)
+    assert "no development set decides, so domain-topics is taken" in capsys.readouterr().out
+    assert json.loads((out / "recipe.json").read_text()) == {"recipe": "domain-topics"}
+    assert shape_of(out) == (0.25, 0.7)
+
+
+def test_typed_options_may_leave_nothing_to_choose(command, files, capsys):
+    in_batch = ["--reshaping_weight", 0, "--in_batch_weight", 1, "--queue_size", 0, "--queue_init_size", 0]
+    out = command(*domain(files, "--label_file", files["bank"], *in_batch))
+    assert "of the start's embeddings" not in capsys.readouterr().out
+    assert not (out / "recipe.json").exists()
+    assert MoCoSEForPreTraining.from_pretrained(out).config.in_batch_weight == 1.0

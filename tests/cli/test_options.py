@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from builders import REPOSITORY
@@ -381,35 +381,39 @@ def test_lines_of_a_file_override_a_recipe_and_typed_options_both(tmp_path):
 
 
 def test_options_of_a_recipe_that_an_override_makes_idle_are_ignored_with_a_notice():
-    argv = [
-        "--recipe",
-        "domain",
-        "--queue_weight",
-        "0",
-        "--relation_weight",
-        "0",
-        "--in_batch_weight",
-        "1",
-        "--queue_size",
-        "0",
-    ]
-    options = parse_command_line(argv)
-    for name in ("queue_prefill", "ema_decay"):
+    overrides = "--reshaping_weight 0 --in_batch_weight 1 --queue_size 0"
+    options = parse_command_line(["--recipe", "domain", *overrides.split()])
+    shape = ("reshaping_whitening", "reshaping_smoothing", "reshaping_temperature")
+    for name in ("queue_prefill", "ema_decay", *shape):
         assert [notice for notice in options.notices if f"`{name}` is ignored because" in notice], name
     assert not options.training.queue_prefill
+    assert MoCoSEConfig(**asdict(options.method) | {"pooling_mode": "mean"}).reshaping_smoothing == 0.0
+
+
+def test_another_recipe_keeps_what_was_typed_and_what_a_file_says(tmp_path):
+    argv = ["--recipe", "domain", "--queue_size", "64"]
+    topics = parse_command_line(argv)
+    search = topics.with_recipe("domain-search")
+    assert (topics.method.reshaping_smoothing, search.method.reshaping_smoothing) == (0.7, 0.0)
+    assert (topics.method.queue_size, search.method.queue_size) == (64, 64)
+    assert (topics.model.recipe, search.model.recipe) == ("domain", "domain-search")
+    in_file = parse(tmp_path, "recipe: domain\nqueue_size: 32\n", "--max_steps", "3").with_recipe("domain-search")
+    assert (in_file.method.reshaping_whitening, in_file.method.queue_size, in_file.training.max_steps) == (0.5, 32, 3)
 
 
 def test_an_error_about_a_line_of_a_recipe_tells_how_to_override_it(tmp_path):
     options = parse_command_line(["--recipe", "domain"])
     said = options.locate("`queue_prefill` is true; leave it out.")
     assert said.endswith("leave it out. (the recipe domain sets `queue_prefill`; --queue_prefill overrides it)")
-    assert "domain.yaml, line " in said
+    assert "domain_topics.yaml, line " in said
     assert "recipe" not in parse(tmp_path, "queue_prefill: true\n").locate("`queue_prefill` is true; leave it out.")
 
 
 def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
     for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
-        with pytest.raises(InputError, match="recipe is one of domain, paper, released, but is best"):
+        with pytest.raises(
+            InputError, match="recipe is one of domain, domain-search, domain-topics, paper, released, but is best"
+        ):
             refused()
 
 

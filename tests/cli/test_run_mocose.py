@@ -610,7 +610,7 @@ def test_the_domain_recipe_trains_the_embedding_itself(pairs_file, encoder_dir, 
     argv += ["--per_device_train_batch_size", "8", "--max_steps", "2", "--eval_steps", "1", "--disable_tqdm", "true"]
     assert run_mocose.main(argv) == 0
     config = MoCoSEForPreTraining.from_pretrained(tmp_path / "out").config
-    assert (config.use_pooler, config.relation_weight, config.queue_weight) == (False, 1.0, 0.0)
+    assert (config.use_pooler, config.reshaping_weight, config.queue_weight) == (False, 1.0, 0.0)
     assert (tmp_path / "out" / "sentence_encoder" / "modules.json").exists()
 
 

@@ -1,0 +1,155 @@
+"""Choose between the recipes that a name such as `domain` stands for, by the embeddings of the start.
+
+Each recipe trains the encoder towards its own embeddings in another shape (`losses.reshape_keys`). The development set
+is scored on the start's embeddings in each of these shapes, without any training. This costs one encoding of the set
+and of the sentences that fill the queue.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+
+from mocose_hf.cli.factory import build_model
+from mocose_hf.cli.options import Options
+from mocose_hf.cli.output_dir import CHOICE_FILE
+from mocose_hf.errors import InputError
+from mocose_hf.evaluation.checkpoint_selection import is_greater_better
+from mocose_hf.evaluation.development import DevelopmentSets
+from mocose_hf.evaluation.sentence_embeddings import embed
+from mocose_hf.files import read_json_object, write_text
+from mocose_hf.models.losses import reshape_keys
+from mocose_hf.parallel.collectives import broadcast
+from mocose_hf.recipes import CHOICES
+from mocose_hf.training.queue_prefill import draw_sentences
+
+_ROWS_AT_ONCE = 1024
+
+
+def choose_recipe(
+    options: Options, development: Dataset | DevelopmentSets | None, sentences, checkpoint: str | None
+) -> tuple[Options, dict[str, object] | None]:
+    """Return the options of the recipe that this run trains with, and what to record about the choice.
+
+    Args:
+        options: If their recipe stands for others, one of these is chosen; else they are returned as they are.
+        development: What decides. If there is none, the first recipe is taken.
+        sentences: `Sentences` to train on.
+        checkpoint: Where the run resumes. Its choice is read from the output directory and holds.
+
+    Raises:
+        InputError: If a run resumes whose choice is not recorded.
+    """
+    name = options.model.recipe
+    if name not in CHOICES:
+        return options, None
+    if checkpoint is not None:
+        chosen = _read_choice(options)
+        options.say(f"--recipe {name}: {chosen}, as this run chose before training.")
+        return options.with_recipe(chosen), None
+    candidates = {other: options.with_recipe(other) for other in CHOICES[name]}
+    shapes = {other: _shape(candidate) for other, candidate in candidates.items()}
+    if len(set(shapes.values())) == 1 or None in shapes.values():  # typed options leave nothing to choose
+        return options, None
+    first, *rest = candidates
+    if development is None or options.training.eval_strategy == "no" or options.data.streaming:
+        options.say(
+            f"--recipe {name}: no development set decides, so {first} is taken, which moves neighbours together. If "
+            f"your task must tell each text from all others, such as a search, give --recipe {rest[0]}."
+        )
+        return candidates[first], {"recipe": first}
+    metric = options.training.best_metric
+    scores = score_shapes(candidates[first], development, sentences.dataset, shapes)
+    sign = 1.0 if is_greater_better(metric) else -1.0
+    gains = torch.tensor([sign * (scores[other] - scores["start"]) for other in candidates])
+    gains = gains.to(options.training.device)
+    broadcast(gains)  # all processes choose alike, even if their machines round differently
+    chosen = list(candidates)[int(gains.argmax())]
+    found = ", ".join(f"{key} {value:.2f}" for key, value in scores.items())
+    options.say(f"--recipe {name}: {chosen}. {metric} of the start's embeddings, reshaped without training: {found}.")
+    if float(gains.max()) <= 0.0:
+        options.say("Neither shape is better than the start, so the run may well end with the start.")
+    return candidates[chosen], {"recipe": chosen, "metric": metric, "scores": scores}
+
+
+def record_choice(options: Options, choice: dict[str, object] | None) -> None:
+    """Write the choice into the output directory, on the first process."""
+    if choice is not None and options.training.process_index == 0:
+        write_text(Path(options.output_dir) / CHOICE_FILE, json.dumps(choice, indent=2) + "\n")
+
+
+def score_shapes(
+    options: Options,
+    development: Dataset | DevelopmentSets,
+    dataset: Dataset,
+    shapes: dict[str, tuple[float, float, float]],
+) -> dict[str, float]:
+    """Score the start's embeddings as they are ("start") and in each shape.
+
+    Args:
+        options: Say which encoder to start from, and how many sentences of the dataset reshape it.
+        development: What is scored.
+        dataset: The training sentences, a column `text`.
+        shapes: The arguments `whitening`, `smoothing` and `temperature` of `reshape_keys` by name.
+    """
+    training = options.training
+    model, tokenizer = build_model(options)
+    model.to(training.device)
+    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": training.evaluation_dtype}
+    sets = development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
+    drawn = dataset.select(draw_sentences(len(dataset), options.method.queue_size, training.seed))["text"]
+    start = embed(model.mocose, tokenizer, sets.role_texts(), **encoding)
+    rows = embed(model.mocose, tokenizer, drawn, max_seq_length=training.max_seq_length, **encoding)(drawn)
+    scores = {"start": float(sets.score(start)[training.best_metric])}
+    for name, shape in shapes.items():
+        scores[name] = float(sets.score(_Reshaped(start, rows, drawn, shape))[training.best_metric])
+    return scores
+
+
+class _Reshaped:
+    """Embeddings as rows reshape them; called as `SentenceEmbeddings`.
+
+    Args:
+        embeddings: Those to reshape.
+        rows: (N, H), of training sentences.
+        texts: Their N texts. No text is smoothed with itself.
+        shape: `whitening`, `smoothing` and `temperature` of `reshape_keys`.
+    """
+
+    def __init__(self, embeddings, rows: Tensor, texts: Sequence[str], shape: tuple[float, float, float]):
+        self.similarity_fn_name = embeddings.similarity_fn_name
+        self._embeddings, self._rows, self._shape = embeddings, F.normalize(rows, dim=-1), shape
+        self._places = {text: place for place, text in enumerate(texts)}
+
+    def __call__(self, sentences: Sequence[str], role: str | None = None) -> Tensor:
+        """Return the reshaped embeddings of M sentences in a role, (M, H), L2-normalised."""
+        matrix = F.normalize(self._embeddings(sentences, role), dim=-1)
+        own = torch.tensor([self._places.get(sentence, -1) for sentence in sentences])  # (M,)
+        columns = torch.arange(len(self._rows))
+        parts = zip(matrix.split(_ROWS_AT_ONCE), own.split(_ROWS_AT_ONCE), strict=True)
+        return torch.cat(
+            [reshape_keys(keys, self._rows, place[:, None] == columns, *self._shape) for keys, place in parts]
+        )
+
+
+def _shape(options: Options) -> tuple[float, float, float] | None:
+    """Return how a recipe reshapes keys, None if it does not or has no queue to do so."""
+    method = options.method
+    if not method.reshaping_weight or not method.queue_size:
+        return None
+    return method.reshaping_whitening, method.reshaping_smoothing, method.reshaping_temperature
+
+
+def _read_choice(options: Options) -> str:
+    path, name = Path(options.output_dir) / CHOICE_FILE, options.model.recipe
+    chosen = read_json_object(path).get("recipe") if path.is_file() else None
+    if chosen not in CHOICES[name]:
+        raise InputError(
+            f"{path}: does not tell which recipe the run has that is to be resumed; give --recipe "
+            f"{' or '.join(CHOICES[name])} instead of {name}."
+        )
+    return str(chosen)

@@ -73,7 +73,7 @@ def read_pairs(options: Options):
         return None
     else:
         source = f"{wanted.senteval_dir}, STS-B dev"
-        pairs = read_stsb(wanted.senteval_dir, check_counts=not wanted.allow_partial_tasks)
+        pairs = read_stsb(wanted.senteval_dir, allow_partial_tasks=wanted.allow_partial_tasks)
     options.say(f"{source}: {len(pairs):,} development pairs.")
     return pairs
 
@@ -135,7 +135,7 @@ def read_evaluation_tasks(options: Options) -> Tasks:
 
 def _read(options: Options, names: Sequence[str]) -> list[Task]:
     folder = options.evaluation.senteval_dir
-    tasks, missing = read_tasks(names, folder, not options.evaluation.allow_partial_tasks)
+    tasks, missing = read_tasks(names, folder, options.evaluation.allow_partial_tasks)
     if missing:
         absent = ", ".join(TITLES.get(name, name.upper()) for name in missing)
         options.say(f"{folder}: {absent} not there, so left out, and no mean is that of all seven.")

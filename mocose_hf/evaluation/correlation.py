@@ -1,4 +1,4 @@
-"""Correlation of two lists of numbers, × 100 as papers on sentence embeddings give it."""
+"""Correlation of two lists of numbers, × 100 as in papers on sentence embeddings."""
 
 import math
 import warnings
@@ -15,10 +15,10 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
         first, second: N numbers each.
 
     Returns:
-        NaN where a side is constant or holds a NaN.
+        NaN if a side is constant or has a NaN.
 
     Raises:
-        ValueError: Where the sides are not two lists of one length.
+        ValueError: If the sides are not two lists of equal length.
     """
     return _correlation(spearmanr, first, second)
 
@@ -26,7 +26,7 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 def pearson(first: ArrayLike, second: ArrayLike) -> float:
     """Return Pearson's correlation × 100, in [−100, 100]; otherwise as `spearman`.
 
-    Where the numbers of a side differ by rounding errors alone, so does the result: it says nothing there.
+    If the numbers of a side differ only by rounding errors, the result is meaningless.
     """
     return _correlation(pearsonr, first, second)
 
@@ -34,7 +34,7 @@ def pearson(first: ArrayLike, second: ArrayLike) -> float:
 def _correlation(function, first: ArrayLike, second: ArrayLike) -> float:
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"A correlation needs two lists of one length, not of shapes {first.shape}, {second.shape}.")
+        raise ValueError(f"A correlation needs two lists of equal length, not {first.shape} and {second.shape}.")
     if any(len(side) == 0 or (side == side[0]).all() for side in (first, second)):
         return math.nan
     with warnings.catch_warnings():

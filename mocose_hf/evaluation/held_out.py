@@ -1,4 +1,4 @@
-"""A development set made from the training text itself, for those who have no labels."""
+"""A development set without labels, held out from the training text."""
 
 import random
 from collections.abc import Sequence
@@ -9,55 +9,57 @@ from mocose_hf.errors import InputError
 from mocose_hf.evaluation.retrieval import Judgements, RetrievalTask
 
 NAME = "dev_from_text"
-"""The first part of the names of the figures."""
+"""The name of the task, which begins the names of its metrics."""
 
-FEWEST_WORDS = 4
-"""A text of fewer words is not held out, unless it has hardly any spaces."""
+MIN_WORDS = 4
+"""A text of fewer words is not held out."""
 
 
 def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Sentences:
-    """Keep some rows of the training text for a development set.
+    """Hold out rows of the training text for a development set.
 
     Args:
         sentences: The training text.
-        count: How many rows to keep from training.
-        source: Where the text is from.
-        seed: What the rows are drawn by. It is not the seed of the run, so that all runs have one development set.
+        count: Number of rows to hold out.
+        source: Name of the text in errors and notices.
+        seed: Seed of the draw. It is not the seed of the run, so that all runs share one development set.
 
     Returns:
-        The rest of the training text, with the task made of the rows as `held_out`.
+        The rest of the training text, with the task in `held_out`.
 
     Raises:
-        InputError: If no rows are left to train on, or fewer than two can be used.
+        InputError: If no rows are left for training, or fewer than two can be used.
     """
     columns = sentences.dataset.to_dict()
     texts, key_texts = columns["text"], columns.get("key_text")
     chosen = choose_held_out(texts, key_texts, count, seed)
     if len(chosen) == len(texts):
-        raise InputError(f"{source}: all {len(texts):,} rows would be held out; give a lower --dev_from_text.")
-    own = [texts[row] for row in chosen], key_texts and [key_texts[row] for row in chosen]
-    task = held_out_task(*own, source=f"{source}, {len(chosen):,} rows held out", seed=seed)
-    left = sorted(set(range(len(texts))) - set(chosen))
-    dataset = sentences.dataset.select(left)
+        raise InputError(f"{source}: all {len(texts):,} rows would be held out; give a lower `dev_from_text`.")
+    chosen_keys = [key_texts[row] for row in chosen] if key_texts is not None else None
+    task = held_out_task(
+        [texts[row] for row in chosen], chosen_keys, source=f"{source}, {len(chosen):,} rows held out", seed=seed
+    )
+    remaining = sorted(set(range(len(texts))) - set(chosen))
+    dataset = sentences.dataset.select(remaining)
     sha256 = texts_sha256(dataset["text"], dataset["key_text"] if key_texts is not None else None)
     dropped = sentences.dropped | {"held out": len(chosen)}
     return replace(sentences, dataset=dataset, dropped=dropped, sha256=sha256, held_out=task)
 
 
 def split_text(text: str, seed: int = 0) -> tuple[str, str] | None:
-    """Deal the words of a text out to two halves at random, each in the order of the text.
+    """Split the words of a text at random into two halves, each in the order of the text.
 
     Args:
-        text: The text. One with hardly any spaces is dealt out in runs of four characters.
-        seed: Which words go where depends on this and the text alone.
+        text: The text. If it has hardly any spaces, runs of four characters stand for words.
+        seed: Seed of the split, together with the text.
 
     Returns:
-        None if the text is too short: fewer than `FEWEST_WORDS` words, or runs of characters.
+        None if the text has fewer than `MIN_WORDS` words.
     """
     units, joint = text.split(), " "
     if len(units) <= 2:  # a language without spaces
         units, joint = [text[start : start + 4] for start in range(0, len(text), 4)], ""
-    if len(units) < FEWEST_WORDS:
+    if len(units) < MIN_WORDS:
         return None
     first = set(random.Random(f"{seed} {text}").sample(range(len(units)), len(units) // 2))
     halves = ([unit for i, unit in enumerate(units) if (i in first) == side] for side in (True, False))
@@ -66,16 +68,16 @@ def split_text(text: str, seed: int = 0) -> tuple[str, str] | None:
 
 
 def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count: int, seed: int) -> list[int]:
-    """Draw the rows that are kept from training.
+    """Draw the rows that are held out.
 
     Args:
         texts: N texts.
-        key_texts: Their partners if the text is pairs; any row of pairs can be held out.
-        count: How many rows to draw.
-        seed: What they are drawn by, apart from N: the same rows for all runs on the same text.
+        key_texts: The other texts of pairs; any pair can be held out.
+        count: Number of rows to draw.
+        seed: Seed of the draw.
 
     Returns:
-        Their numbers, in ascending order; fewer than `count` if fewer can be used.
+        The row numbers in ascending order; fewer than `count` if fewer can be used.
     """
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
@@ -91,20 +93,20 @@ def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count
 def held_out_task(
     texts: Sequence[str], key_texts: Sequence[str] | None = None, source: str = "", seed: int = 0
 ) -> RetrievalTask:
-    """Make a retrieval task of texts that no model was trained on.
+    """Build a retrieval task from held-out texts.
 
-    Half of the words of each text are to find the other half among the other halves of all. The two share no words but
-    those that the text repeats, so finding a text by its own words, as training on two views of it teaches, earns
-    nothing. Of pairs, the text is to find its partner.
+    One half of the words of each text is the query, and the other half is the relevant text among the other halves of
+    all texts. The two halves share only words that the text repeats, so word overlap, which training on two views of
+    a text rewards, does not help. For pairs, the text is the query and its partner is the relevant text.
 
     Args:
-        texts: N texts, each long enough for `split_text` unless there are partners.
-        key_texts: N partners, as a title has its body.
-        source: Where the text is from.
-        seed: What the halves are drawn by.
+        texts: N texts, each long enough for `split_text` unless they are pairs.
+        key_texts: N partners of the texts.
+        source: Name of the text in errors and notices.
+        seed: Seed of the split.
 
     Raises:
-        InputError: If fewer than two different texts are to be found.
+        InputError: If there are fewer than two different texts to rank.
     """
     pairs = zip(texts, key_texts, strict=True) if key_texts is not None else (split_text(t, seed) for t in texts)
     queries: dict[str, int] = {}
@@ -114,8 +116,8 @@ def held_out_task(
         entries[queries.setdefault(query, len(queries)), corpus.setdefault(text, len(corpus))] = 1.0
     if len(corpus) < 2:
         raise InputError(
-            f"{source}: a development set from text needs two different texts of {FEWEST_WORDS} words or more; "
-            "leave out --dev_from_text."
+            f"{source}: a development set from text needs two different texts of {MIN_WORDS} words or more; "
+            "leave out `dev_from_text`."
         )
     judgements = Judgements.from_entries([(*pair, grade) for pair, grade in entries.items()])
     # Training puts the default prompt before both views of a text, so both halves get it too.

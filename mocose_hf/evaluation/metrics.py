@@ -1,7 +1,7 @@
-"""The scores as metrics of `evaluate`: built here, so they load without the hub and work on their own.
+"""The metrics of this package for `evaluate`, which load without the hub.
 
-Predictions and references are lists, numpy arrays or tensors, on any device and of any float type; they are kept in
-float64, under the cache of `evaluate` until they are scored (in memory with `keep_in_memory=True`).
+Predictions and references are lists, numpy arrays or tensors on any device and of any float type. They are stored in
+float64 in the cache of `evaluate` until they are scored (in memory with `keep_in_memory=True`).
 """
 
 from pathlib import Path
@@ -24,29 +24,29 @@ _WANG_ISOLA = "https://arxiv.org/abs/2005.10242"
 
 
 class _Metric(evaluate.Metric):
-    """Checks what it is given before it keeps it, so that a refused batch leaves nothing behind."""
+    """A metric that validates a batch before it stores it, so that a bad batch leaves nothing behind."""
 
     def add_batch(self, *, predictions=None, references=None, **others):
-        """Keep a batch for `compute`.
+        """Store a batch for `compute`.
 
         Raises:
-            ValueError: In one line, where the batch does not fit; nothing of it is kept.
+            ValueError: If the batch has a wrong type or shape; nothing of it is stored.
         """
-        given = {"predictions": predictions, "references": references}
-        columns = {name: _array(given[name], name, kind) for name, kind in self.features.items()}
+        inputs = {"predictions": predictions, "references": references}
+        columns = {name: _array(inputs[name], name, kind) for name, kind in self.features.items()}
         shapes = {column.shape for column in columns.values()}
         if len(shapes) > 1:
-            told = " and ".join(f"`{name}` {column.shape}" for name, column in columns.items())
-            raise ValueError(f"The shapes differ: {told}; give both sides of the same pairs.")
+            listed = " and ".join(f"`{name}` {column.shape}" for name, column in columns.items())
+            raise ValueError(f"The shapes differ: {listed}; give both sides of the same pairs.")
         super().add_batch(**{name: list(column) for name, column in columns.items()}, **others)
 
     def add(self, *, prediction=None, reference=None, **others):
-        """Keep one row for `compute`; otherwise as `add_batch`."""
+        """Store one row for `compute`; otherwise as `add_batch`."""
         predictions, references = (None if row is None else [row] for row in (prediction, reference))
         self.add_batch(predictions=predictions, references=references, **others)
 
     def __getstate__(self) -> dict:
-        """Leave out the locks that `compute` keeps after it released them: they cannot be pickled."""
+        """Leave out the released locks that `compute` keeps, because they cannot be pickled."""
         return self.__dict__ | {"filelocks": None}
 
 
@@ -54,7 +54,7 @@ class SpearmanOfCosine(_Metric):
     """Spearman's rank correlation of predicted similarities with human scores, × 100.
 
     `SpearmanOfCosine().compute(predictions=cosines, references=scores)` gives `{"spearman": …}` in [−100, 100], NaN
-    where one side is constant.
+    if one side is constant.
     """
 
     def _info(self):
@@ -72,7 +72,7 @@ class PearsonOfCosine(_Metric):
     """Pearson's correlation of predicted similarities with human scores, × 100.
 
     `PearsonOfCosine().compute(predictions=cosines, references=scores)` gives `{"pearson": …}` in [−100, 100], NaN
-    where one side is constant.
+    if one side is constant.
     """
 
     def _info(self):
@@ -87,7 +87,7 @@ class PearsonOfCosine(_Metric):
 
 
 class STSBenchmark(_Metric):
-    """How well cosines of sentence embeddings follow the human scores of STS-B.
+    """Correlation of cosines of sentence embeddings with the human scores of STS-B.
 
     ```python
     benchmark = STSBenchmark("senteval")
@@ -100,7 +100,7 @@ class STSBenchmark(_Metric):
     Args:
         senteval_dir: A folder in SentEval's layout, as `read_stsb` takes it.
         split: "train", "dev" or "test".
-        check_counts: If true, a file with another number of pairs than published is an error.
+        allow_partial_tasks: Whether a file may have another number of pairs than published.
         options: As `evaluate.Metric` takes them.
 
     Attributes:
@@ -111,18 +111,18 @@ class STSBenchmark(_Metric):
         InputError: As `read_stsb`.
     """
 
-    def __init__(self, senteval_dir: str | Path, split: str = "test", check_counts: bool = True, **options):
-        pairs = read_stsb(senteval_dir, split, check_counts)
+    def __init__(self, senteval_dir: str | Path, split: str = "test", allow_partial_tasks: bool = False, **options):
+        pairs = read_stsb(senteval_dir, split, allow_partial_tasks)
         self.split = split
         self.sentence1, self.sentence2 = list(pairs["sentence1"]), list(pairs["sentence2"])
         self.scores = list(pairs["score"])
         super().__init__(**options)
 
     def add_batch(self, *, predictions=None, references=None, **others):
-        """Keep the embeddings of the next pairs, in their order.
+        """Store the embeddings of the next pairs, in their order.
 
         Raises:
-            ValueError: In one line, where they do not fit or are more than there are pairs; none of them is kept.
+            ValueError: If they have a wrong shape or there are more of them than pairs; none of them is stored.
         """
         if predictions is not None and len(self) + len(predictions) > len(self.scores):
             raise self._wrong_count(len(self) + len(predictions))
@@ -132,14 +132,14 @@ class STSBenchmark(_Metric):
         """Score the embeddings of all pairs.
 
         Args:
-            predictions: (N, H) embeddings of `sentence1`, in its order; None where `add_batch` was given all.
+            predictions: (N, H) embeddings of `sentence1`, in its order; None if `add_batch` got all of them.
             references: (N, H) embeddings of `sentence2`.
 
         Raises:
-            ValueError: In one line, where they do not fit or are not those of all pairs.
+            ValueError: If they have a wrong shape or are not the embeddings of all pairs.
         """
         count = len(self) + (0 if predictions is None else len(predictions))
-        if self.num_process == 1 and count != len(self.scores):  # each of several processes has a part
+        if self.num_process == 1 and count != len(self.scores):  # with several processes, each has a part
             raise self._wrong_count(count)
         return super().compute(predictions=predictions, references=references, **others)
 
@@ -166,7 +166,7 @@ class Alignment(_Metric):
     """Mean squared distance of positive pairs on the unit sphere.
 
     `Alignment().compute(predictions=embeddings, references=embeddings_of_their_partners)`, (N, H) each, gives
-    `{"alignment": …}` in [0, 4]; less is closer.
+    `{"alignment": …}` in [0, 4]; lower is closer.
     """
 
     def _info(self):
@@ -182,10 +182,10 @@ class Alignment(_Metric):
 
 
 class Uniformity(_Metric):
-    """How evenly embeddings spread over the unit sphere.
+    """Uniformity of embeddings on the unit sphere.
 
-    `Uniformity().compute(predictions=embeddings)`, (N, H), N ≥ 2, gives `{"uniformity": …}` in [−8, 0]; less is more
-    even. There are no references.
+    `Uniformity().compute(predictions=embeddings)`, (N, H), N ≥ 2, gives `{"uniformity": …}` in [−8, 0]; lower is
+    more even. There are no references.
     """
 
     def _info(self):
@@ -200,10 +200,10 @@ class Uniformity(_Metric):
 
 
 class EffectiveRank(_Metric):
-    """How many directions embeddings make use of.
+    """Effective number of dimensions of embeddings.
 
-    `EffectiveRank().compute(predictions=embeddings)`, (N, H), gives `{"effective_rank": …}` in [1, min(N, H)], 0 for
-    zeros alone. The embeddings are taken as they are: subtract their mean first to leave it out. There are no
+    `EffectiveRank().compute(predictions=embeddings)`, (N, H), gives `{"effective_rank": …}` in [1, min(N, H)], 0 if
+    all are zero. The embeddings are not centred; subtract their mean first if it should not count. There are no
     references.
     """
 
@@ -218,7 +218,7 @@ class EffectiveRank(_Metric):
 
 
 def _info(description: str, url: str | None = None, **inputs) -> evaluate.MetricInfo:
-    """Describe a metric; each input is what it holds and its kind."""
+    """Return the description of a metric; each input is a pair of its description and its type."""
     return evaluate.MetricInfo(
         description=description,
         citation="",
@@ -240,7 +240,9 @@ def _array(values, name: str, kind) -> np.ndarray:
             values = values.detach().cpu().double().numpy()
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):  # that of torch.stack is a RuntimeError
-        raise ValueError(f"`{name}` holds what is no number, or rows of several lengths; give {needed}.") from None
+        raise ValueError(
+            f"`{name}` holds a value that is no number, or rows of several lengths; give {needed}."
+        ) from None
     if array.ndim != dims or not array.size:
         raise ValueError(f"`{name}` has the shape {array.shape}; give {needed}.")
     if dims == 2 and not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""Tables of scores for a terminal, a paper and a program."""
+"""Tables of scores as text, Markdown, CSV and JSON."""
 
 import csv
 import html
@@ -19,9 +19,9 @@ RESULT_FILES = ("eval_results.json", "eval_results.csv", "eval_results.md")
 SPECTRUM_TABLE, SPECTRUM_PLOT, RUN_PLOT = GEOMETRY_FILES = ("spectrum.csv", "spectrum.png", "alignment_uniformity.png")
 
 TITLES = {"stsb": "STS-B", "sickr": "SICK-R"}
-"""Names of tasks in tables, where they are not the name in capitals."""
+"""Titles of tasks in tables that are not the name in capitals."""
 
-GEOMETRY_FIGURES = (
+_GEOMETRY_METRICS = (
     "alignment",
     "alignment_all_pairs",
     "uniformity",
@@ -30,7 +30,7 @@ GEOMETRY_FIGURES = (
     "mean_cosine",
 )
 
-_DEVELOPMENT_FIGURES = {
+_TASK_METRIC_TITLES = {
     "ndcg_at_10": "nDCG@10",
     "mrr_at_10": "MRR@10",
     "recall_at_1": "R@1",
@@ -41,18 +41,18 @@ _DEVELOPMENT_FIGURES = {
     "knn_accuracy_at_10": "k=10",
     "v_measure": "V-measure",
 }
-"""The figures of retrieval and of labelled texts, and their names in tables."""
+"""Titles of the metrics of retrieval and labelled texts in tables."""
 
 Row = tuple[str, dict[str, float]]
-"""What was scored, and its figures by name."""
+"""The name of the scored model, and its metrics by name."""
 
 Table = tuple[str, list[str], list[list[str]]]
-"""A title, the heads of the columns, and rows of cells; the first column holds names."""
+"""A title, the header, and rows of cells; the first column holds names."""
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Make a table of STS, of transfer and of geometry of what was scored, each where there are figures for it."""
-    made = [
+    """Return the tables of STS, transfer and geometry that there are metrics for."""
+    candidates = [
         _task_table(
             "STS: Spearman × 100", rows, "sts", {"": "spearman", "without STS-B dev": f"{WITHOUT_DEV}_spearman"}
         ),
@@ -64,24 +64,24 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         ),
         _geometry_table(rows),
     ]
-    return [table for table in made if table is not None]
+    return [table for table in candidates if table is not None]
 
 
 def text_table(table: Table) -> str:
-    """Draw a table in a frame, for a terminal."""
+    """Return a table as text with a frame, for a terminal."""
     title, head, rows = table
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     line = "+".join(["", *("-" * (width + 2) for width in widths), ""])
 
-    def drawn(cells: list[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return f"| {first[0]:<{first[1]}} | " + " | ".join(f"{cell:>{width}}" for cell, width in others) + " |"
+    def format_row(cells: list[str]) -> str:
+        (name, name_width), *values = zip(cells, widths, strict=True)
+        return f"| {name:<{name_width}} | " + " | ".join(f"{cell:>{width}}" for cell, width in values) + " |"
 
-    return "\n".join([title, line, drawn(head), line, *map(drawn, rows), line])
+    return "\n".join([title, line, format_row(head), line, *map(format_row, rows), line])
 
 
 def markdown_table(table: Table) -> str:
-    """Write a table in Markdown, for a paper or a model card."""
+    """Return a table in Markdown, for a paper or a model card."""
     title, head, rows = table
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     cells = ([html.escape(cell, quote=False).replace("|", "\\|") for cell in line] for line in lines)
@@ -89,38 +89,38 @@ def markdown_table(table: Table) -> str:
 
 
 def development_tables(rows: Sequence[Row]) -> list[Table]:
-    """Make a table of scores on development pairs, and one for each retrieval task and each set of labelled texts."""
+    """Return a table of the development pairs, and one of each retrieval and label task."""
     pairs = [row for row in rows if DEV_SPEARMAN in row[1]]
-    made = [development_table(pairs)] if pairs else []
+    tables = [development_table(pairs)] if pairs else []
     for task in dict.fromkeys(task for _, metrics in rows for task in map(_development_task, metrics) if task):
-        figures = [figure for figure in _DEVELOPMENT_FIGURES if any(f"{task}_{figure}" in m for _, m in rows)]
-        body = [[scored, *(_percent(metrics.get(f"{task}_{f}")) for f in figures)] for scored, metrics in rows]
-        made.append((f"{task}, × 100", ["", *(_DEVELOPMENT_FIGURES[figure] for figure in figures)], body))
-    return made
+        names = [name for name in _TASK_METRIC_TITLES if any(f"{task}_{name}" in metrics for _, metrics in rows)]
+        body = [[scored, *(_percent(metrics.get(f"{task}_{name}")) for name in names)] for scored, metrics in rows]
+        tables.append((f"{task}, × 100", ["", *(_TASK_METRIC_TITLES[name] for name in names)], body))
+    return tables
 
 
 def _development_task(name: str) -> str | None:
-    """Return the task that a figure belongs to, None if it is one of pairs."""
-    ends = [figure for figure in _DEVELOPMENT_FIGURES if name.endswith(f"_{figure}")]
+    """Return the task that a metric belongs to, None if it is a metric of pairs."""
+    ends = [metric for metric in _TASK_METRIC_TITLES if name.endswith(f"_{metric}")]
     return name.removesuffix(f"_{max(ends, key=len)}") if ends else None
 
 
 def development_table(rows: Sequence[Row]) -> Table:
-    """Make a table of scores on development pairs."""
-    figures = {DEV_SPEARMAN: "Spearman × 100", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
-    return "Development pairs", ["", *figures.values()], _body(rows, figures)
+    """Return a table of scores on development pairs."""
+    titles = {DEV_SPEARMAN: "Spearman × 100", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
+    return "Development pairs", ["", *titles.values()], _body(rows, titles)
 
 
 def write_results(
-    folder: str | Path, rows: Sequence[Row], made: Sequence[Table], result: dict[str, object] | None = None
+    folder: str | Path, rows: Sequence[Row], markdown_tables: Sequence[Table], result: dict[str, object] | None = None
 ) -> None:
     """Write `eval_results.json`, `.csv` and `.md` into an existing folder.
 
     Args:
-        folder: Where to.
-        rows: What was scored, a row each of the CSV.
-        made: The tables of the Markdown.
-        result: The content of the JSON file: figures by name; those of the last row where None.
+        folder: The folder.
+        rows: The rows of the CSV file.
+        markdown_tables: The tables of the Markdown file.
+        result: The content of the JSON file; the metrics of the last row if None.
     """
     folder = Path(folder)
     result = {f"eval_{name}": value for name, value in rows[-1][1].items()} if result is None else result
@@ -132,28 +132,28 @@ def write_results(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["scored", *(f"eval_{name}" for name in names)])
         writer.writerows([scored, *(metrics.get(name, "") for name in names)] for scored, metrics in rows)
-    text = "\n\n".join(map(markdown_table, made))
+    text = "\n\n".join(map(markdown_table, markdown_tables))
     write_text(folder / "eval_results.md", text + "\n")
 
 
 def write_spectrum(path: str | Path, singular_values: Tensor) -> None:
-    """Write singular values (K,) as a CSV of their number, from 1, and value."""
+    """Write singular values (K,) as a CSV of number (from 1) and value."""
     lines = [f"{number},{value!r}" for number, value in enumerate(singular_values.double().tolist(), start=1)]
     write_text(path, "\n".join(["number,singular_value", *lines]) + "\n")
 
 
-def _task_table(title: str, rows: Sequence[Row], group: str, figures: dict[str, str]) -> Table | None:
+def _task_table(title: str, rows: Sequence[Row], group: str, parts: dict[str, str]) -> Table | None:
     tasks = TASK_GROUPS[group]
-    there = {task for _, metrics in rows for task in tasks for f in figures.values() if f"{task}_{f}" in metrics}
-    if not there:
+    scored_tasks = {task for _, metrics in rows for task in tasks for m in parts.values() if f"{task}_{m}" in metrics}
+    if not scored_tasks:
         return None
     head = ["", *(TITLES.get(task, task.upper()) for task in tasks)]
-    averaged = len(there) > 1
-    head += ["Avg." if len(there) == len(tasks) else f"Avg. of {len(there)}"] * averaged
+    has_mean = len(scored_tasks) > 1
+    head += ["Avg." if len(scored_tasks) == len(tasks) else f"Avg. of {len(scored_tasks)}"] * has_mean
     body = []
     for scored, metrics in rows:
-        for part, figure in figures.items():
-            names = [f"{task}_{figure}" for task in tasks] + [mean_name(group, figure, len(there))] * averaged
+        for part, metric in parts.items():
+            names = [f"{task}_{metric}" for task in tasks] + [mean_name(group, metric, len(scored_tasks))] * has_mean
             if any(name in metrics for name in names):
                 body.append([f"{scored}, {part}" if part else scored, *(_percent(metrics.get(n)) for n in names)])
     return title, head, body
@@ -161,7 +161,7 @@ def _task_table(title: str, rows: Sequence[Row], group: str, figures: dict[str, 
 
 def _geometry_table(rows: Sequence[Row]) -> Table | None:
     rows = [(scored, metrics) for scored, metrics in rows if "mean_cosine" in metrics]
-    names = [name for name in GEOMETRY_FIGURES if any(name in metrics for _, metrics in rows)]
+    names = [name for name in _GEOMETRY_METRICS if any(name in metrics for _, metrics in rows)]
     head = ["", *(name.replace("_", " ") for name in names)]
     return ("Geometry on STS-B dev", head, _body(rows, names)) if rows else None
 
@@ -171,7 +171,7 @@ def _body(rows: Sequence[Row], names: Iterable[str]) -> list[list[str]]:
 
 
 def _without_nan(value):
-    """Put null, which all programs read, in place of NaN, which JSON does not know."""
+    """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list):

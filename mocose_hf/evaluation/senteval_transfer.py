@@ -1,7 +1,7 @@
 """Transfer tasks: classify sentences by logistic regression on their embeddings, by SentEval's protocol.
 
-The protocol is that of https://github.com/facebookresearch/SentEval (https://arxiv.org/abs/1803.05449) with its
-scikit-learn classifier and `kfold` 10.
+The protocol is that of SentEval (https://github.com/facebookresearch/SentEval, https://arxiv.org/abs/1803.05449) with
+its scikit-learn classifier and `kfold` 10.
 """
 
 import warnings
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.optional_libraries import validate_sklearn
 
 TRANSFER_TASKS = ("mr", "cr", "subj", "mpqa", "sst2", "trec", "mrpc")
 
@@ -24,15 +25,15 @@ FOLDS = 10
 FOLD_SEED = 1111
 
 STRENGTHS = tuple(2.0**k for k in range(-2, 4))
-"""The `C` (inverse strength of the penalty) to choose from where there is no test set, or a development set."""
+"""The values of `C` (inverse L2 penalty) to choose from without a test set, or with a development set."""
 
 STRENGTHS_WITH_TEST_SET = tuple(2.0**k for k in range(-1, 6))
-"""The `C` to choose from by folds of a training set that comes with a test set; SentEval uses these there."""
+"""The values of `C` to choose from by folds of a training set with a test set, as in SentEval."""
 
 BLANK = "."
-"""The sentence in place of a blank line of a binary task, as in SentEval's examples; MPQA has three, which count."""
+"""Replaces a blank line of a binary task, as in SentEval's examples; MPQA has three, which count."""
 
-_EXAMPLES = {  # in each file under `downstream`; a binary task has one of label 1, then one of label 0
+_EXAMPLES = {  # by file below `downstream`; a binary task has a file of label 1, then a file of label 0
     "mr": {"MR/rt-polarity.pos": 5331, "MR/rt-polarity.neg": 5331},
     "cr": {"CR/custrev.pos": 2407, "CR/custrev.neg": 1368},
     "subj": {"SUBJ/subj.objective": 5000, "SUBJ/subj.subjective": 5000},
@@ -46,20 +47,20 @@ _PARTS = {"sst2": ("train", "dev", "test"), "trec": ("train", "test"), "mrpc": (
 _TREC_LABELS = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 
 _TOLERANCE = 1e-5
-"""Of the gradient per example, for features of mean square 1."""
+"""Tolerance of the gradient per example, for features of mean square 1."""
 
-_MOST_ITERATIONS = 5_000
+_MAX_ITERATIONS = 5_000
 
 Example = tuple[tuple[str, ...], int]
-"""One text or two, blank where the line is, and their label."""
+"""One text or two, and their label; the text of a blank line is blank."""
 
 Embed = Callable[[list[str]], Tensor]
-"""Looks up the embeddings of N sentences, (N, H) float32."""
+"""Returns the embeddings of N sentences, (N, H) float32."""
 
 
 @dataclass
 class TransferTask:
-    """A transfer task's examples and its score.
+    """The examples of a transfer task.
 
     Args:
         name: One of `TRANSFER_TASKS`.
@@ -70,28 +71,28 @@ class TransferTask:
     parts: dict[str, list[Example]]
 
     def sentences(self) -> list[str]:
-        """Return the texts of all parts; a text that occurs again is there again."""
+        """Return the texts of all parts, with repetitions."""
         return [text or BLANK for examples in self.parts.values() for texts, _ in examples for text in texts]
 
     def score(self, embeddings: Embed, show_progress: bool = False) -> dict[str, float]:
-        """Fit classifiers to embeddings, which are taken as they are, and test them.
+        """Fit classifiers to the embeddings, without normalisation, and test them.
 
         * All in one part: for each of 10 folds, `C` is chosen by 10 folds of the other nine.
         * A training and a test set: `C` is chosen by 10 folds of the training set.
-        * A development set too: `C` is chosen on it, and no classifier is fitted to it.
+        * A development set too: `C` is chosen on it, and it is not used to fit the classifier.
 
         Args:
-            embeddings: Looks up the embeddings of N sentences, (N, H) float32.
-            show_progress: Whether to show a bar.
+            embeddings: Returns the embeddings of N sentences, (N, H) float32.
+            show_progress: Whether to show a progress bar.
 
         Returns:
-            `<name>_dev_accuracy`, by which `C` was chosen, and `<name>_test_accuracy`, both means over the folds where
-            all is in one part, and for MRPC `mrpc_test_f1` of the paraphrases; in percent.
+            `<name>_dev_accuracy`, which selected `C`, and `<name>_test_accuracy`, both means over the folds if there
+            is one part; for MRPC also `mrpc_test_f1` of the paraphrases; in percent.
 
         Raises:
-            InputError: Where scikit-learn is not installed, or an embedding is not finite.
+            InputError: If scikit-learn is not installed, or an embedding is not finite.
         """
-        _require_scikit_learn()
+        validate_sklearn("A transfer task")
         from scipy.linalg import LinAlgWarning
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.metrics import f1_score
@@ -108,7 +109,7 @@ class TransferTask:
             return tqdm(list(steps), desc=self.name, disable=None if show_progress else True)
 
         with warnings.catch_warnings():
-            # Rounding left no better point, or lbfgs took over from newton-cholesky.
+            # Rounding errors stop the solver, or lbfgs takes over from newton-cholesky.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", LinAlgWarning)
             if "all" in parts:
@@ -131,16 +132,15 @@ class TransferTask:
         columns = [
             [text or BLANK for text in column] for column in zip(*(texts for texts, _ in examples), strict=True)
         ]
-        looked_up = [embeddings(column).to("cpu", torch.float64, copy=True).numpy() for column in columns]  # (N, H)
-        bad = sum(int((~np.isfinite(rows).all(axis=1)).sum()) for rows in looked_up)
+        features = [embeddings(column).to("cpu", torch.float64, copy=True).numpy() for column in columns]  # (N, H)
+        bad = sum(int((~np.isfinite(rows).all(axis=1)).sum()) for rows in features)
         if bad:
             raise InputError(
-                f"{self.name}: {bad} embeddings are not finite numbers, and none can be classified; score another "
-                "checkpoint."
+                f"{self.name}: {bad} embeddings are not finite, so they have no classes; score another checkpoint."
             )
-        if len(looked_up) == 1:
-            return looked_up[0]
-        u, v = looked_up
+        if len(features) == 1:
+            return features[0]
+        u, v = features
         return np.concatenate([np.abs(u - v), u * v], axis=1)
 
     def _percent(self, **scores: float) -> dict[str, float]:
@@ -151,41 +151,40 @@ def transfer_files(name: str, senteval_dir: str | Path) -> list[Path]:
     """Return the files that a task needs, whether they exist or not.
 
     Raises:
-        InputError: Where there is no task of that name.
+        InputError: If there is no task of that name.
     """
     if name not in TRANSFER_TASKS:
         raise InputError(f"{name[:40]!r} is no transfer task; name one of {', '.join(TRANSFER_TASKS)}.")
     return [Path(senteval_dir, "downstream", file) for file in _EXAMPLES[name]]
 
 
-def read_transfer_task(name: str, senteval_dir: str | Path, check_counts: bool = True) -> TransferTask:
+def read_transfer_task(name: str, senteval_dir: str | Path, allow_partial_tasks: bool = False) -> TransferTask:
     """Read a task from a folder in SentEval's layout.
 
-    White space between words becomes one blank. The files of TREC and the binary tasks are UTF-8 or else Latin-1.
+    White space between words becomes one space. The files of TREC and the binary tasks are UTF-8 or Latin-1.
 
     Args:
         name: One of `TRANSFER_TASKS`.
         senteval_dir: The folder that holds `downstream/MR` and its like.
-        check_counts: Whether each file must hold as many examples as SentEval's; without, any number that can be
-            scored is taken.
+        allow_partial_tasks: Whether files may have another number of examples than SentEval's.
 
     Raises:
-        InputError: With file, line and remedy; where scikit-learn is not installed, too.
+        InputError: With file, line and remedy; also if scikit-learn is not installed.
     """
     files = transfer_files(name, senteval_dir)
-    _require_scikit_learn()
-    read = {"sst2": _read_sst2, "trec": _read_trec, "mrpc": _read_mrpc}.get(name, _read_sentences)
-    found = [list(read(path)) for path in files]
-    if check_counts:
-        _require_known_counts(name, files, found)
+    validate_sklearn("A transfer task")
+    read_file = {"sst2": _read_sst2, "trec": _read_trec, "mrpc": _read_mrpc}.get(name, _read_sentences)
+    parts = [list(read_file(path)) for path in files]
+    if not allow_partial_tasks:
+        _validate_counts(name, files, parts)
     if name in _PARTS:
-        _require_examples(files[0], found[0], needed=1 if name == "sst2" else FOLDS)
-        if not found[-1]:
+        _validate_examples(files[0], parts[0], needed=1 if name == "sst2" else FOLDS)
+        if not parts[-1]:
             raise InputError(f"{files[-1]}: no examples to test on; fetch the file again.")
-        return TransferTask(name, dict(zip(_PARTS[name], found, strict=True)))
-    examples = [(texts, label) for label, part in zip((1, 0), found, strict=True) for texts, _ in part]
-    # A class of 12 leaves at least 10 in nine of ten folds, one of 11 does not.
-    _require_examples(" and ".join(map(str, files)), examples, needed=FOLDS + 2)
+        return TransferTask(name, dict(zip(_PARTS[name], parts, strict=True)))
+    examples = [(texts, label) for label, part in zip((1, 0), parts, strict=True) for texts, _ in part]
+    # A class of 12 leaves at least 10 examples in nine of ten folds; a class of 11 does not.
+    _validate_examples(" and ".join(map(str, files)), examples, needed=FOLDS + 2)
     return TransferTask(name, {"all": examples})
 
 
@@ -264,53 +263,44 @@ def _joined(text: str) -> str:
     return " ".join(text.split())
 
 
-def _require_known_counts(name: str, files: list[Path], found: list[list[Example]]) -> None:
-    """Raise an `InputError` where a file is not as long as SentEval's; of a binary task both together count."""
+def _validate_counts(name: str, files: list[Path], parts: list[list[Example]]) -> None:
+    """Check that each file has as many examples as SentEval's; the two files of a binary task count together."""
     known = [*_EXAMPLES[name].values()]
-    if name not in _PARTS and sum(map(len, found)) == sum(known):
+    if name not in _PARTS and sum(map(len, parts)) == sum(known):
         return
-    for path, examples, count in zip(files, found, known, strict=True):
+    for path, examples, count in zip(files, parts, known, strict=True):
         if len(examples) != count:
             last_line = len(examples) + (name == "mrpc")
             raise InputError(
                 f"{path}, line {last_line}: the file ends after {len(examples)} examples, but {count} are known; "
-                "fetch the file again, or give --allow_partial_tasks true to score another number."
+                "fetch the file again, or set `allow_partial_tasks` to score another number."
             )
 
 
-def _require_examples(place: str | Path, examples: list[Example], needed: int) -> None:
+def _validate_examples(place: str | Path, examples: list[Example], needed: int) -> None:
     counts = Counter(label for _, label in examples)
     if len(counts) < 2 or min(counts.values()) < needed:
-        found = ", ".join(f"{count} of label {label}" for label, count in sorted(counts.items())) or "none"
+        numbers = ", ".join(f"{count} of label {label}" for label, count in sorted(counts.items())) or "none"
         raise InputError(
-            f"{place}: too few examples ({found}), at least {needed} of each of two labels or more are needed; "
+            f"{place}: too few examples ({numbers}), at least {needed} of each of two labels or more are needed; "
             "fetch the file again."
         )
 
 
-def _require_scikit_learn() -> None:
-    try:
-        import sklearn.linear_model  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "The transfer tasks need scikit-learn, which is not installed; run `pip install 'mocose_hf[evaluation]'`."
-        ) from error
-
-
 def _sort_examples(examples: list[Example]) -> list[Example]:
-    """Order by number of words, that of the second text, and label: SentEval's order, hence its folds."""
+    """Sort by number of words, words of the second text, and label, as SentEval does; the order decides the folds."""
     return sorted(examples, key=lambda example: (*(len(text.split()) for text in example[0]), example[1]))
 
 
 def _standardize(features: dict[str, np.ndarray]) -> float:
-    """Shift and scale all features in place to mean 0 and mean square 1, and return the spread they had.
+    """Shift and scale all features in place to mean 0 and mean square 1, and return their former spread.
 
-    No classifier changes: the intercept, which is not penalised, takes up the shift, and `C` times the spread squared
-    the scale. lbfgs needs a sixth of the iterations where embeddings share a large mean.
+    The classifiers stay the same: the intercept, which is not penalised, absorbs the shift, and `C` times the squared
+    spread absorbs the scale. lbfgs needs a sixth of the iterations if the embeddings share a large mean.
     """
     first = next(iter(features.values()))
     center = first.mean(axis=0)
-    spread = float(np.sqrt(np.mean((first - center) ** 2))) or 1.0  # 0 where all embeddings are the same
+    spread = float(np.sqrt(np.mean((first - center) ** 2))) or 1.0  # 0 if all embeddings are equal
     for rows in features.values():
         rows -= center
         rows /= spread
@@ -318,7 +308,7 @@ def _standardize(features: dict[str, np.ndarray]) -> float:
 
 
 def _score_by_nested_folds(features, labels, strengths: list[float], progress: Callable) -> tuple[float, float]:
-    """Return the mean accuracy by which `C` was chosen in each fold, and that of each fold's chosen classifier."""
+    """Return the mean accuracy that selected `C`, and the mean accuracy of the selected classifiers on their folds."""
     dev, test = [], []
     for rest, fold in progress(_folds(labels)):
         accuracy, strength = _choose_by_folds(features[rest], labels[rest], strengths, iter)
@@ -329,7 +319,7 @@ def _score_by_nested_folds(features, labels, strengths: list[float], progress: C
 
 
 def _choose_by_folds(features, labels, strengths: list[float], progress: Callable) -> tuple[float, float]:
-    """Return the best mean accuracy over folds and the `C` that has it."""
+    """Return the best mean accuracy over folds and its `C`."""
     accuracies = [
         _path_accuracies(features[rest], labels[rest], features[fold], labels[fold], strengths)
         for rest, fold in progress(_folds(labels))
@@ -338,7 +328,7 @@ def _choose_by_folds(features, labels, strengths: list[float], progress: Callabl
 
 
 def _choose_on_dev(features, labels, strengths: list[float], progress: Callable) -> tuple[float, float]:
-    """Return the best accuracy on the development set and the `C` that has it."""
+    """Return the best accuracy on the development set and its `C`."""
     accuracies = _path_accuracies(
         features["train"], labels["train"], features["dev"], labels["dev"], progress(strengths)
     )
@@ -346,7 +336,7 @@ def _choose_on_dev(features, labels, strengths: list[float], progress: Callable)
 
 
 def _path_accuracies(features, labels, held_out, held_out_labels, strengths: Iterable[float]) -> list[float]:
-    """Return the held-out accuracy for each `C`, where each fit starts from that before."""
+    """Return the held-out accuracy for each `C`; each fit starts from the one before."""
     classifier = _classifier(labels, warm_start=True)
     return [
         classifier.set_params(C=strength).fit(features, labels).score(held_out, held_out_labels)
@@ -355,13 +345,13 @@ def _path_accuracies(features, labels, held_out, held_out_labels, strengths: Ite
 
 
 def _best(accuracies, strengths: list[float]) -> tuple[float, float]:
-    """Choose the smallest `C` of those whose accuracies are equal to a hundredth of a percent, as SentEval does."""
+    """Select the smallest `C` among accuracies that are equal to 0.01 %, as SentEval does."""
     best = int(np.argmax(np.round(100.0 * np.asarray(accuracies), 2)))
     return accuracies[best], strengths[best]
 
 
 def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows to fit and the rows held out of each fold."""
+    """Return the training rows and the held-out rows of each fold."""
     from sklearn.model_selection import StratifiedKFold
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
@@ -369,14 +359,14 @@ def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _classifier(labels: np.ndarray, strength: float = 1.0, warm_start: bool = False):
-    """Return a logistic regression with an L2 penalty on all but the intercept, multinomial for three labels or more.
+    """Return a logistic regression with an L2 penalty on all but the intercept; multinomial for three labels or more.
 
-    For two labels newton-cholesky is exact to the last prediction and takes half of lbfgs's time, at 384 features and
-    at 768; for more labels its Hessian is too wide.
+    For two labels, newton-cholesky gives the same predictions in half of lbfgs's time, at 384 and at 768 features. For
+    more labels its Hessian is too large.
     """
     from sklearn.linear_model import LogisticRegression
 
     solver = "newton-cholesky" if len(np.unique(labels)) == 2 else "lbfgs"
     return LogisticRegression(
-        C=strength, solver=solver, tol=_TOLERANCE, max_iter=_MOST_ITERATIONS, warm_start=warm_start
+        C=strength, solver=solver, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=warm_start
     )

@@ -1,8 +1,8 @@
 """The seven tasks of semantic textual similarity: STS12 to STS16, STS-B and SICK-R.
 
-They are read from a folder in the layout of SentEval (https://github.com/facebookresearch/SentEval) or from the hub,
-and scored as SentEval does: the cosine of two embeddings against the human score, over all pairs of a year together
-("all"), and sub-set by sub-set.
+They are read from a folder in the layout of SentEval (https://github.com/facebookresearch/SentEval) or from the hub.
+They are scored as in SentEval: correlation of cosine and human score over all pairs of a year together ("all"), and
+for each subset.
 """
 
 import re
@@ -25,9 +25,9 @@ STS_YEARS = ("sts12", "sts13", "sts14", "sts15", "sts16")
 STS_TASKS = (*STS_YEARS, "stsb", "sickr")
 
 WITHOUT_DEV = "without_stsb_dev"
-"""Part of the name of a figure that leaves out the pairs of STS-B's development set."""
+"""Part of the name of a metric that excludes the pairs of STS-B's development set."""
 
-FETCH_AGAIN = "fetch the file again, or give --allow_partial_tasks true to score another number of pairs"
+FETCH_AGAIN = "fetch the file again, or set `allow_partial_tasks` to score another number of pairs"
 
 _STS = Path("downstream", "STS")
 
@@ -63,7 +63,7 @@ _YEARS = {
         "question-question": 209,
     },
 }
-"""The sub-sets of each year and the number of their scored pairs; STS13's SMT was never free to share."""
+"""The subsets of each year and the numbers of their scored pairs; STS13's SMT is not freely available."""
 
 _STSB_COUNTS = {"train": 5749, "dev": 1500, "test": 1379}
 _SICK_FILE = Path("downstream", "SICK", "SICK_test_annotated.txt")
@@ -74,9 +74,9 @@ _HUB = {
     "stsb": ("mteb/stsbenchmark-sts", _STSB_COUNTS["test"]),
     "sickr": ("mteb/sickr-sts", 9927),
 }
-"""Datasets of the hub with columns score, sentence1, sentence2, and the pairs of each test split.
+"""Datasets on the hub with columns score, sentence1, sentence2, and the numbers of pairs in their test splits.
 
-That of SICK-R is all of SICK: figures on it are not those of SentEval's 4,927 test pairs.
+SICK-R on the hub is all of SICK, so scores on it differ from those on SentEval's 4,927 test pairs.
 """
 
 
@@ -86,10 +86,10 @@ class STSTask:
 
     Args:
         name: One of `STS_TASKS`.
-        subsets: Pairs by name of the sub-set, each with columns `score`, `sentence1`, `sentence2`; one of them where
-            the task has no sub-sets.
-        development: Pairs of a development set, scored beside the test pairs.
-        selection: Pairs that checkpoints are selected by. The test pairs are scored without them too.
+        subsets: Pairs by name of the subset, each with columns `score`, `sentence1`, `sentence2`; a single one if the
+            task has no subsets.
+        development: Pairs of a development set, scored in addition to the test pairs.
+        selection: Pairs that checkpoints are selected by. The test pairs are also scored without them.
     """
 
     name: str
@@ -102,7 +102,7 @@ class STSTask:
         return sum(len(pairs) for pairs in self.subsets.values())
 
     def sentences(self) -> list[str]:
-        """Return all sentences, repeated as they are."""
+        """Return all sentences, with repetitions."""
         sets = [*self.subsets.values(), *([self.development] if self.development is not None else [])]
         return [sentence for pairs in sets for side in ("sentence1", "sentence2") for sentence in pairs[side]]
 
@@ -111,14 +111,14 @@ class STSTask:
 
         Args:
             embeddings: Returns the embeddings (N, H) of N sentences.
-            show_progress: Not used: this takes no time.
+            show_progress: Not used.
 
         Returns:
-            `{name}_spearman` and `{name}_pearson` over all pairs together; with sub-sets also the mean over them
-            (`{name}_spearman_mean`), the mean weighted by their pairs (`{name}_spearman_wmean`), and each one's own
-            (`{name}_{subset}_spearman`), and so for Pearson; with a development set `{name}_dev_spearman` and
-            `{name}_dev_pearson`; with selection pairs `{name}_without_stsb_dev_spearman`, `…_pearson` and
-            `{name}_without_stsb_dev_pairs`, the number of test pairs that are left.
+            `{name}_spearman` and `{name}_pearson` over all pairs together. With subsets also their mean
+            (`{name}_spearman_mean`), their mean weighted by size (`{name}_spearman_wmean`), the correlation of each
+            (`{name}_{subset}_spearman`), and the same for Pearson. With a development set `{name}_dev_spearman` and
+            `{name}_dev_pearson`. With selection pairs `{name}_without_stsb_dev_spearman`, `…_pearson` and
+            `{name}_without_stsb_dev_pairs`, the number of remaining test pairs.
         """
         scores = {subset: _scores(pairs) for subset, pairs in self.subsets.items()}
         cosines = {subset: _similarities(pairs, embeddings) for subset, pairs in self.subsets.items()}
@@ -128,15 +128,17 @@ class STSTask:
         for kind, correlation in (("spearman", spearman), ("pearson", pearson)):
             metrics[f"{self.name}_{kind}"] = correlation(torch.cat([*cosines.values()]), torch.cat([*scores.values()]))
             if unseen is not None:
-                left = torch.cat([*cosines.values()])[unseen], torch.cat([*scores.values()])[unseen]
-                metrics[f"{self.name}_{WITHOUT_DEV}_{kind}"] = correlation(*left)
+                remaining = torch.cat([*cosines.values()])[unseen], torch.cat([*scores.values()])[unseen]
+                metrics[f"{self.name}_{WITHOUT_DEV}_{kind}"] = correlation(*remaining)
             if len(scores) > 1:
-                own = [correlation(cosines[subset], scores[subset]) for subset in scores]
-                metrics[f"{self.name}_{kind}_mean"] = sum(own) / len(own)
+                by_subset = [correlation(cosines[subset], scores[subset]) for subset in scores]
+                metrics[f"{self.name}_{kind}_mean"] = sum(by_subset) / len(by_subset)
                 metrics[f"{self.name}_{kind}_wmean"] = (
-                    torch.tensor(own, dtype=torch.float64) @ sizes / sizes.sum()
+                    torch.tensor(by_subset, dtype=torch.float64) @ sizes / sizes.sum()
                 ).item()
-                metrics |= {f"{self.name}_{_word(s)}_{kind}": value for s, value in zip(scores, own, strict=True)}
+                metrics |= {
+                    f"{self.name}_{_metric_part(s)}_{kind}": value for s, value in zip(scores, by_subset, strict=True)
+                }
             if self.development is not None:
                 pairs = self.development
                 metrics[f"{self.name}_dev_{kind}"] = correlation(_similarities(pairs, embeddings), _scores(pairs))
@@ -145,7 +147,7 @@ class STSTask:
         return metrics
 
     def _unseen(self) -> Tensor | None:
-        """Return which test pairs are no selection pairs, (N,) bool; None if there are no selection pairs."""
+        """Return whether each test pair is not a selection pair, (N,) bool; None if there are no selection pairs."""
         if self.selection is None:
             return None
         seen = set(_normalised(self.selection))
@@ -153,46 +155,48 @@ class STSTask:
 
 
 def sts_files(name: str, senteval_dir: str | Path) -> list[Path]:
-    """Return the files of a task in a folder in SentEval's layout, whether or not they are there.
+    """Return the files of a task in a folder in SentEval's layout, whether they exist or not.
 
     Raises:
-        InputError: Where there is no task of that name.
+        InputError: If there is no task of that name.
     """
-    _require_known(name)
+    _validate_name(name)
     root = Path(senteval_dir)
     if name in _YEARS:
         return [path for subset in _YEARS[name] for path in _year_files(name, subset, root)]
     return [root / _SICK_FILE] if name == "sickr" else [_stsb_file(root, split) for split in ("dev", "test")]
 
 
-def read_sts_task(name: str, senteval_dir: str | Path, check_counts: bool = True) -> STSTask:
+def read_sts_task(name: str, senteval_dir: str | Path, allow_partial_tasks: bool = False) -> STSTask:
     """Read a task from a folder in SentEval's layout.
 
     Args:
         name: One of `STS_TASKS`.
         senteval_dir: The folder that holds `downstream/STS` and `downstream/SICK`.
-        check_counts: Whether files of other than the published numbers of pairs are refused.
+        allow_partial_tasks: Whether files may have another number of pairs than published.
 
     Raises:
-        InputError: With file, line and remedy, and where there is no task of that name.
+        InputError: With file, line and remedy; also if there is no task of that name.
     """
-    _require_known(name)
+    _validate_name(name)
     root = Path(senteval_dir)
     if name in _YEARS:
-        subsets = {s: _read_subset(name, s, root, n if check_counts else None) for s, n in _YEARS[name].items()}
+        subsets = {s: _read_subset(name, s, root, None if allow_partial_tasks else n) for s, n in _YEARS[name].items()}
         return STSTask(name, subsets)
     if name == "sickr":
-        return STSTask(name, {"test": _read_sick(root / _SICK_FILE, _SICK_COUNT if check_counts else None)})
-    return STSTask(name, {"test": read_stsb(root, "test", check_counts)}, read_stsb(root, "dev", check_counts))
+        return STSTask(name, {"test": _read_sick(root / _SICK_FILE, None if allow_partial_tasks else _SICK_COUNT)})
+    return STSTask(
+        name, {"test": read_stsb(root, "test", allow_partial_tasks)}, read_stsb(root, "dev", allow_partial_tasks)
+    )
 
 
-def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool = True) -> Dataset:
+def read_stsb(senteval_dir: str | Path, split: str = "dev", allow_partial_tasks: bool = False) -> Dataset:
     """Read a split of STS-B (train: 5,749 pairs, dev: 1,500, test: 1,379) from a folder in SentEval's layout.
 
     Args:
         senteval_dir: The folder that holds `downstream/STS/STSBenchmark/sts-dev.csv`.
         split: "train", "dev" or "test".
-        check_counts: If true, a file with another number of pairs is an error.
+        allow_partial_tasks: Whether the file may have another number of pairs than published.
 
     Returns:
         Columns `score` (float), `sentence1`, `sentence2`.
@@ -202,28 +206,28 @@ def read_stsb(senteval_dir: str | Path, split: str = "dev", check_counts: bool =
     """
     path, rows, number = _stsb_file(Path(senteval_dir), split), [], 0
     for number, line in numbered_lines(path):
-        # Tabs alone part the fields: they are not quoted, and a csv reader would lose rows at stray quotes.
+        # The fields are not quoted: a csv reader would lose rows at stray quotes.
         fields = _fields(path, number, line, 7)
         if len(fields) > 9:
             raise InputError(
                 f"{path}, line {number}: {len(fields)} tab-separated fields, as in GLUE's files of STS-B, whose score "
-                "comes last; fetch SentEval's file, or give this one, with its header, as --validation_file."
+                "comes last; fetch SentEval's file, or give this one, with its header, as `validation_file`."
             )
         *_, score, first, second = fields[:7]
         rows.append(scored_pair(f"{path}, line {number}", score, first, second))
         if not 0.0 <= rows[-1][0] <= 5.0:
             raise InputError(f"{path}, line {number}: the score {score} is not in [0, 5]; fetch the file again.")
-    _check_count(path, number, rows, _STSB_COUNTS[split] if check_counts else None, f"STS-B {split}")
+    _validate_count(path, number, rows, None if allow_partial_tasks else _STSB_COUNTS[split], f"STS-B {split}")
     return pairs_dataset(path, rows)
 
 
 def load_sts_task(name: str) -> STSTask:
-    """Load a task from the hub, where years have no sub-sets and SICK-R is all of SICK's 9,927 pairs.
+    """Load a task from the hub, where years have no subsets and SICK-R has all of SICK's 9,927 pairs.
 
     Raises:
-        InputError: Where it cannot be loaded or has another number of pairs, or there is no task of that name.
+        InputError: If it cannot be loaded, has another number of pairs, or there is no task of that name.
     """
-    _require_known(name)
+    _validate_name(name)
     dataset, count = _HUB[name]
     pairs = _load_split(name, dataset, "test", count)
     return STSTask(
@@ -233,7 +237,7 @@ def load_sts_task(name: str) -> STSTask:
     )
 
 
-def _require_known(name: str) -> None:
+def _validate_name(name: str) -> None:
     if name not in STS_TASKS:
         raise InputError(f"{name[:40]!r} is no STS task; name one of {', '.join(STS_TASKS)}.")
 
@@ -243,19 +247,19 @@ def _load_split(name: str, dataset: str, split: str, count: int) -> Dataset:
         pairs = load_dataset(dataset, split=split).select_columns(["score", "sentence1", "sentence2"])
     except Exception as error:  # datasets raises many kinds, from its own to those of the network
         raise InputError(
-            f"--eval_tasks {name}: {dataset} cannot be loaded from the hub ({one_line(error)}); give --senteval_dir, "
+            f"`eval_tasks` {name}: {dataset} cannot be loaded from the hub ({one_line(error)}); give `senteval_dir`, "
             "a folder in SentEval's layout."
         ) from error
     if len(pairs) != count:
         raise InputError(
-            f"--eval_tasks {name}: {dataset} has {len(pairs):,} pairs in its {split} split, but {count:,} are known; "
-            "give --senteval_dir."
+            f"`eval_tasks` {name}: {dataset} has {len(pairs):,} pairs in its {split} split instead of {count:,}; give "
+            "`senteval_dir`."
         )
     return pairs
 
 
 def _normalised(pairs: Dataset) -> list[frozenset[str]]:
-    """Return each pair in any order, without case, punctuation and repeated spaces."""
+    """Return each pair without order, case, punctuation and repeated spaces."""
 
     def words(sentence: str) -> str:
         return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold()))
@@ -283,7 +287,7 @@ def _stsb_file(root: Path, split: str) -> Path:
 
 
 def _read_subset(name: str, subset: str, root: Path, count: int | None) -> Dataset:
-    """Join a file of scores with one of sentence pairs, line by line; a blank score is a pair that nobody scored."""
+    """Join a file of scores and a file of sentence pairs line by line; a blank score means an unscored pair."""
     scores_path, pairs_path = _year_files(name, subset, root)
     scores, pairs = read_lines(scores_path), read_lines(pairs_path)
     if len(scores) != len(pairs):
@@ -298,7 +302,7 @@ def _read_subset(name: str, subset: str, root: Path, count: int | None) -> Datas
             first, second = _fields(pairs_path, number, line, 2)[:2]
             places = (f"{scores_path}, line {number}", f"{pairs_path}, line {number}")
             rows.append(scored_pair(places[0], score.strip(), first, second, sentences_place=places[1]))
-    _check_count(scores_path, len(scores), rows, count, f"{name.upper()} {subset}")
+    _validate_count(scores_path, len(scores), rows, count, f"{name.upper()} {subset}")
     return pairs_dataset(scores_path, rows)
 
 
@@ -309,7 +313,7 @@ def _read_sick(path: Path, count: int | None) -> Dataset:
         if number == 1 and score == "relatedness_score":
             continue
         rows.append(scored_pair(f"{path}, line {number}", score, first, second))
-    _check_count(path, number, rows, count, "SICK-R")
+    _validate_count(path, number, rows, count, "SICK-R")
     return pairs_dataset(path, rows)
 
 
@@ -323,7 +327,7 @@ def _fields(path: Path, number: int, line: str, needed: int) -> list[str]:
     return fields
 
 
-def _check_count(path: Path, last_line: int, rows: list[ScoredPair], count: int | None, what: str) -> None:
+def _validate_count(path: Path, last_line: int, rows: list[ScoredPair], count: int | None, what: str) -> None:
     if count is not None and len(rows) != count:
         raise InputError(
             f"{path}, line {last_line}: the file ends after {len(rows):,} scored pairs, but {what} has {count:,}; "
@@ -331,6 +335,6 @@ def _check_count(path: Path, last_line: int, rows: list[ScoredPair], count: int 
         )
 
 
-def _word(subset: str) -> str:
-    """Return a sub-set's name as part of a metric's: `surprise.OnWN` is `surprise_onwn`."""
+def _metric_part(subset: str) -> str:
+    """Return the name of a subset as a part of metric names: `surprise.OnWN` becomes `surprise_onwn`."""
     return subset.lower().replace(".", "_").replace("-", "_")

@@ -272,8 +272,8 @@ def test_scores_are_not_written_over_unless_told(scores, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--eval_tasks", "sts"), "has 750; fetch the file again, or give --allow_partial_tasks true"),
-        (("--eval_tasks", "sts11"), "--eval_tasks sts11: unknown; choose of sts, transfer, geometry, sts12"),
+        (("--eval_tasks", "sts"), "has 750; fetch the file again, or set `allow_partial_tasks`"),
+        (("--eval_tasks", "sts11"), "`eval_tasks` sts11: unknown; choose of sts, transfer, geometry, sts12"),
         (("--eval_tasks", "cr"), "custrev.pos: no such file"),
         (
             ("--report_test_selection", "true"),

@@ -98,7 +98,7 @@ def test_uniformity_is_the_slow_loops():
 def test_uniformity_does_not_depend_on_the_rows_taken_at_once(monkeypatch, rows_at_once):
     rows = random_rows(10)
     expected = uniformity(rows)
-    monkeypatch.setattr(geometry, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(geometry, "_BLOCK_ROWS", rows_at_once)
     assert uniformity(rows) == pytest.approx(expected, abs=1e-12)
 
 

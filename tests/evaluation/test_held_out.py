@@ -102,8 +102,8 @@ def test_all_partners_of_equal_texts_are_right():
 @pytest.mark.parametrize(
     ("texts", "count", "message"),
     [
-        (["a b c d", "e f g h"], 5, "all 2 rows would be held out; give a lower --dev_from_text"),
-        (["a b c d", "e f", "g"], 5, "needs two different texts of 4 words or more; leave out --dev_from_text"),
+        (["a b c d", "e f g h"], 5, "all 2 rows would be held out; give a lower `dev_from_text`"),
+        (["a b c d", "e f", "g"], 5, "needs two different texts of 4 words or more; leave out `dev_from_text`"),
         (["a", "e f", "g"], 2, "needs two different texts"),
     ],
 )

@@ -293,7 +293,7 @@ SECOND = [[2.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]]  # cosines 1, âˆ’1, â
 
 
 def test_sts_benchmark_worked_by_hand(senteval):
-    benchmark = STSBenchmark(senteval, check_counts=False)
+    benchmark = STSBenchmark(senteval, allow_partial_tasks=True)
     assert benchmark.sentence1 == ["a", "c", "e", "g"]
     assert benchmark.sentence2 == ["b", "d", "f", "h"]
     assert benchmark.scores == [5.0, 0.0, 2.0, 4.0]
@@ -314,7 +314,7 @@ def test_sts_benchmark_worked_by_hand(senteval):
 
 
 def test_sts_benchmark_reads_another_split(senteval):
-    benchmark = STSBenchmark(str(senteval), split="dev", check_counts=False, keep_in_memory=True)
+    benchmark = STSBenchmark(str(senteval), split="dev", allow_partial_tasks=True, keep_in_memory=True)
     assert benchmark.sentence1 == ["i", "k"]
     assert "STS-B dev" in benchmark.description
     result = benchmark.compute(predictions=FIRST[:2], references=SECOND[:2])
@@ -323,7 +323,7 @@ def test_sts_benchmark_reads_another_split(senteval):
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_sts_benchmark_names_a_wrong_number_and_goes_on(senteval, cache, count):
-    benchmark = STSBenchmark(senteval, check_counts=False)
+    benchmark = STSBenchmark(senteval, allow_partial_tasks=True)
     wrong = rows(5, dim=2)[:count]
     with pytest.raises(ValueError, match=rf"^STS-B test has 4 pairs, but {count} embeddings of `sentence1`.*order\.$"):
         benchmark.compute(predictions=wrong, references=wrong)
@@ -333,7 +333,7 @@ def test_sts_benchmark_names_a_wrong_number_and_goes_on(senteval, cache, count):
 
 
 def test_sts_benchmark_takes_batches_and_refuses_one_too_many(senteval):
-    benchmark = STSBenchmark(senteval, check_counts=False)
+    benchmark = STSBenchmark(senteval, allow_partial_tasks=True)
     benchmark.add_batch(predictions=FIRST[:3], references=SECOND[:3])
     with pytest.raises(ValueError, match="has 4 pairs, but 3 embeddings"):
         benchmark.compute()

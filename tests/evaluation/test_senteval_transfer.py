@@ -63,9 +63,9 @@ def write_task(folder, name: str):
         write(folder, MRPC_FILES[1], lines(MRPC_HEADER, "1\t3\t4\tone\tanother"))
 
 
-def read_error(folder, name: str, check_counts: bool = False) -> str:
+def read_error(folder, name: str, allow_partial_tasks: bool = True) -> str:
     with pytest.raises(InputError) as raised:
-        read_transfer_task(name, folder, check_counts=check_counts)
+        read_transfer_task(name, folder, allow_partial_tasks=allow_partial_tasks)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -147,7 +147,7 @@ def test_the_files_of_a_task_are_named_whether_or_not_they_exist(tmp_path, name)
     assert transfer_files(name, str(tmp_path)) == files
     assert read_error(tmp_path, name) == f"{files[0]}: no such file; check the path."
     write_task(tmp_path, name)
-    assert read_transfer_task(name, tmp_path, check_counts=False).name == name
+    assert read_transfer_task(name, tmp_path, allow_partial_tasks=True).name == name
     files[-1].unlink()
     assert read_error(tmp_path, name) == f"{files[-1]}: no such file; check the path."
 
@@ -163,7 +163,7 @@ def test_a_binary_task_is_a_file_of_each_label(tmp_path, name):
     positive, negative = BINARY_FILES[name]
     write(tmp_path, positive, lines(' a "quoted\ttab ', *numbered(12, "good"))[:-1])
     write(tmp_path, negative, lines("b \x85 b\x0cb", *numbered(12, "bad")).replace("\n", "\r\n"))
-    task = read_transfer_task(name, tmp_path, check_counts=False)
+    task = read_transfer_task(name, tmp_path, allow_partial_tasks=True)
     labels = {texts: label for texts, label in task.parts["all"]}
     assert labels == {
         ('a "quoted tab',): 1,
@@ -177,7 +177,7 @@ def test_a_binary_task_is_a_file_of_each_label(tmp_path, name):
 def test_subj_calls_objective_one(tmp_path):
     write_task(tmp_path, "subj")
     write(tmp_path, "SUBJ/subj.objective", lines(*numbered(13, "fact")))
-    labels = Counter(label for _, label in read_transfer_task("subj", tmp_path, check_counts=False).parts["all"])
+    labels = Counter(label for _, label in read_transfer_task("subj", tmp_path, allow_partial_tasks=True).parts["all"])
     assert labels == {1: 13, 0: 12}
 
 
@@ -185,7 +185,7 @@ def test_a_blank_line_of_a_binary_task_is_a_full_stop_of_no_words(tmp_path, monk
     monkeypatch.setattr(transfer, "FOLDS", 3)
     write_task(tmp_path, "mpqa")
     write(tmp_path, "MPQA/mpqa.neg", lines("first", "", " \t ", *numbered(12, "bad"), "."))
-    task = read_transfer_task("mpqa", tmp_path, check_counts=False)
+    task = read_transfer_task("mpqa", tmp_path, allow_partial_tasks=True)
     assert len(task.sentences()) == 12 + 16
     assert task.sentences().count(".") == 3
     assert "" not in task.sentences()
@@ -204,11 +204,11 @@ def test_latin_1_and_utf_8_are_told_apart_by_the_whole_file(tmp_path):
     write_task(tmp_path, "mr")
     write(tmp_path, "MR/rt-polarity.pos", lines("café", *numbered(12, "good")).encode("latin-1"))
     write(tmp_path, "MR/rt-polarity.neg", b"\xef\xbb\xbf" + lines("naïve", *numbered(12, "bad")).encode())
-    assert {"café", "naïve"} <= set(read_transfer_task("mr", tmp_path, check_counts=False).sentences())
+    assert {"café", "naïve"} <= set(read_transfer_task("mr", tmp_path, allow_partial_tasks=True).sentences())
 
     both = lines("café").encode() + lines("café", *numbered(12, "good")).encode("latin-1").replace(b"\n", b"\r\n")
     write(tmp_path, "MR/rt-polarity.pos", both)
-    sentences = read_transfer_task("mr", tmp_path, check_counts=False).sentences()
+    sentences = read_transfer_task("mr", tmp_path, allow_partial_tasks=True).sentences()
     assert {"cafÃ©", "café", "good0"} <= set(sentences)
 
 
@@ -242,7 +242,7 @@ def test_sst2_is_text_and_label(tmp_path):
     )
     write(tmp_path, SST2_FILES[1], "dév\u2028line\t0 \r\n")
     write(tmp_path, SST2_FILES[2], "test\t1")
-    task = read_transfer_task("sst2", tmp_path, check_counts=False)
+    task = read_transfer_task("sst2", tmp_path, allow_partial_tasks=True)
     assert task.parts == {
         "train": [(("\"it 's fine",), 1), (("bad",), 0)],
         "dev": [(("dév line",), 0)],
@@ -257,7 +257,7 @@ def test_trec_is_a_coarse_label_and_a_question(tmp_path):
         b"ABBR:exp What is : it ?\r\nDESC:manner How ?\nENTY:x a\nHUM:ind b\nLOC:other  caf\xe9\tbar\nNUM:date When ?"
     )
     write(tmp_path, TREC_FILES[1], questions)
-    test = read_transfer_task("trec", tmp_path, check_counts=False).parts["test"]
+    test = read_transfer_task("trec", tmp_path, allow_partial_tasks=True).parts["test"]
     assert test == [
         (("What is : it ?",), 0),
         (("How ?",), 1),
@@ -271,7 +271,7 @@ def test_trec_is_a_coarse_label_and_a_question(tmp_path):
 def test_mrpc_is_a_label_and_two_sentences(tmp_path):
     write_task(tmp_path, "mrpc")
     write(tmp_path, MRPC_FILES[1], f'\ufeff{MRPC_HEADER}\r\n1\t10\t11\t"He said  so\t it\'s "\r\n0\t1\t2\tÅ\tb, "c"')
-    task = read_transfer_task("mrpc", tmp_path, check_counts=False)
+    task = read_transfer_task("mrpc", tmp_path, allow_partial_tasks=True)
     assert task.parts["test"] == [(('"He said so', "it's \""), 1), (("Å", 'b, "c"'), 0)]
     assert len(task.parts["train"]) == 20
     assert task.sentences()[-4:] == ['"He said so', "it's \"", "Å", 'b, "c"']
@@ -341,9 +341,9 @@ def test_a_file_of_another_length_is_refused_unless_partial_tasks_are_allowed(tm
     path = transfer_files(name, tmp_path)[0]
     last_line = path.read_bytes().count(b"\n")
     found = last_line - (name == "mrpc")
-    assert read_error(tmp_path, name, check_counts=True) == (
+    assert read_error(tmp_path, name, allow_partial_tasks=False) == (
         f"{path}, line {last_line}: the file ends after {found} examples, but {COUNTS[name][0]} are known; fetch the "
-        "file again, or give --allow_partial_tasks true to score another number."
+        "file again, or set `allow_partial_tasks` to score another number."
     )
 
 
@@ -357,7 +357,9 @@ def test_files_of_the_known_length_are_read(tmp_path, name):
     task = read_transfer_task(name, tmp_path)
     assert sum(map(len, task.parts.values())) == sum(COUNTS[name])
     path.write_text(path.read_text() + full[-1] + "\n")  # the last file, one line longer
-    assert f"after {count + 1} examples, but {count} are known" in read_error(tmp_path, name, check_counts=True)
+    assert f"after {count + 1} examples, but {count} are known" in read_error(
+        tmp_path, name, allow_partial_tasks=False
+    )
 
 
 def test_too_few_examples_for_the_folds_are_refused(tmp_path):
@@ -386,7 +388,7 @@ def test_too_few_examples_for_the_folds_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["mr", "sst2", "trec", "mrpc"])
 def test_the_smallest_task_is_scored_without_a_warning(tmp_path, name):
     write_task(tmp_path, name)
-    task = read_transfer_task(name, tmp_path, check_counts=False)
+    task = read_transfer_task(name, tmp_path, allow_partial_tasks=True)
     rows = {
         text: torch.randn(3, generator=torch.Generator().manual_seed(i)) for i, text in enumerate(task.sentences())
     }
@@ -532,19 +534,19 @@ def test_scoring_changes_no_embedding(monkeypatch):
 
 def test_scikit_learn_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     write_task(tmp_path, "mr")
-    task = read_transfer_task("mr", tmp_path, check_counts=False)
+    task = read_transfer_task("mr", tmp_path, allow_partial_tasks=True)
     for module in [module for module in sys.modules if module.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"run `pip install 'mocose_hf\[evaluation\]'`\.$"):
+    with pytest.raises(InputError, match=r"run pip install 'mocose_hf\[evaluation\]'\.$"):
         task.score(Table(task.parts))
-    assert "need scikit-learn" in read_error(tmp_path, "mr")
+    assert "needs scikit-learn" in read_error(tmp_path, "mr")
 
 
 @pytest.mark.parametrize("name", ["mr", "trec", "sst2"])
 def test_a_bar_is_asked_for(tmp_path, monkeypatch, name):
     write_task(tmp_path, name)
-    task = read_transfer_task(name, tmp_path, check_counts=False)
+    task = read_transfer_task(name, tmp_path, allow_partial_tasks=True)
     monkeypatch.setattr(transfer, "FOLDS", 3)
     shown = []
     monkeypatch.setattr(transfer, "tqdm", lambda steps, **options: shown.append((len(steps), options)) or steps)

@@ -29,7 +29,7 @@ PUBLISHED = {
 }
 TOTALS = {"sts12": 3108, "sts13": 1500, "sts14": 3750, "sts15": 3000, "sts16": 1186}
 
-FETCH = "fetch the file again, or give --allow_partial_tasks true to score another number of pairs."
+FETCH = "fetch the file again, or set `allow_partial_tasks` to score another number of pairs."
 SICK_HEADER = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
 
 
@@ -72,9 +72,9 @@ def sick_line(number: int, score, first: str, second: str) -> str:
     return f"{number}\t{first}\t{second}\t{score}\tNEUTRAL"
 
 
-def read_error(name: str, folder, check_counts: bool = False) -> str:
+def read_error(name: str, folder, allow_partial_tasks: bool = True) -> str:
     with pytest.raises(InputError) as raised:
-        read_sts_task(name, folder, check_counts=check_counts)
+        read_sts_task(name, folder, allow_partial_tasks=allow_partial_tasks)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -119,9 +119,9 @@ def rows(pairs: Dataset) -> list[tuple[float, str, str]]:
 
 
 @pytest.mark.parametrize("year", PUBLISHED)
-def test_a_year_is_read_sub_set_by_sub_set(tmp_path, year):
+def test_a_year_is_read_sub_set_by_subset(tmp_path, year):
     write_year(tmp_path, year)
-    task = read_sts_task(year, str(tmp_path), check_counts=False)
+    task = read_sts_task(year, str(tmp_path), allow_partial_tasks=True)
     assert task.name == year
     assert task.development is None
     assert list(task.subsets) == list(PUBLISHED[year])
@@ -138,14 +138,14 @@ def test_scores_without_sentences_are_left_alone(tmp_path):
     place = tmp_path / "downstream" / "STS" / "STS13-en-test"
     write_lines(place / "STS.gs.SMT.txt", ["not a score"])
     write_lines(place / "STS.gs.ALL.txt", ["1", "2"])
-    assert list(read_sts_task("sts13", tmp_path, check_counts=False).subsets) == ["FNWN", "headlines", "OnWN"]
+    assert list(read_sts_task("sts13", tmp_path, allow_partial_tasks=True).subsets) == ["FNWN", "headlines", "OnWN"]
 
 
 def test_a_blank_score_is_a_pair_that_nobody_scored(tmp_path):
     write_year(tmp_path, "sts16")
     pairs = ["a\tb", "never\tlooked at", "c\td", "only one field", "", "e\tf"]
     write_subset(tmp_path, "sts16", "plagiarism", ["1", "", "4.5", "  ", "", "2"], pairs)
-    task = read_sts_task("sts16", tmp_path, check_counts=False)
+    task = read_sts_task("sts16", tmp_path, allow_partial_tasks=True)
     assert rows(task.subsets["plagiarism"]) == [(1.0, "a", "b"), (4.5, "c", "d"), (2.0, "e", "f")]
     assert "never" not in task.sentences()
 
@@ -154,7 +154,7 @@ def test_further_columns_blanks_around_and_carriage_returns_are_no_part_of_a_sen
     write_year(tmp_path, "sts14")
     _, path = write_subset(tmp_path, "sts14", "images", [1, 2], ["a cat \t the dog\tsource\thttp://x", "b\tc\t"])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    task = read_sts_task("sts14", tmp_path, check_counts=False)
+    task = read_sts_task("sts14", tmp_path, allow_partial_tasks=True)
     assert rows(task.subsets["images"]) == [(1.0, "a cat", "the dog"), (2.0, "b", "c")]
 
 
@@ -167,15 +167,15 @@ def test_quotes_and_unusual_separators_are_text_in_years_and_sick(tmp_path):
     pairs = [f"{a}\t{b}" for a, b in zip(first, second, strict=True)]
     write_subset(tmp_path, "sts14", "deft-forum", [*range(8)], pairs)
     write_sick(tmp_path, [sick_line(i, i, a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))])
-    found = read_sts_task("sts14", tmp_path, check_counts=False).subsets["deft-forum"]
-    for read in (found, read_sts_task("sickr", tmp_path, check_counts=False).subsets["test"]):
+    found = read_sts_task("sts14", tmp_path, allow_partial_tasks=True).subsets["deft-forum"]
+    for read in (found, read_sts_task("sickr", tmp_path, allow_partial_tasks=True).subsets["test"]):
         assert [text.strip() for text in first] == list(read["sentence1"])
         assert [text.strip() for text in second] == list(read["sentence2"])
         assert list(read["score"]) == [float(i) for i in range(8)]
 
 
 @pytest.mark.parametrize("year", PUBLISHED)
-def test_the_published_counts_are_demanded_of_every_sub_set(tmp_path, year):
+def test_the_published_counts_are_demanded_of_every_subset(tmp_path, year):
     write_year(tmp_path, year, PUBLISHED[year])
     task = read_sts_task(year, tmp_path)
     assert {subset: len(pairs) for subset, pairs in task.subsets.items()} == PUBLISHED[year]
@@ -184,13 +184,15 @@ def test_the_published_counts_are_demanded_of_every_sub_set(tmp_path, year):
         scores = [str(i % 6) for i in range(count)]
         pairs = [f"{i}\tof {i}" for i in range(count)]
         gold, _ = write_subset(tmp_path, year, subset, scores[:-1], pairs[:-1])
-        assert read_error(year, tmp_path, check_counts=True) == (
+        assert read_error(year, tmp_path, allow_partial_tasks=False) == (
             f"{gold}, line {count - 1}: the file ends after {count - 1} scored pairs, but {year.upper()} {subset} has "
             f"{count}; {FETCH}"
         )
-        assert len(read_sts_task(year, tmp_path, check_counts=False)) == TOTALS[year] - 1
+        assert len(read_sts_task(year, tmp_path, allow_partial_tasks=True)) == TOTALS[year] - 1
         write_subset(tmp_path, year, subset, [*scores, 1], [*pairs, "one\ttoo many"])
-        assert f"line {count + 1}: the file ends after {count + 1} scored" in read_error(year, tmp_path, True)
+        assert f"line {count + 1}: the file ends after {count + 1} scored" in read_error(
+            year, tmp_path, allow_partial_tasks=False
+        )
         write_subset(tmp_path, year, subset, ["", *scores, ""], ["not\tscored", *pairs, "nor\tthis"])
         assert len(read_sts_task(year, tmp_path)) == TOTALS[year]
 
@@ -276,7 +278,7 @@ def test_a_task_of_another_name_is_refused_and_no_other_read_in_its_place(tmp_pa
 
 def test_stsb_takes_score_and_sentences_from_their_columns(tmp_path):
     write_stsb(tmp_path, [stsb_line(5.0, "A cat.", "A  cat. "), stsb_line("2.500", "Ein Käfer", "a bird")])
-    pairs = read_stsb(tmp_path, check_counts=False)
+    pairs = read_stsb(tmp_path, allow_partial_tasks=True)
     assert pairs.to_dict() == {
         "score": [5.0, 2.5],
         "sentence1": ["A cat.", "Ein Käfer"],
@@ -292,7 +294,7 @@ def test_quotes_are_text_and_lose_no_rows(tmp_path):
         stsb_line(4.0, '""', "it's"),
     ]
     write_stsb(tmp_path, lines)
-    pairs = read_stsb(str(tmp_path), check_counts=False)
+    pairs = read_stsb(str(tmp_path), allow_partial_tasks=True)
     assert list(pairs["score"]) == [1.0, 2.0, 3.0, 4.0]
     assert list(pairs["sentence1"]) == ['"Stop', 'a "quoted" word', "d", '""']
     assert list(pairs["sentence2"]) == ["he said", "b, c", 'e"', "it's"]
@@ -300,13 +302,13 @@ def test_quotes_are_text_and_lose_no_rows(tmp_path):
 
 def test_stsb_ignores_further_columns_and_blank_lines(tmp_path):
     write_stsb(tmp_path, [stsb_line(1, "a", "b", "source one", "source two"), "", stsb_line(2, "c", "d")], "test")
-    pairs = read_stsb(tmp_path, "test", check_counts=False)
+    pairs = read_stsb(tmp_path, "test", allow_partial_tasks=True)
     assert list(pairs["sentence2"]) == ["b", "d"]
 
 
 def test_unusual_line_separators_do_not_split_a_pair(tmp_path):
     write_stsb(tmp_path, [stsb_line(1, "a\u2028b", "c\x0cd"), stsb_line(2, "e\x85f", "g")])
-    pairs = read_stsb(tmp_path, check_counts=False)
+    pairs = read_stsb(tmp_path, allow_partial_tasks=True)
     assert list(pairs["sentence1"]) == ["a\u2028b", "e\x85f"]
     assert list(pairs["sentence2"]) == ["c\x0cd", "g"]
 
@@ -314,13 +316,13 @@ def test_unusual_line_separators_do_not_split_a_pair(tmp_path):
 def test_a_short_line_is_named(tmp_path):
     path = write_stsb(tmp_path, [stsb_line(1, "a", "b"), "", "main-news\tMSRpar\t2012test\t0001\t2.0\talone"])
     with pytest.raises(InputError) as raised:
-        read_stsb(tmp_path, check_counts=False)
+        read_stsb(tmp_path, allow_partial_tasks=True)
     assert str(raised.value) == f"{path}, line 3: 6 tab-separated fields, but 7 are needed; fetch the file again."
 
 
 def test_a_missing_file_is_named_in_full(tmp_path):
     with pytest.raises(InputError, match=r"downstream/STS/STSBenchmark/sts-dev\.csv: no such file"):
-        read_stsb(tmp_path, check_counts=False)
+        read_stsb(tmp_path, allow_partial_tasks=True)
 
 
 def write_full_stsb(folder, split: str, count: int):
@@ -335,14 +337,14 @@ def test_the_published_counts_of_stsb_are_demanded(tmp_path):
     for split, count in (("dev", 1500), ("test", 1379)):
         for wrong in (count - 1, count + 1):
             path = write_full_stsb(tmp_path, split, wrong)
-            assert read_error("stsb", tmp_path, check_counts=True) == (
+            assert read_error("stsb", tmp_path, allow_partial_tasks=False) == (
                 f"{path}, line {wrong}: the file ends after {wrong:,} scored pairs, but STS-B {split} has {count:,}; "
                 f"{FETCH}"
             )
-            read_sts_task("stsb", tmp_path, check_counts=False)
+            read_sts_task("stsb", tmp_path, allow_partial_tasks=True)
         write_full_stsb(tmp_path, split, count)
     write_full_stsb(tmp_path, "train", 30)
-    assert len(read_stsb(tmp_path, "train", check_counts=False)) == 30
+    assert len(read_stsb(tmp_path, "train", allow_partial_tasks=True)) == 30
     with pytest.raises(InputError, match=r"sts-train\.csv, line 30: .* 30 scored pairs, but STS-B train has 5,749;"):
         read_stsb(tmp_path, "train")
 
@@ -352,7 +354,7 @@ def test_sick_is_read_with_its_header_and_without(tmp_path, header):
     path = write_sick(tmp_path, [sick_line(6, 3.3, "A boy", "no boy "), sick_line(7, 5, 'the "dog"', "it's")])
     if not header:
         path.write_bytes(path.read_bytes().partition(b"\n")[2])
-    task = read_sts_task("sickr", tmp_path, check_counts=False)
+    task = read_sts_task("sickr", tmp_path, allow_partial_tasks=True)
     assert rows(task.subsets["test"]) == [(3.3, "A boy", "no boy"), (5.0, 'the "dog"', "it's")]
     assert sts_files("sickr", tmp_path) == [path]
 
@@ -378,7 +380,7 @@ def test_the_published_count_of_sick_is_demanded(tmp_path):
     write_sick(tmp_path, lines)
     assert len(read_sts_task("sickr", tmp_path)) == 4927
     path = write_sick(tmp_path, lines[:4926])
-    assert read_error("sickr", tmp_path, check_counts=True) == (
+    assert read_error("sickr", tmp_path, allow_partial_tasks=False) == (
         f"{path}, line 4927: the file ends after 4,926 scored pairs, but SICK-R has 4,927; {FETCH}"
     )
 
@@ -396,7 +398,7 @@ def test_a_missing_file_of_stsb_or_sick_is_named(tmp_path):
 
 def test_scores_of_a_year_are_the_slow_loops(tmp_path):
     write_year(tmp_path, "sts12", {subset: 9 + 7 * i for i, subset in enumerate(PUBLISHED["sts12"])})
-    task = read_sts_task("sts12", tmp_path, check_counts=False)
+    task = read_sts_task("sts12", tmp_path, allow_partial_tasks=True)
     embeddings = Angles()
     metrics = task.score(embeddings)
     pairs = {subset: rows(of_subset) for subset, of_subset in task.subsets.items()}
@@ -508,8 +510,8 @@ def test_a_task_of_the_hub_has_its_name_its_split_and_its_count(hub, name):
     with pytest.raises(InputError) as raised:
         load_sts_task(name)
     assert str(raised.value) == (
-        f"--eval_tasks {name}: {dataset} has {count - 1:,} pairs in its test split, but {count:,} are known; "
-        "give --senteval_dir."
+        f"`eval_tasks` {name}: {dataset} has {count - 1:,} pairs in its test split instead of {count:,}; give "
+        "`senteval_dir`."
     )
 
 
@@ -521,8 +523,8 @@ def test_what_the_hub_fails_by_is_told_in_one_line(monkeypatch):
     with pytest.raises(InputError) as raised:
         load_sts_task("sts14")
     assert str(raised.value) == (
-        "--eval_tasks sts14: mteb/sts14-sts cannot be loaded from the hub (Couldn't reach the hub. Try again); give "
-        "--senteval_dir, a folder in SentEval's layout."
+        "`eval_tasks` sts14: mteb/sts14-sts cannot be loaded from the hub (Couldn't reach the hub. Try again); give "
+        "`senteval_dir`, a folder in SentEval's layout."
     )
 
 
@@ -531,7 +533,7 @@ def test_a_dataset_of_the_hub_without_the_columns_is_told_in_one_line(monkeypatc
         "mocose_hf.evaluation.sts.load_dataset", lambda name, split: Dataset.from_dict({"text": ["a", "b"]})
     )
     with pytest.raises(
-        InputError, match=r"^--eval_tasks sickr: mteb/sickr-sts cannot be loaded .*--senteval_dir"
+        InputError, match=r"^`eval_tasks` sickr: mteb/sickr-sts cannot be loaded .*`senteval_dir`"
     ) as e:
         load_sts_task("sickr")
     assert "\n" not in str(e.value)
@@ -572,7 +574,7 @@ def test_the_real_stsb_and_sick_are_read_whole(shared_data):
 
 @pytest.mark.parametrize(("split", "count"), [("dev", 1500), ("test", 1379), ("train", 5749)])
 def test_each_split_of_the_real_stsb_is_read_whole(shared_data, split, count):
-    pairs = read_stsb(shared_data / "senteval", split, check_counts=True)
+    pairs = read_stsb(shared_data / "senteval", split, allow_partial_tasks=False)
     assert len(pairs) == count
     assert min(pairs["score"]) == 0.0
     assert max(pairs["score"]) == 5.0

@@ -36,13 +36,13 @@ def partial(tmp_path_factory):
 
 def read(wanted: list[str], folder) -> tuple[list[str], list[str]]:
     """Return the names of the tasks that are read, and of those that are missing."""
-    found, missing = read_tasks(wanted, folder, check_counts=False)
+    found, missing = read_tasks(wanted, folder, allow_partial_tasks=True)
     return [task.name for task in found], missing
 
 
-def refusal(wanted: list[str], folder, check_counts: bool = False) -> str:
+def refusal(wanted: list[str], folder, allow_partial_tasks: bool = True) -> str:
     with pytest.raises(InputError) as raised:
-        read_tasks(wanted, folder, check_counts)
+        read_tasks(wanted, folder, allow_partial_tasks)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -68,7 +68,7 @@ def test_groups_expand_in_one_order_and_each_task_comes_once(senteval, wanted, n
 
 
 def test_tasks_are_of_their_kind(senteval):
-    found, _ = read_tasks(["sts13", "mr", "geometry"], str(senteval), check_counts=False)
+    found, _ = read_tasks(["sts13", "mr", "geometry"], str(senteval), allow_partial_tasks=True)
     assert [type(task) for task in found] == [STSTask, TransferTask, GeometryTask]
     assert list(found[0].subsets) == ["FNWN", "headlines", "OnWN"]
     dev = (senteval / "downstream" / "STS" / "STSBenchmark" / "sts-dev.csv").read_text().splitlines()
@@ -85,7 +85,7 @@ def test_geometry_needs_no_test_set(tmp_path):
 def test_an_unknown_name_is_refused_with_those_that_are_known(senteval, word):
     said = refusal(["sts", word], senteval)
     known = ", ".join(["sts", "transfer", "geometry", *STS, *TRANSFER])
-    assert said == f"--eval_tasks {word[:40]}: unknown; choose of {known}."
+    assert said == f"`eval_tasks` {word[:40]}: unknown; choose of {known}."
 
 
 # What is not there
@@ -116,12 +116,12 @@ def test_a_task_of_a_group_that_is_there_in_part_is_no_missing_one(tmp_path):
 @pytest.mark.parametrize("group", ["sts", "transfer", "geometry"])
 def test_a_group_of_which_nothing_is_there_is_refused(tmp_path, group):
     said = refusal([group], tmp_path / "nowhere")
-    assert said == f"--eval_tasks {group}: {tmp_path / 'nowhere'} has none of its files; check --senteval_dir."
+    assert said == f"`eval_tasks` {group}: {tmp_path / 'nowhere'} has none of its files; check `senteval_dir`."
 
 
 def test_the_counts_are_demanded_unless_they_are_not(senteval):
     for name in ("sts13", "stsb", "sickr", "mr", "geometry"):
-        assert "--allow_partial_tasks true" in refusal([name], senteval, check_counts=True)
+        assert "`allow_partial_tasks`" in refusal([name], senteval, allow_partial_tasks=False)
         assert read([name], senteval) == ([name], [])
 
 
@@ -130,7 +130,7 @@ def test_transfer_needs_a_folder(monkeypatch, wanted):
     monkeypatch.setattr(tasks, "load_sts_task", lambda name: STSTask(name, {}))
     name = {"transfer": "mr"}.get(wanted[-1], wanted[-1])
     said = refusal(wanted, None)
-    assert said == f"--eval_tasks {name}: is read from SentEval's files alone; give --senteval_dir."
+    assert said == f"`eval_tasks` {name}: is not on the hub; give `senteval_dir`."
 
 
 def test_without_a_folder_the_hub_gives_similarity_and_geometry(monkeypatch):
@@ -165,7 +165,7 @@ def test_a_missing_library_is_told_before_files_are_read(monkeypatch, tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == library else real(n, *rest))
     said = refusal(wanted, folder)
     assert said == (
-        f"--eval_tasks {name}: needs {library}, which is not installed; run pip install 'mocose_hf[evaluation]'."
+        f"`eval_tasks` {name}: needs {library}, which is not installed; run pip install 'mocose_hf[evaluation]'."
     )
     assert "zero byte" in refusal(["sts12"], folder)  # it needs neither
 
@@ -202,9 +202,9 @@ def test_selection_pairs_are_not_asked_for_if_they_are_not_there(senteval, tmp_p
     folder = tmp_path / "copy"
     shutil.copytree(senteval, folder)
     (folder / "downstream" / "STS" / "STSBenchmark" / "sts-dev.csv").unlink()
-    (task,), _ = read_tasks(["sts12"], folder, check_counts=False)
+    (task,), _ = read_tasks(["sts12"], folder, allow_partial_tasks=True)
     assert task.selection is None
-    (task,), _ = read_tasks(["sts12"], senteval, check_counts=False)
+    (task,), _ = read_tasks(["sts12"], senteval, allow_partial_tasks=True)
     assert len(task.selection) == 18
 
 
@@ -266,7 +266,7 @@ class Random:
 
 
 def test_each_sentence_is_embedded_once_over_all_tasks(senteval):
-    found, _ = read_tasks(["sts", "geometry", "mr"], senteval, check_counts=False)
+    found, _ = read_tasks(["sts", "geometry", "mr"], senteval, allow_partial_tasks=True)
     model = Random()
     embeddings = embed_tasks(model, "the tokenizer", found, batch_size=16)
     ((encoded, tokenizer, options),) = model.calls
@@ -279,7 +279,7 @@ def test_each_sentence_is_embedded_once_over_all_tasks(senteval):
 
 
 def test_tasks_scored_together_have_the_figures_of_each_alone(senteval):
-    found, _ = read_tasks(["sts", "geometry"], senteval, check_counts=False)
+    found, _ = read_tasks(["sts", "geometry"], senteval, allow_partial_tasks=True)
     model = Random()
     metrics = score_tasks(found, embed_tasks(model, None, found))
     alone = {}

@@ -454,7 +454,7 @@ def test_a_worse_last_checkpoint_is_not_the_best_one(tmp_path, tokenizer):
 
 def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, tokenizer, monkeypatch):
     write_senteval(tmp_path / "senteval", years=["STS12"])
-    tasks = [read_sts_task(name, tmp_path / "senteval", check_counts=False) for name in ("sts12", "stsb")]
+    tasks = [read_sts_task(name, tmp_path / "senteval", allow_partial_tasks=True) for name in ("sts12", "stsb")]
     development = iter([5.0, 30.0, 20.0, 10.0])
     monkeypatch.setattr(
         "mocose_hf.training.trainer.score_sets",

@@ -1,0 +1,204 @@
+"""Write report.html: what a run did to the encoder, in one page without scripts or outside files."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from mocose_hf.errors import InputError
+from mocose_hf.files import read_json_object, write_text
+from mocose_hf.report.charts import Chart, line_chart
+from mocose_hf.report.neighbours import Neighbours
+
+PAGE_FILE = "report.html"
+RECORD_FILE = "run_record.json"
+"""What `read_run` reads of a run beside its log."""
+
+_STATE_FILE, _QUEUE_FILE = "trainer_state.json", "queue_monitor.jsonl"
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Args:
+        name: What to call it.
+        metric: The development measure that chose the checkpoint, such as `dev_spearman`; "" for none.
+        greater_is_better: Whether more of it is better.
+        scores: What was scored (start, baselines, best, last), and its figures × 100 by name.
+        settings: The options that define the training.
+        data: One line on the training text.
+        lengths: How many sentences have how many tokens: upper bound of the bin and count.
+        command: The command.
+        versions: Of the libraries.
+        log: The trainer's log.
+        queue: The records of the queue monitor.
+        neighbours: Of some texts, before and after.
+    """
+
+    name: str
+    metric: str = ""
+    greater_is_better: bool = True
+    scores: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    settings: dict[str, object] = field(default_factory=dict)
+    data: str = ""
+    lengths: list[tuple[int, int]] = field(default_factory=list)
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    log: list[dict] = field(default_factory=list)
+    queue: list[dict] = field(default_factory=list)
+    neighbours: list[Neighbours] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what the training did to the development score."""
+        by_name = dict(self.scores)
+        kept = next((row for row in reversed(self.scores) if row[0].startswith(("best", "last"))), None)
+        start = by_name.get("start", {}).get(self.metric)
+        score = None if kept is None else kept[1].get(self.metric)
+        if start is None or score is None:
+            return (
+                "There is no development score of start and result, so nothing tells whether the encoder got better."
+            )
+        change, label = score - start, measure_label(self.metric)
+        figures = f"{label} {start:.2f} → {score:.2f} ({change:+.2f})"
+        if change == 0:
+            return f"No checkpoint scored better than the start, which was kept: {label} {start:.2f}."
+        is_better = (change > 0) == self.greater_is_better
+        return f"The encoder got {'better' if is_better else 'worse'}: {figures}, {kept[0]}."
+
+    @property
+    def queue_ages(self) -> list[dict]:
+        """The ages of the queue's rows by step, as the queue monitor recorded them."""
+        quantiles = ((entry["step"], entry["age_quantiles"]) for entry in self.queue if entry.get("age_quantiles"))
+        return [{"step": step, "median": ages[len(ages) // 2], "oldest": ages[-1]} for step, ages in quantiles]
+
+
+def write_record(run: Run, output_dir: str | Path) -> None:
+    """Write what the page needs beside the log."""
+    record = {name: value for name, value in asdict(run).items() if name not in ("log", "queue")}
+    write_text(Path(output_dir) / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_run(output_dir: str | Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        InputError: If the folder is not the output directory of a finished run.
+    """
+    folder = Path(output_dir)
+    record, state = read_json_object(folder / RECORD_FILE), read_json_object(folder / _STATE_FILE)
+    if not record:
+        raise InputError(f"{folder}: it has no {RECORD_FILE}; give the output directory of a finished training.")
+    try:
+        record["neighbours"] = [Neighbours(**entry) for entry in record.get("neighbours", [])]
+        run = Run(**record)
+    except TypeError as error:
+        raise InputError(f"{folder / RECORD_FILE}: it is damaged or of another release; train again.") from error
+    run.log = [entry for entry in state.get("log_history", []) if isinstance(entry, dict)]
+    run.queue = list(_read_lines(folder / _QUEUE_FILE))
+    return run
+
+
+def write_page(runs: Sequence[Run], path: str | Path) -> None:
+    """Write the page of a run, or of several side by side."""
+    environment = Environment(
+        loader=PackageLoader("mocose_hf.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["measure_label"] = measure_label
+    measures = list(dict.fromkeys(name for run in runs for _, figures in run.scores for name in figures))
+    main = [run.metric for run in runs if run.metric in measures]
+    measures.sort(key=lambda name: (name not in main, name))
+    settings = list(dict.fromkeys(name for run in runs for name in run.settings))
+    differing = [name for name in settings if len({str(run.settings.get(name)) for run in runs}) > 1]
+    page = environment.get_template("run.html").render(
+        runs=runs,
+        measures=measures,
+        charts=_charts({run.name if len(runs) > 1 else "": run for run in runs}),
+        settings=differing if len(runs) > 1 else settings,
+    )
+    write_text(path, page)
+
+
+def measure_label(name: str) -> str:
+    """Return the name of a measure as people write it: `dev_spearman` as "Spearman (dev)"."""
+    known = {"dev_spearman": "Spearman (dev)", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
+    if name in known:
+        return known[name]
+    for ending, written in _ENDINGS.items():
+        if name.endswith(ending):
+            return f"{written} ({name.removesuffix(ending)})" if name != ending else written
+    return name.replace("_", " ")
+
+
+_ENDINGS = {
+    "_ndcg_at_10": "nDCG@10",
+    "_mrr_at_10": "MRR@10",
+    "_precision_at_10": "P@10",
+    "_knn_accuracy_at_1": "kNN accuracy",
+    "_knn_accuracy_at_10": "kNN accuracy, k = 10",
+    "_recall_at_1": "R@1",
+    "_recall_at_10": "R@10",
+    "_recall_at_100": "R@100",
+    "_v_measure": "V-measure",
+    "_spearman": "Spearman",
+}
+
+
+def _charts(runs: Mapping[str, Run]) -> list[Chart]:
+    """Lay out all curves, a line for each run and quantity."""
+
+    def lines(quantities: Mapping[str, str], source: str = "log") -> dict[str, list[tuple[float, float]]]:
+        found = {}
+        for run_name, run in runs.items():
+            for key, label in quantities.items():
+                values: dict[int, float] = {}
+                for entry in getattr(run, source):
+                    if key in entry:  # the checkpoint that was kept is scored again at the last step
+                        values.setdefault(entry["step"], entry[key])
+                found[", ".join(filter(None, (run_name, label)))] = list(values.items())
+        return found
+
+    metrics = {f"eval_{run.metric}": measure_label(run.metric) for run in runs.values() if run.metric}
+    charts = [
+        line_chart("Development score", lines(metrics), "Higher is better, unless the measure is a distance."),
+        line_chart("Loss", lines({"loss": "loss"}), "The scale depends on the loss: compare runs of one recipe only."),
+        line_chart(
+            "Alignment and uniformity",
+            lines({"eval_dev_alignment": "alignment", "eval_dev_uniformity": "uniformity"}),
+            "Lower is better for both. Uniformity near 0 means that all embeddings are alike.",
+        ),
+        line_chart(
+            "Age of the queue's rows",
+            lines({"oldest": "oldest", "median": "median"}, "queue_ages"),
+            "Gradient steps since a key was put into the queue.",
+        ),
+        line_chart(
+            "Drift of the queue's keys",
+            lines({"key_drift": "cosine"}, "queue"),
+            "Cosine of a stored key and the same text encoded now: 1 means that the key is up to date.",
+        ),
+        line_chart("Traceable distance", lines({"d_trace": "d_trace"}), "How far back keys of the queue reach."),
+        line_chart(
+            "Spread of embeddings",
+            lines({"query_std": "queries", "key_std": "keys", "embedding_std": "embeddings"}),
+            "Standard deviation over a batch. A fall towards 0 is collapse.",
+        ),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _read_lines(path: Path) -> Iterable[dict]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "step" in entry:
+            yield entry

@@ -48,14 +48,9 @@ from mocose_hf.errors import (
     printable,
 )
 from mocose_hf.evaluation.score_tables import markdown_table, tables
-from mocose_hf.export.sentence_encoder import (
-    SENTENCE_ENCODER,
-    RunRecord,
-    export_sentence_encoder,
-    model_card,
-    push_output,
-    write_model_card,
-)
+from mocose_hf.export.hub_upload import upload_output_dir
+from mocose_hf.export.model_card import RunRecord, build_model_card, write_model_card
+from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER, export_sentence_encoder
 from mocose_hf.files import write_text
 from mocose_hf.models.loading import save_tokenizer
 from mocose_hf.models.registry import ALGORITHMS
@@ -275,13 +270,13 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     )
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):
-        write_model_card(directory, model_card(record, config.pooling_mode, config.similarity_fn_name))
+        write_model_card(directory, build_model_card(record, config.pooling_mode, config.similarity_fn_name))
 
 
 def push(trainer: MoCoSETrainer, options: Options) -> None:
     """Upload the finished output directory if `push_to_hub` asks for it."""
     if options.training.push_to_hub and trainer.is_world_process_zero():
-        push_output(
+        upload_output_dir(
             options.output_dir, trainer.hub_model_id, options.training.hub_token, options.training.hub_revision
         )
 

@@ -94,5 +94,5 @@ def test_lists_arrays_and_tensors_give_one_float(function):
 def test_two_lengths_are_refused(function):
     with pytest.raises(ValueError, match=r"two lists of equal length, not \(3,\) and \(2,\)\.$"):
         function([1, 2, 3], [1, 2])
-    with pytest.raises(ValueError, match="two lists of one length"):
+    with pytest.raises(ValueError, match="two lists of equal length"):
         function([[1, 2], [3, 4]], [[1, 2], [3, 5]])

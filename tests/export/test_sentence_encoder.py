@@ -1,13 +1,12 @@
-import html
+"""The exported encoder loads without the package and gives the same embeddings."""
+
 import json
-import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from builders import sentences, tiny_bert_config, tiny_model
-from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -21,15 +20,7 @@ from transformers import (
 )
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
-from mocose_hf.errors import SaveError
-from mocose_hf.export import markdown
-from mocose_hf.export.sentence_encoder import (
-    RunRecord,
-    export_sentence_encoder,
-    model_card,
-    push_output,
-    write_model_card,
-)
+from mocose_hf.export.sentence_encoder import export_sentence_encoder
 
 WITHOUT_THE_PACKAGE = """
 import sys
@@ -194,83 +185,3 @@ def test_new_training_from_an_export_keeps_its_pooling(tmp_path, tokenizer):
     again = MoCoSEForPreTraining.from_encoder_pretrained(str(tmp_path))
     assert again.config.pooling_mode == "mean"
     assert torch.equal(again.pooler.weight, model.pooler.weight)
-
-
-def test_model_card_tells_scores_command_seed_data_and_versions(tmp_path):
-    record = RunRecord(
-        start="some/encoder",
-        command="run_mocose.py --seed 7",
-        seed=7,
-        data="text.txt: 3 rows read, dropped: none; 3 sentences.",
-        data_sha256="abc123",
-        scores=[("start", {"dev_spearman": 70.0}), ("best, step 5", {"dev_spearman": 71.234, "dev_uniformity": -2.0})],
-        settings={"queue_size": 512},
-    )
-    write_model_card(tmp_path, model_card(record, "cls"))
-    text = (tmp_path / "README.md").read_text()
-    told = ("some/encoder", "run_mocose.py --seed 7", "Seed: 7", "abc123", "71.234", "`queue_size` | `512`", "torch ")
-    assert [part for part in told if part not in text] == []
-    assert text.startswith("---\n")
-    assert "base_model: some/encoder" in text
-
-
-def test_model_card_shows_html_and_marks_as_text():
-    hostile = "<img src=x onerror=alert(1)> `a` | *b* \n<script>c</script>\n```\n"
-    record = RunRecord(
-        start=hostile,
-        command=f"run_mocose.py --train_file {hostile}",
-        seed=7,
-        data=f"{hostile}: 3 rows read.",
-        data_sha256="abc123",
-        scores=[(hostile, {"dev_spearman": 70.0})],
-        settings={"queue_window": hostile},
-    )
-    card = model_card(record, "cls")
-    assert "<img" not in card
-    assert "<script" not in card
-    assert "&lt;script&gt;" in card
-    rows = [line for line in card.splitlines() if line.startswith("|") and "img" in line]
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3]
-
-
-@pytest.mark.parametrize("text", ["a|b", "`x`", "<b>", "a & b", "plain"])
-def test_markdown_code_has_no_open_mark(text):
-    shown = markdown.code(text)
-    assert not re.search(r"(?<!\\)\|", shown)
-    assert "<b>" not in shown
-    assert html.unescape(re.sub(r"</?code>|\\|^`|`$", "", shown)) == text
-
-
-def test_push_uploads_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
-    push_output(tmp_path, "me/model")
-    assert calls[0]["repo_id"] == "me/model"
-    assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])
-    assert calls[0]["revision"] is None
-
-
-def test_push_makes_the_branch_that_is_named(tmp_path, monkeypatch):
-    calls = []
-    for method in ("create_branch", "upload_folder"):
-        monkeypatch.setattr(HfApi, method, lambda self, method=method, **options: calls.append((method, options)))
-    push_output(tmp_path, "me/model", revision="better")
-    (first, branch), (second, upload) = calls
-    assert (first, branch["branch"], branch["exist_ok"]) == ("create_branch", "better", True)
-    assert (second, upload["revision"]) == ("upload_folder", "better")
-
-
-class NoRoute(Exception):
-    """What a client of HTTP raises, which is no `OSError`."""
-
-
-def test_an_upload_that_fails_says_how_to_repeat_it(tmp_path, monkeypatch):
-    def upload_folder(self, **options):
-        raise NoRoute("no route to host")
-
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    with pytest.raises(SaveError) as raised:
-        push_output(tmp_path, "me/model")
-    message = str(raised.value)
-    assert message.startswith(f"{tmp_path}: is complete but cannot be uploaded (no route to host); ")
-    assert f"hf upload me/model {tmp_path} '--exclude=checkpoint-*'" in message

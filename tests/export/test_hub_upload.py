@@ -1,0 +1,42 @@
+"""Uploads to the hub, with the hub replaced."""
+
+import pytest
+from huggingface_hub import HfApi
+
+from mocose_hf.errors import SaveError
+from mocose_hf.export.hub_upload import upload_output_dir
+
+
+def test_upload_has_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    upload_output_dir(tmp_path, "me/model")
+    assert calls[0]["repo_id"] == "me/model"
+    assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])
+    assert calls[0]["revision"] is None
+
+
+def test_upload_makes_the_branch_that_is_named(tmp_path, monkeypatch):
+    calls = []
+    for method in ("create_branch", "upload_folder"):
+        monkeypatch.setattr(HfApi, method, lambda self, method=method, **options: calls.append((method, options)))
+    upload_output_dir(tmp_path, "me/model", revision="better")
+    (first, branch), (second, upload) = calls
+    assert (first, branch["branch"], branch["exist_ok"]) == ("create_branch", "better", True)
+    assert (second, upload["revision"]) == ("upload_folder", "better")
+
+
+class NoRoute(Exception):
+    """An error of an HTTP client, which is not an `OSError`."""
+
+
+def test_an_upload_that_fails_says_how_to_repeat_it(tmp_path, monkeypatch):
+    def upload_folder(self, **options):
+        raise NoRoute("no route to host")
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    with pytest.raises(SaveError) as raised:
+        upload_output_dir(tmp_path, "me/model")
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path}: is complete but cannot be uploaded (no route to host); ")
+    assert f"hf upload me/model {tmp_path} '--exclude=checkpoint-*'" in message

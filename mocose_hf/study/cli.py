@@ -122,7 +122,6 @@ class _Parser(argparse.ArgumentParser):
 
 def list_studies(options: argparse.Namespace, rest: list[str]) -> int:
     """Print the studies, or the cells of the named ones."""
-    from mocose_hf.evaluation.score_tables import text_table
     from mocose_hf.study.paper_studies import PAPER_STUDIES
 
     _validate_no_rest(rest)
@@ -132,6 +131,8 @@ def list_studies(options: argparse.Namespace, rest: list[str]) -> int:
         for name, cells, source, question in rows:
             _say(f"{name:<{widths[0]}}  {cells:>{widths[1]}} cells  {source:<{widths[2]}}  {question}")
         return 0
+    from mocose_hf.evaluation.score_tables import text_table
+
     for study in map(_find_study, options.studies):
         if not isinstance(study, Study):
             raise InputError(f"{study.name}: is a search, whose cells do not exist before it runs; name a study.")

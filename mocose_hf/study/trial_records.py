@@ -1,4 +1,4 @@
-"""How optuna stores a trial of a study: its cell and seeds, its worker, its results and its parameters."""
+"""How optuna stores a study and its trials: cells and seeds, workers, results and parameters."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from mocose_hf.study.field_checks import is_mapping, is_number, is_text, is_whole, list_of, validate_fields
-from mocose_hf.study.study import TrialResult
+from mocose_hf.study.study import Study, TrialResult
 
 HEARTBEAT_TIMEOUT = 900.0
 """Seconds without a heartbeat after which a worker on another machine counts as dead."""
@@ -79,6 +79,18 @@ def results_of(trial: FrozenTrial) -> list[TrialResult]:
     return [TrialResult.from_dict(value) for name, value in trial.user_attrs.items() if name.startswith(RESULT_PREFIX)]
 
 
+def validate_declaration(declaration: Mapping[str, object]) -> None:
+    """Check the stored declaration of a study or a search.
+
+    Raises:
+        ValueError: If a field cannot be used.
+    """
+    if "cells" in declaration:
+        Study.from_dict(declaration)
+    else:
+        validate_fields(declaration, _SEARCH_FIELDS, required=("name", "title", "question"))
+
+
 def validate_trial(trial: FrozenTrial) -> None:
     """Check the stored attributes of a trial.
 
@@ -136,6 +148,7 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
+_SEARCH_FIELDS = {"name": is_text, "title": is_text, "question": is_text, "metric": is_text}
 _WORKER_FIELDS = {"host": is_text, "pid": is_whole, "started": is_number}
 _TRIAL_FIELDS = {
     "cell": is_text,

@@ -21,7 +21,7 @@ from mocose_hf.study.field_checks import is_mapping, is_text, list_of, validate_
 from mocose_hf.study.metrics import describe_metric
 from mocose_hf.study.provenance import find_differences
 from mocose_hf.study.redaction import redact_options
-from mocose_hf.study.study import SCORE, Study, TrialResult
+from mocose_hf.study.study import SCORE, TrialResult
 from mocose_hf.study.trial_records import (
     DROPPED,
     RESULT_PREFIX,
@@ -34,6 +34,7 @@ from mocose_hf.study.trial_records import (
     parameters_of,
     results_of,
     this_worker,
+    validate_declaration,
     validate_trial,
     varying_options,
 )
@@ -43,7 +44,6 @@ MAX_ATTEMPTS = 3
 
 _HEARTBEAT_INTERVAL = 30.0
 _SETTINGS, _DECLARATION = "run", "about"
-_SEARCH_FIELDS = {"name": is_text, "title": is_text, "question": is_text, "metric": is_text}
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -290,7 +290,7 @@ class TrialStore:
             validate_fields(attributes, {_SETTINGS: is_mapping, _DECLARATION: is_mapping}, required=())
             validate_fields(attributes.get(_DECLARATION, {}), {"left_out": list_of(is_text)}, required=())
             if declared and _DECLARATION in attributes:
-                _validate_declaration(attributes[_DECLARATION])
+                validate_declaration(attributes[_DECLARATION])
             for trial in trials:
                 place = f"trial {trial.number}: "
                 validate_trial(trial)
@@ -395,13 +395,6 @@ class TrialStore:
     def _id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.name)
         return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-
-def _validate_declaration(declaration: Mapping[str, object]) -> None:
-    if "cells" in declaration:
-        Study.from_dict(declaration)
-    else:
-        validate_fields(declaration, _SEARCH_FIELDS, required=("name", "title", "question"))
 
 
 def _short(value: object) -> str:

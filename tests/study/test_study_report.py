@@ -146,6 +146,25 @@ def test_the_page_needs_nothing_beside_it(report, page):
         assert rule in style
 
 
+def test_a_section_leads_with_its_answer_and_picture_and_folds_the_explanations(report):
+    text = (report[0] / PAGE).read_text(encoding="utf-8")
+    section = re.findall(r'<section id=".*?</section>', text, re.DOTALL)[0]
+    order = [
+        "How slow should the target be?",
+        '<p class="answer">Best: “η = 0.85”',
+        "<img",
+        "<table",
+        "24 of 27 trials",
+    ]
+    assert [section.index(part) for part in order] == sorted(section.index(part) for part in order)
+    unfolded = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "Minimum detectable difference" in text
+    for explanation in ("Minimum detectable difference", "“Not significant” does not mean equal", "max_steps"):
+        assert explanation not in unfolded
+    assert "<details open" not in text
+    assert text.index("How to read these figures") > text.rindex("<section id=")
+
+
 def test_links_lead_somewhere(report, page):
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     hrefs = [attributes["href"] for attributes in page.all("a")]

@@ -1,8 +1,12 @@
 import math
+import subprocess
+import sys
 
 import pytest
 
 from mocose_hf import MoCoSEConfig
+from mocose_hf.models.ema import maximum_traceable_distance
+from mocose_hf.study.paper_studies import PAPER_STUDIES
 from mocose_hf.study.traceable_distance import solve
 
 
@@ -55,3 +59,23 @@ def test_the_sentences_say_which_queues_they_allow():
 def test_numbers_out_of_range_fail(distance, batch):
     with pytest.raises(ValueError, match=r"`d_trace`.*`batch_size`.*at least 1"):
         solve(distance, batch)
+
+
+def test_the_distances_of_the_paper_studies_are_those_of_the_model():
+    cells = PAPER_STUDIES["figure3"].cells
+    for cell in cells:
+        options = cell.options
+        batch = options["per_device_train_batch_size"]
+        distance = maximum_traceable_distance(options["ema_decay"], options["queue_size"], batch)
+        assert cell.x == pytest.approx(distance, abs=0.005)
+    assert len({cell.x for cell in cells}) > 5
+
+
+def test_the_list_of_studies_starts_without_heavy_imports():
+    code = (
+        "import sys; from mocose_hf.study.cli import main; main(['list']); "
+        "print('loaded:', *{'torch', 'transformers', 'optuna', 'datasets', 'pandas', 'scipy'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "table3" in output
+    assert output.endswith("loaded:\n")

@@ -315,6 +315,6 @@ def test_the_command_measures_prints_and_names_what_failed(encoder_dir, text, tm
 
 
 def test_an_encoder_that_takes_no_packed_batches_is_not_measured_on_padded_ones(encoder_dir, text, monkeypatch):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.find_first_position", lambda encoder: None)
+    monkeypatch.setattr("mocose_hf.models.modeling_base.find_first_position", lambda encoder: None)
     with pytest.raises(ValueError, match="takes no packed batches"):
         measure(tiny_job(encoder_dir, text, "mocose_padding_free"))

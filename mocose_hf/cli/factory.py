@@ -101,7 +101,7 @@ def fingerprint_encoder(options: Options) -> str:
 def check_model_options(options: Options, encoder_config, tokenizer) -> None:
     """Refuse options that a model of this encoder cannot be built or trained with, without building it."""
     try:
-        ALGORITHMS[options.model.algorithm].check(encoder_config, _method(options), options.training)
+        ALGORITHMS[options.model.algorithm].validate(encoder_config, _method(options), options.training)
         check_length(options.training, tokenizer, encoder_config)
     except ValueError as error:
         raise InputError(options.locate(str(error))) from error

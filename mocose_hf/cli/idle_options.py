@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
-from mocose_hf.models.modeling_mocose import TARGET_ARGUMENTS
+from mocose_hf.models.modeling_base import TARGET_ARGUMENTS
 from mocose_hf.models.queue_weighting import parse_window
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.training.validation.arguments import VIEW_CHANGES, changes_a_view

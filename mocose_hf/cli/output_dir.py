@@ -10,7 +10,7 @@ from pathlib import Path
 from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.score_tables import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.training.checkpoint import MANIFEST, STATE_FILE, checkpoints, remove_checkpoint
 from mocose_hf.training.queue_monitor.plot import QUEUE_MONITOR_FILES
 from mocose_hf.training.training_args import MoCoSETrainingArguments
@@ -110,7 +110,7 @@ def clear_results(output_dir: str | Path) -> None:
         (Path(output_dir) / name).unlink(missing_ok=True)
 
 
-def check_space(args: MoCoSETrainingArguments, model: MoCoSEForPreTraining, max_steps: int) -> None:
+def check_space(args: MoCoSETrainingArguments, model: ContrastiveModel, max_steps: int) -> None:
     """Raise an `InputError` where the disk has no room for the checkpoints and the results of a run.
 
     A checkpoint holds the weights and the queue and, of each trained weight, the two moments of AdamW.

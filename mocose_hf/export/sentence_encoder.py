@@ -8,7 +8,7 @@ from transformers import AutoModel
 from mocose_hf.models.encoding import longest_input
 from mocose_hf.models.loading import pooler_dense, save_tokenizer
 from mocose_hf.models.lower_casing import lower_case
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.models.saved_files import equalize_file_modes, make_config_portable
 from mocose_hf.models.sentence_transformers_format import write_layout
 from mocose_hf.parallel.deepspeed import whole_weights
@@ -18,7 +18,7 @@ SENTENCE_ENCODER = "sentence_encoder"
 
 
 @torch.no_grad()
-def export_sentence_encoder(model: MoCoSEForPreTraining, tokenizer, directory: str | Path) -> Path:
+def export_sentence_encoder(model: ContrastiveModel, tokenizer, directory: str | Path) -> Path:
     """Write the online encoder as a directory that `AutoModel`, `pipeline` and `SentenceTransformer` load.
 
     `SentenceTransformer` returns the embeddings of `MoCoSEModel.encode`, with its pooling, prompts, normalisation and

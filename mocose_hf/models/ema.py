@@ -1,4 +1,4 @@
-"""The momentum branch: its decay schedule, its update and the distance it lets the negatives trail."""
+"""The momentum branch: the schedule of its decay, its update, and how far back the negatives reach."""
 
 import math
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from torch import Tensor
 def cosine_ema_decay(step: int, total_steps: int, start: float, end: float = 1.0) -> float:
     """Return the EMA decay η of one step, which rises from `start` to `end` along half a cosine.
 
-    η_s = η_end − (η_end − η_start) · (cos(π s / S) + 1) / 2, held at `end` from s = S on. This is the schedule of
-    MoCoSE (https://arxiv.org/abs/2202.13093, section 3.2) with its horizon S made an argument; it goes back to
-    BYOL (https://arxiv.org/abs/2006.07733, section 3.2).
+    η_s = η_end − (η_end − η_start) · (cos(π s / S) + 1) / 2, and η_end from s = S on. This is the schedule of MoCoSE
+    (https://arxiv.org/abs/2202.13093, section 3.2) with its horizon S as an argument; it goes back to BYOL
+    (https://arxiv.org/abs/2006.07733, section 3.2).
 
     Args:
         step: s, counted from 1. The target moves with η_s before it encodes the batch of step s, that is, after
@@ -22,7 +22,11 @@ def cosine_ema_decay(step: int, total_steps: int, start: float, end: float = 1.0
         end: η_end in [0, 1].
 
     Raises:
-        ValueError: Where a number is outside its range.
+        ValueError: If a number is outside its range.
+
+    Examples:
+        >>> [round(cosine_ema_decay(step, total_steps=4, start=0.85), 3) for step in (1, 2, 3, 4)]
+        [0.872, 0.925, 0.978, 1.0]
     """
     if total_steps < 1 or step < 1:
         raise ValueError(f"`step` and `total_steps` count from 1, but are {step} and {total_steps}.")
@@ -36,8 +40,8 @@ def cosine_ema_decay(step: int, total_steps: int, start: float, end: float = 1.0
 def maximum_traceable_distance(ema_decay: float, queue_size: int, batch_size: int) -> float:
     """Return d_trace = 1 / (1 − η) + K / B, in optimizer steps.
 
-    The first term is the memory of the target, the second that of the queue: together they bound how far back the
-    online branch can be whose trace is still in a negative (https://arxiv.org/abs/2202.13093, section 5).
+    The first term is the memory of the target, the second that of the queue. Their sum bounds how old the online
+    branch can be that still influences a negative (https://arxiv.org/abs/2202.13093, section 5).
 
     Args:
         ema_decay: η in [0, 1]; at 1 the target never forgets and the distance is infinite.
@@ -45,7 +49,11 @@ def maximum_traceable_distance(ema_decay: float, queue_size: int, batch_size: in
         batch_size: B, the number of keys that enter the queue in one optimizer step.
 
     Raises:
-        ValueError: Where a number is outside its range.
+        ValueError: If a number is outside its range.
+
+    Examples:
+        >>> round(maximum_traceable_distance(ema_decay=0.85, queue_size=512, batch_size=64), 2)
+        14.67
     """
     if not 0.0 <= ema_decay <= 1.0:
         raise ValueError(f"`ema_decay` lies in [0, 1], but is {ema_decay}.")
@@ -57,11 +65,10 @@ def maximum_traceable_distance(ema_decay: float, queue_size: int, batch_size: in
 
 
 def constant_distance_ema_decay(start: float, queue_size: int, num_filled: int, batch_size: int) -> float:
-    """Return the EMA decay η with which a queue that is not full yet traces as far back as the full one does with η_1.
+    """Return the EMA decay η that keeps the traceable distance constant while the queue grows.
 
-    1 / (1 − η) + n / B = d_trace = 1 / (1 − η_1) + K / B (the distance is that of
-    https://arxiv.org/abs/2202.13093, section 5), so η = 1 − 1 / (d_trace − n / B): it falls from above η_1 while
-    the queue grows, and is η_1 from then on.
+    1 / (1 − η) + n / B = d_trace = 1 / (1 − η_1) + K / B (https://arxiv.org/abs/2202.13093, section 5), so
+    η = 1 − 1 / (d_trace − n / B). It falls while the queue grows and equals η_1 once the queue is full.
 
     Args:
         start: η_1 in [0, 1].
@@ -70,7 +77,11 @@ def constant_distance_ema_decay(start: float, queue_size: int, num_filled: int, 
         batch_size: B, the number of keys that enter the queue in one optimizer step.
 
     Raises:
-        ValueError: Where a number is outside its range.
+        ValueError: If a number is outside its range.
+
+    Examples:
+        >>> [constant_distance_ema_decay(0.75, queue_size=512, num_filled=n, batch_size=64) for n in (128, 512)]
+        [0.9, 0.75]
     """
     if not 0 <= num_filled <= queue_size:
         raise ValueError(f"`num_filled` lies in [0, {queue_size}], the size of the queue, but is {num_filled}.")
@@ -83,8 +94,8 @@ def update_ema(target: Iterable[Tensor], online: Iterable[Tensor], decay: float)
     """Move each target tensor in place to η · target + (1 − η) · online.
 
     This is the momentum update of MoCo (https://arxiv.org/abs/1911.05722, eq. 2). A decay of 0 copies the online
-    tensors to the bit and a decay of 1 changes nothing. The target keeps its own dtype, which should be float32:
-    in bfloat16 the small differences round away and the target stands still.
+    tensors bit for bit and a decay of 1 changes nothing. The target keeps its own dtype, which should be float32: in
+    bfloat16 the small differences round to zero and the target does not move.
 
     Args:
         target: θ_t, changed in place.
@@ -92,7 +103,13 @@ def update_ema(target: Iterable[Tensor], online: Iterable[Tensor], decay: float)
         decay: η in [0, 1].
 
     Raises:
-        ValueError: Where the decay is outside its range or the two differ in number.
+        ValueError: If the decay is outside its range or the numbers of tensors differ.
+
+    Examples:
+        >>> target, online = torch.tensor([1.0]), torch.tensor([0.0])
+        >>> update_ema([target], [online], decay=0.75)
+        >>> target
+        tensor([0.7500])
     """
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"`decay` lies in [0, 1], but is {decay}.")

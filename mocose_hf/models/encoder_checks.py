@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from mocose_hf.compat import attention_of, set_attention, supports_sdpa
 from mocose_hf.errors import one_line
 
 if TYPE_CHECKING:  # importing it takes seconds, and configurations need only `validate_family`
@@ -31,15 +32,15 @@ def probing(encoder: "PreTrainedModel") -> Iterator[None]:
     Its modes, its attention and torch's random states are then as before. Flash and flex attention give way to one
     that runs everywhere.
     """
-    config, before = encoder.config, encoder.config._attn_implementation
+    before = attention_of(encoder)
     devices = [encoder.device] if encoder.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluation_mode(encoder):
         if any(kind in str(before) for kind in ("flash", "flex", "paged")):
-            config._attn_implementation = "sdpa" if encoder._supports_sdpa else "eager"
+            set_attention(encoder, "sdpa" if supports_sdpa(encoder) else "eager")
         try:
             yield
         finally:
-            config._attn_implementation = before
+            set_attention(encoder, before)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 from mocose_hf.models.encoding import encode
 from mocose_hf.models.negative_queue import NegativeQueue
@@ -18,7 +19,7 @@ from mocose_hf.parallel.deepspeed import whole_weights
 class MoCoSEPreTrainedModel(PreTrainedModel):
     """Tie the MoCoSE models to the loading and saving of transformers."""
 
-    config_class = MoCoSEConfig
+    config_class = ContrastiveConfig
     base_model_prefix = "mocose"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -49,13 +50,14 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
     """
 
+    config_class = MoCoSEConfig
     _keys_to_ignore_on_load_unexpected = [r"^(pooler|projection_head|predictor|target|queue|reverse_queue)\."]
 
-    def __init__(self, config: MoCoSEConfig):
+    def __init__(self, config: ContrastiveConfig):
         super().__init__(config)
         config.prepare()
         self.encoder = build_encoder(config)
-        self._takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self.takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
@@ -90,7 +92,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         """
         return_dict = encoder_options.pop("return_dict", None)
         batch = {"input_ids": input_ids, "inputs_embeds": encoder_options.pop("inputs_embeds", None)}
-        if self._takes_token_types:
+        if self.takes_token_types:
             batch["token_type_ids"] = token_type_ids
         batch = {name: rows for name, rows in batch.items() if rows is not None}
         starts = None  # (B,), the place of each first token
@@ -118,7 +120,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         return encode(self, sentences, tokenizer, **options)
 
 
-def build_encoder(config: MoCoSEConfig) -> PreTrainedModel:
+def build_encoder(config: ContrastiveConfig) -> PreTrainedModel:
     """Build the encoder without its own pooler, which MoCoSE replaces."""
     with whole_weights():
         encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from mocose_hf.errors import InputError
+from mocose_hf.models.encoder_checks import evaluation_mode
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.prompts import count_prompt_tokens, resolve_prompt
 
@@ -64,17 +65,13 @@ def encode(
     order = sorted(range(len(sentences)), key=lambda i: len(tokens[i]["input_ids"]), reverse=True)
     embeddings = torch.empty(len(sentences), config.hidden_size)
     computing = torch.autocast(model.device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext()
-    was_training = model.training
-    model.eval()
-    try:
-        with computing, tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = tokenizer.pad([tokens[i] for i in rows], return_tensors="pt", **PADDING)
-                embeddings[rows] = model(**batch.to(model.device), **options).pooler_output.float().cpu()
-                bar.update(len(rows))
-    finally:
-        model.train(was_training)
+    progress = tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True)
+    with computing, evaluation_mode(model), progress:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad([tokens[i] for i in rows], return_tensors="pt", **PADDING)
+            embeddings[rows] = model(**batch.to(model.device), **options).pooler_output.float().cpu()
+            progress.update(len(rows))
     if config.normalize:
         embeddings = F.normalize(embeddings, dim=-1)
     embeddings = embeddings[:, : config.truncate_dim]

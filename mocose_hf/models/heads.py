@@ -2,10 +2,11 @@
 
 from torch import nn
 
+from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 
 
-def build_pooler(config: MoCoSEConfig) -> nn.Module:
+def build_pooler(config: ContrastiveConfig) -> nn.Module:
     """Build the dense layer (H, H) on the pooled embedding; without `use_pooler`, the identity."""
     return nn.Linear(config.hidden_size, config.hidden_size) if config.use_pooler else nn.Identity()
 

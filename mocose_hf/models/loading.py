@@ -28,7 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 
 from mocose_hf.errors import printable
 from mocose_hf.files import content_sha256, file_sha256
-from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.encoder_checks import validate_family, vocabulary_rows
 from mocose_hf.models.encoding import MODEL_INPUTS
 from mocose_hf.models.lower_casing import lower_case
@@ -58,7 +58,7 @@ class PretrainedEncoder:
         encoder: In float32.
         pooler: The dense layer (H, H) of its own pooler, None where it has none or it was not trained.
         pooling_mode: The pooling it was made for; "cls", the paper's, where it says nothing.
-        settings: What else it says of its embeddings: fields of `MoCoSEConfig`, see `EMBEDDING_SETTINGS`.
+        settings: What else it says of its embeddings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
     """
 
     encoder: PreTrainedModel
@@ -92,7 +92,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     with _code_refused():
         validate_family(config)
         _check_encoder_files(name_or_path, config, hub_options)
-        if layout is None and isinstance(config, MoCoSEConfig):
+        if layout is None and isinstance(config, ContrastiveConfig):
             model, info = AutoModelForPreTraining.from_pretrained(
                 name_or_path, output_loading_info=True, trust_remote_code=False, **options
             )
@@ -143,7 +143,7 @@ def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
         OSError, ValueError: As `load_encoder` raises them.
     """
     config, *_ = _load_config(name_or_path, hub_options)
-    return config.encoder_config if isinstance(config, MoCoSEConfig) else config
+    return config.encoder_config if isinstance(config, ContrastiveConfig) else config
 
 
 def encoder_files(name_or_path: str, **hub_options) -> list[Path]:

@@ -18,10 +18,13 @@ https://arxiv.org/abs/1912.06798). Each branch encodes each view at most once, w
 
 from torch import Tensor
 
+from mocose_hf.models.losses import relation_loss, reshape_keys, reshaping_loss, same_sentence
+from mocose_hf.models.modeling_base import ContrastiveOutput
+from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.views import View
 
 
-def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None):
+def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None) -> ContrastiveOutput:
     """Return the weighted sum of the terms of `model.config`.
 
     Args:
@@ -30,15 +33,15 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
         sentence_ids: (B,) int64.
 
     Returns:
-        `MoCoSEOutput`. `logits`, `is_top1` and `labels` are those of the momentum term from the query view to
-        the key view or, without that term, of the in-batch term or, without both, of the keys of the batch alone.
+        The output, whose `logits`, `is_top1` and `labels` are those of the momentum term from the query view to the
+        key view. Without that term they are those of the in-batch term; without both, of the keys of the batch alone.
     """
     config = model.config
-    queries = model.encode_queries(**vars(view))  # (B, D)
-    others = model.encode_queries(**vars(key_view)) if config.encodes_both_views_online else None  # (B, D)
+    queries = model.encode_queries(view)  # (B, D)
+    others = model.encode_queries(key_view) if config.encodes_both_views_online else None  # (B, D)
     if config.has_target:
-        keys = model.encode_keys(**vars(key_view))  # (B, D)
-        reverse_keys = model.encode_keys(**vars(view)) if config.symmetric_loss else None  # (B, D)
+        keys = model.encode_keys(key_view)  # (B, D)
+        reverse_keys = model.encode_keys(view) if config.symmetric_loss else None  # (B, D)
     else:
         keys, reverse_keys = others.detach(), queries.detach()  # (B, D)
 
@@ -47,30 +50,30 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
     if config.symmetric_loss:
         directions.append((others, reverse_keys, queries, model.reverse_queue))
 
-    def momentum(queries, keys, others, queue):
+    def momentum_term(queries, keys, others, queue):
         return model.info_nce(queries, keys, sentence_ids, queue, config.in_batch_negatives)
 
-    def in_batch(queries, keys, others, queue):
+    def in_batch_term(queries, keys, others, queue):
         return model.info_nce(queries, others, sentence_ids, queue if config.in_batch_queue != "none" else None)
 
-    def relation(queries, keys, others, queue):
+    def relation_term(queries, keys, others, queue):
         output = model.info_nce(queries.detach(), keys, sentence_ids, None)
-        output.loss = model.relation_loss(queries, keys, sentence_ids, queue)
+        output.loss = relate_to_queue(model, queries, keys, sentence_ids, queue)
         return output
 
-    def reshaping(queries, keys, others, queue):
+    def reshaping_term(queries, keys, others, queue):
         output = model.info_nce(queries.detach(), keys, sentence_ids, None)
-        output.loss = model.reshaping_loss(queries, keys, sentence_ids, queue)
+        output.loss = reshape_by_queue(model, queries, keys, sentence_ids, queue)
         return output
 
-    weighted = [
-        (config.queue_weight, momentum),
-        (config.in_batch_weight, in_batch),
-        (config.relation_weight, relation),
-        (config.reshaping_weight, reshaping),
+    weighted_terms = [
+        (config.queue_weight, momentum_term),
+        (config.in_batch_weight, in_batch_term),
+        (config.relation_weight, relation_term),
+        (config.reshaping_weight, reshaping_term),
     ]
     output, loss = None, 0.0
-    for weight, term in weighted:
+    for weight, term in weighted_terms:
         if weight > 0.0:
             outputs = [term(*direction) for direction in directions]
             loss = loss + weight * sum(part.loss for part in outputs) / len(outputs)
@@ -79,3 +82,38 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
     output.query_embeddings, output.key_embeddings = queries, keys
     output.reverse_key_embeddings = reverse_keys if config.symmetric_loss else None
     return output
+
+
+def relate_to_queue(model, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None, queue: NegativeQueue) -> Tensor:
+    """Return the relation term of queries and keys (B, D) over the rows of a queue; see `losses.relation_loss`.
+
+    Raises:
+        ValueError: If there are no `sentence_ids` (B,), by which a sentence's own rows are excluded.
+    """
+    config = model.config
+    rows, log_weights, is_own = _rows_of_others(model, sentence_ids, queue, "relation_weight")
+    temperatures = (config.relation_temperature, config.relation_target_temperature)
+    return relation_loss(queries, keys, rows, *temperatures, is_own, log_weights)
+
+
+def reshape_by_queue(
+    model, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None, queue: NegativeQueue
+) -> Tensor:
+    """Return the reshaping term of queries and keys (B, D) over the rows of a queue; see `losses.reshape_keys`.
+
+    Raises:
+        ValueError: If there are no `sentence_ids` (B,), by which a sentence's own rows are excluded.
+    """
+    config = model.config
+    rows, log_weights, is_own = _rows_of_others(model, sentence_ids, queue, "reshaping_weight")
+    shape = (config.reshaping_whitening, config.reshaping_smoothing, config.reshaping_temperature)
+    return reshaping_loss(queries, reshape_keys(keys, rows, is_own, *shape, log_weights))
+
+
+def _rows_of_others(
+    model, sentence_ids: Tensor | None, queue: NegativeQueue, option: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows of a queue (N, D), the log of their weights (N,), and whether they are the query's own (B, N)."""
+    if sentence_ids is None:
+        raise ValueError(f"`{option}` needs the `sentence_ids` of each batch; give them, or set it to 0.")
+    return *model.queue_candidates(queue), same_sentence(sentence_ids, queue.row_ids)

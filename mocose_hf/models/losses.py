@@ -1,4 +1,4 @@
-"""The contrastive loss, as pure functions of embeddings."""
+"""The contrastive losses, as pure functions of embeddings."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 class SentenceIds(NamedTuple):
-    """The ids of the sentences, by which a candidate of the query's own sentence does not count as its negative.
+    """The ids of the sentences; a candidate with a query's own sentence id is not its negative.
 
     Args:
-        queries: (B,) integers; −1 is unknown and matches nothing.
+        queries: (B,) integers; −1 is unknown and equals nothing.
         keys: (C,), of the keys of the batch.
         negatives: (N,), of the rows of the queue.
     """
@@ -31,34 +31,40 @@ def contrastive_logits(
     log_weights: Tensor | None = None,
     sentence_ids: SentenceIds | None = None,
 ) -> Tensor:
-    """Return the cosine of each query with each key and each negative, over the temperature, in float32.
+    """Return the cosine of each query with each key and each negative, divided by the temperature, in float32.
 
     Args:
         queries: (B, D), L2-normalised.
-        keys: (C, D), L2-normalised, C ≥ B: the keys of the batch, of all processes where there are several.
+        keys: (C, D), L2-normalised, C ≥ B: the keys of the batch, of all processes if there are several.
         negatives: (N, D) of any floating dtype, L2-normalised, the rows of the queue; N may be 0.
         temperature: τ > 0.
-        labels: (B,) integers, the column of each query's own key; row i's is column i where None.
-        in_batch_negatives: Whether the other keys of the batch count as negatives. Where not, their logits are −∞.
+        labels: (B,) integers, the column of each query's own key; if None, column i for row i.
+        in_batch_negatives: Whether the other keys of the batch are negatives. If not, their logits are −∞.
         log_weights: (N,), added to the logits of each negative after the temperature; 0 if None. log w counts a row
             w times, and −∞ takes it out. Rows must be finite, even those that are taken out.
+        sentence_ids: The logits of other candidates with a query's own sentence id are −∞. None to keep all.
 
     Returns:
         (B, C + N), keys first.
+
+    Examples:
+        >>> queries, keys = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+        >>> contrastive_logits(queries, keys, negatives=torch.tensor([[-1.0, 0.0]]), temperature=0.5)
+        tensor([[ 1.2000, -2.0000]])
     """
     with torch.autocast(device_type=queries.device.type, enabled=False):
-        scaled = queries.float() / temperature  # (B, D), which is smaller than the logits
-        of_keys = scaled @ keys.float().T  # (B, C)
-        added = None if log_weights is None else log_weights.float()
-        of_negatives = F.linear(scaled, negatives.float(), added)  # (B, N)
+        scaled = queries.float() / temperature  # (B, D), smaller than the logits
+        key_logits = scaled @ keys.float().T  # (B, C)
+        bias = None if log_weights is None else log_weights.float()
+        negative_logits = F.linear(scaled, negatives.float(), bias)  # (B, N)
     if not in_batch_negatives:
-        of_keys = of_keys.masked_fill(_of_others(queries, keys, labels), float("-inf"))
+        key_logits = key_logits.masked_fill(_is_other_key(queries, keys, labels), float("-inf"))
     if sentence_ids is not None:
-        same = same_sentence(sentence_ids.queries, sentence_ids.keys) & _of_others(queries, keys, labels)
-        of_keys = of_keys.masked_fill(same, float("-inf"))
-        same = same_sentence(sentence_ids.queries, sentence_ids.negatives)
-        of_negatives = of_negatives.masked_fill(same, float("-inf"))
-    return torch.cat([of_keys, of_negatives], dim=1)
+        is_same = same_sentence(sentence_ids.queries, sentence_ids.keys) & _is_other_key(queries, keys, labels)
+        key_logits = key_logits.masked_fill(is_same, float("-inf"))
+        is_same = same_sentence(sentence_ids.queries, sentence_ids.negatives)
+        negative_logits = negative_logits.masked_fill(is_same, float("-inf"))
+    return torch.cat([key_logits, negative_logits], dim=1)
 
 
 def info_nce_loss(
@@ -74,8 +80,12 @@ def info_nce_loss(
 
     ℓ_i = −log( e^{cos(q_i, k_i)/τ} / (Σ_j e^{cos(q_i, k_j)/τ} + Σ_l e^{cos(q_i, n_l)/τ}) ), with j over the keys of
     the batch, k_i among them, and l over the queue (https://arxiv.org/abs/2202.13093, eq. 4; InfoNCE:
-    https://arxiv.org/abs/1807.03748, eq. 4). `contrastive_logits` explains the
-    arguments.
+    https://arxiv.org/abs/1807.03748, eq. 4). `contrastive_logits` explains the arguments.
+
+    Examples:
+        >>> query, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> info_nce_loss(query, query, negative, temperature=1.0)  # −log(e / (e + 1))
+        tensor(0.3133)
     """
     logits = contrastive_logits(
         queries, keys, negatives, temperature, labels, log_weights=log_weights, sentence_ids=sentence_ids
@@ -89,14 +99,19 @@ def nearest_rows(
     """Return the rows nearest to each key by cosine.
 
     Args:
-        keys: (B, D), L2-normalised; no gradient passes.
+        keys: (B, D), L2-normalised; they get no gradient.
         rows: (N, D), L2-normalised, N ≥ 1.
-        count: k ≥ 1, at most N are returned.
+        count: k ≥ 1; at most N rows are returned.
         excluded: Broadcasts to (B, N) bool, rows that a key must not take.
-        min_similarity: Least cosine of a row that counts.
+        min_similarity: Minimum cosine of a row that counts.
 
     Returns:
         The rows, nearest first, (B, k) int64, and whether each counts, (B, k) bool.
+
+    Examples:
+        >>> keys, rows = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])
+        >>> nearest_rows(keys, rows, count=2, excluded=torch.tensor(False), min_similarity=0.5)
+        (tensor([[1, 0]]), tensor([[ True, False]]))
     """
     with torch.no_grad(), torch.autocast(device_type=keys.device.type, enabled=False):
         similarity = keys.detach().float() @ rows.float().T  # (B, N)
@@ -111,19 +126,24 @@ def multi_positive_loss(
     """Return the mean InfoNCE loss of queries with several positives, a float32 scalar.
 
     ℓ_i = −( log p_i,own + w · Σ_{c ∈ P_i} log p_ic ) / (1 + w·|P_i|), with p_i the softmax over all candidates. This
-    is the loss of supervised contrastive learning (https://arxiv.org/abs/2004.11362, eq. 2) with positives that are
-    found and not given. Without further positives it is `info_nce_loss`.
+    is the loss of supervised contrastive learning (https://arxiv.org/abs/2004.11362, eq. 2) with found instead of
+    given positives. Without further positives it is `info_nce_loss`.
 
     Args:
-        logits: (B, C), over the temperature, −∞ for what is no candidate.
+        logits: (B, C), divided by the temperature, −∞ for what is no candidate.
         labels: (B,) int64, the column of each query's own key.
         columns: (B, k) int64, the columns of further positives P_i, all different.
         is_positive: (B, k) bool, which of them count.
-        weight: w ≥ 0, the weight of each beside the own key.
+        weight: w ≥ 0, the weight of each relative to the own key.
+
+    Examples:
+        >>> logits, own, others = torch.zeros(1, 4), torch.tensor([0]), torch.tensor([[2]])
+        >>> multi_positive_loss(logits, own, others, is_positive=torch.tensor([[True]]))  # log(4)
+        tensor(1.3863)
     """
-    log_shares = logits.log_softmax(dim=1)  # (B, C)
-    own = log_shares.gather(1, labels[:, None])[:, 0]  # (B,)
-    others = log_shares.gather(1, columns).masked_fill(~is_positive, 0.0)  # (B, k)
+    log_probs = logits.log_softmax(dim=1)  # (B, C)
+    own = log_probs.gather(1, labels[:, None])[:, 0]  # (B,)
+    others = log_probs.gather(1, columns).masked_fill(~is_positive, 0.0)  # (B, k)
     return -((own + weight * others.sum(1)) / (1.0 + weight * is_positive.sum(1))).mean()
 
 
@@ -139,8 +159,8 @@ def relation_loss(
     """Return the cross-entropy of the queries' similarities to rows under those of the keys, a float32 scalar.
 
     ℓ_i = −Σ_l p_il log s_il, with p_i the softmax over l of k_i·n_l / τ_t, s_i that of q_i·n_l / τ, and n_l the rows
-    (ReSSL, https://arxiv.org/abs/2107.09282, eq. 4). With τ_t = τ it is least if queries equal keys. With τ_t below τ
-    a query moves towards the rows nearest to its key, with τ_t above τ away from them.
+    (ReSSL, https://arxiv.org/abs/2107.09282, eq. 4). With τ_t = τ it is smallest if queries equal keys. With τ_t below
+    τ a query moves towards the rows nearest to its key, with τ_t above τ away from them.
 
     Args:
         queries: (B, D), L2-normalised.
@@ -155,20 +175,57 @@ def relation_loss(
         is_out = log_weights == float("-inf")  # (N,)
         excluded = excluded | is_out
         log_weights = log_weights.float().masked_fill(is_out, 0.0)
-    has_none = excluded.all(dim=1)  # (B,)
-    excluded = excluded & ~has_none[:, None]  # or −∞ − (−∞) would put NaN into the gradient
+    has_no_row = excluded.all(dim=1)  # (B,)
+    excluded = excluded & ~has_no_row[:, None]  # −∞ − (−∞) would put NaN into the gradient
     with torch.autocast(device_type=queries.device.type, enabled=False):
         rows = rows.float()
-        wanted = keys.detach().float() @ rows.T / target_temperature  # (B, N)
-        found = queries.float() @ rows.T / temperature  # (B, N)
-        counted = found
+        key_logits = keys.detach().float() @ rows.T / target_temperature  # (B, N)
+        query_logits = queries.float() @ rows.T / temperature  # (B, N)
+        weighted_logits = query_logits
         if log_weights is not None:
-            wanted, counted = wanted + log_weights, counted + log_weights
-        wanted = wanted.masked_fill(excluded, float("-inf"))
-    shares = wanted.softmax(dim=1).masked_fill(excluded, 0.0)  # (B, N)
-    log_shares = found - counted.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, N)
-    losses = -(shares * log_shares).sum(dim=1)  # (B,)
-    return losses.masked_fill(has_none, 0.0).mean()
+            key_logits, weighted_logits = key_logits + log_weights, query_logits + log_weights
+        key_logits = key_logits.masked_fill(excluded, float("-inf"))
+    target_probs = key_logits.softmax(dim=1).masked_fill(excluded, 0.0)  # (B, N)
+    log_total = weighted_logits.masked_fill(excluded, float("-inf")).logsumexp(dim=1, keepdim=True)  # (B, 1)
+    losses = -(target_probs * (query_logits - log_total)).sum(dim=1)  # (B,)
+    return losses.masked_fill(has_no_row, 0.0).mean()
+
+
+class OnlineSoftmax:
+    """The softmax over logits that arrive chunk by chunk (Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867).
+
+    Args:
+        like: (B,) float32, for shape and device.
+
+    Attributes:
+        running_max: (B,), the largest logit so far, −∞ before the first.
+        running_sum: (B,), the sum of exp(logit − running_max) so far.
+
+    Examples:
+        >>> softmax = OnlineSoftmax(torch.zeros(1))
+        >>> for chunk in torch.tensor([[1.0, 2.0, 3.0, 4.0]]).split(2, dim=1):
+        ...     weights, rescale = softmax.add(chunk)
+        >>> softmax.running_max + softmax.running_sum.log()  # logsumexp of all four
+        tensor([4.4402])
+    """
+
+    def __init__(self, like: Tensor):
+        self.running_max = torch.full_like(like, float("-inf"))
+        self.running_sum = torch.zeros_like(like)
+
+    def add(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the logits (B, n) of a chunk, which are overwritten.
+
+        Returns:
+            The weights exp(logit − running_max) of the chunk, (B, n), and the factor (B,) that rescales sums of
+            earlier weights to the new maximum.
+        """
+        previous_max, self.running_max = self.running_max, torch.maximum(self.running_max, logits.amax(1))
+        shift = self.running_max.masked_fill(self.running_max == float("-inf"), 0.0)  # finite without candidates too
+        weights = logits.sub_(shift[:, None]).exp_()
+        rescale = (previous_max - shift).exp()
+        self.running_sum = self.running_sum * rescale + weights.sum(1)
+        return weights, rescale
 
 
 def reshape_keys(
@@ -239,11 +296,11 @@ def chunked_info_nce_loss(
     log_weights: Tensor | None = None,
     sentence_ids: SentenceIds | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of `info_nce_loss`, for queues whose logits should not be held: O(B·chunk_size) memory.
+    """Return the loss of `info_nce_loss` in O(B·chunk_size) memory, for queues whose logits would not fit.
 
-    The queue is passed over once, chunk by chunk. The softmax is kept online, as its running maximum and sum (Milakov
-    & Gimelshein 2018, https://arxiv.org/abs/1805.02867), and so is the mean of the candidates under it, which is all
-    that the gradient needs: ∂ℓ_i/∂q_i = (Σ_c p_ic c − k_i)/τ, c over keys and queue. Keys and queue get no gradient.
+    It visits the queue once, chunk by chunk. Besides an `OnlineSoftmax` it accumulates the mean of the candidates
+    under the softmax, which is all that the gradient needs: ∂ℓ_i/∂q_i = (Σ_c p_ic c − k_i)/τ, with c over keys and
+    queue. Keys and queue get no gradient.
 
     Args:
         queries, keys, temperature, labels, in_batch_negatives, log_weights, sentence_ids: As in `contrastive_logits`.
@@ -252,48 +309,51 @@ def chunked_info_nce_loss(
 
     Returns:
         The loss, a float32 scalar, and whether each query is nearest to its own key, (B,) bool.
+
+    Examples:
+        >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, -1.0]])
+        >>> chunked_info_nce_loss(query, query, negatives, temperature=1.0, chunk_size=1)  # −log(e / (e + 2))
+        (tensor(0.5514), tensor([True]))
     """
-    own = _own_columns(queries, labels)
-    options = (temperature, own, in_batch_negatives, chunk_size, sentence_ids)
+    labels = _own_columns(queries, labels)
+    options = (temperature, labels, in_batch_negatives, chunk_size, sentence_ids)
     return _ChunkedInfoNCE.apply(queries, keys, negatives, log_weights, *options)
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):
-    """The gradient is computed beside the loss, so that no chunk is visited twice."""
+    """Compute the gradient together with the loss, so that no chunk is visited twice."""
 
     @staticmethod
     def forward(ctx, queries, keys, negatives, log_weights, temperature, labels, in_batch_negatives, chunk_size, ids):
         with torch.autocast(device_type=queries.device.type, enabled=False):
             q, k = queries.float(), keys.float()
-            of_batch = None if ids is None else ids._replace(negatives=ids.negatives[:0])
+            batch_ids = None if ids is None else ids._replace(negatives=ids.negatives[:0])
             logits = contrastive_logits(  # (B, C)
-                q, k, negatives[:0], temperature, labels, in_batch_negatives, sentence_ids=of_batch
+                q, k, negatives[:0], temperature, labels, in_batch_negatives, sentence_ids=batch_ids
             )
-            own = logits.gather(1, labels[:, None])[:, 0]  # (B,)
-            top = logits.amax(1)
-            weights = (logits - top[:, None]).exp_()
-            total, pulled = weights.sum(1), weights @ k  # (B,), (B, D)
+            positive_logit = logits.gather(1, labels[:, None])[:, 0]  # (B,)
+            softmax = OnlineSoftmax(positive_logit)
+            weights, _ = softmax.add(logits)
+            weighted_keys = weights @ k  # (B, D)
             scaled = q / temperature
             for first in range(0, len(negatives), chunk_size):
                 chunk = slice(first, first + chunk_size)
-                added = None if log_weights is None else log_weights[chunk].float()
-                if added is not None and added.device.type == "cpu" and added.max() == float("-inf"):
-                    continue  # on a GPU, looking would take longer than computing
+                bias = None if log_weights is None else log_weights[chunk].float()
+                if bias is not None and bias.device.type == "cpu" and bias.max() == float("-inf"):
+                    continue  # on a GPU, reading the value takes longer than computing the chunk
                 rows = negatives[chunk].float()
-                logits = F.linear(scaled, rows, added)  # (B, chunk)
+                logits = F.linear(scaled, rows, bias)  # (B, chunk)
                 if ids is not None:
                     logits.masked_fill_(same_sentence(ids.queries, ids.negatives[chunk]), float("-inf"))
-                before, top = top, torch.maximum(top, logits.amax(1))
-                weights = logits.sub_(top[:, None]).exp_()
-                shrunk = (before - top).exp()
-                total = total * shrunk + weights.sum(1)
-                pulled = torch.addmm(pulled * shrunk[:, None], weights, rows)
-            loss = ((top - own) + total.log()).mean()  # in this order: both are small where the loss is
-            gradient = (pulled / total[:, None] - k[labels]) / (temperature * len(q))
-        nearest = own >= top
+                weights, rescale = softmax.add(logits)
+                weighted_keys = torch.addmm(weighted_keys * rescale[:, None], weights, rows)
+            # In this order, because both parts are small if the loss is.
+            loss = ((softmax.running_max - positive_logit) + softmax.running_sum.log()).mean()
+            gradient = (weighted_keys / softmax.running_sum[:, None] - k[labels]) / (temperature * len(q))
+        is_top1 = positive_logit >= softmax.running_max
         ctx.save_for_backward(gradient.to(queries.dtype))
-        ctx.mark_non_differentiable(nearest)
-        return loss, nearest
+        ctx.mark_non_differentiable(is_top1)
+        return loss, is_top1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -302,15 +362,15 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         return loss_gradient.to(gradient.dtype) * gradient, *[None] * 8
 
 
+def same_sentence(query_ids: Tensor, ids: Tensor) -> Tensor:
+    """Return (B, N) bool, whether each of `ids` (N,) is the query's own (B,) and not −1."""
+    return (query_ids[:, None] == ids) & (ids != -1)
+
+
 def _own_columns(queries: Tensor, labels: Tensor | None) -> Tensor:
     return torch.arange(len(queries), device=queries.device) if labels is None else labels
 
 
-def _of_others(queries: Tensor, keys: Tensor, labels: Tensor | None) -> Tensor:
-    """Return (B, C), false in the column of each query's own key."""
+def _is_other_key(queries: Tensor, keys: Tensor, labels: Tensor | None) -> Tensor:
+    """Return (B, C) bool, false in the column of each query's own key."""
     return torch.arange(len(keys), device=keys.device) != _own_columns(queries, labels)[:, None]
-
-
-def same_sentence(query_ids: Tensor, ids: Tensor) -> Tensor:
-    """Return (B, N), true where the id is the query's own and not −1."""
-    return (query_ids[:, None] == ids) & (ids != -1)

@@ -10,15 +10,15 @@ from mocose_hf.models.queue_weighting import half_life_log_weights, window_log_w
 class NegativeQueue(nn.Module):
     """Hold the newest `size` keys, each with the optimizer step and the sentence it came from.
 
-    The queue starts with `init_size` random unit rows, grows with each `enqueue` until it holds `size` rows, and from
-    then on drops the oldest first (https://arxiv.org/abs/2202.13093, section 3.3; the queue itself is MoCo's,
-    https://arxiv.org/abs/1911.05722). All of it is registered buffers, so it is saved and loaded with the model.
+    The queue starts with `init_size` random unit rows and grows with each `enqueue` until it holds `size` rows. From
+    then on it drops the oldest rows first (https://arxiv.org/abs/2202.13093, section 3.3; the queue is MoCo's,
+    https://arxiv.org/abs/1911.05722). All state is in registered buffers, which are saved and loaded with the model.
 
     Buffers:
         rows: (size, dim) of `dtype`, in ring order; slots never filled are zero.
         enqueued_at: (size,) int64, the optimizer step that made the row, 0 for a random row, −1 for an empty slot.
-        row_ids: (size,) int64, the id of the row's sentence, −1 where there is none.
-        ids_text: scalar int64, the text whose sentences `row_ids` number, as a hash; 0 if unknown.
+        row_ids: (size,) int64, the id of the row's sentence, −1 if it is unknown.
+        ids_text: scalar int64, a hash of the text whose sentences `row_ids` number; 0 if unknown.
         pointer: scalar int64, the slot that is written next.
         num_filled: scalar int64, the number of slots in use.
 
@@ -26,12 +26,26 @@ class NegativeQueue(nn.Module):
         size: K ≥ 0; 0 is no queue.
         dim: D ≥ 1.
         init_size: Number of random rows to start with, at most `size`.
-        dtype: What rows are rounded to. torch.bfloat16 takes half the memory of torch.float32 and keeps 8 significant
-            bits: the cosine with a unit vector changes by at most 2⁻⁸ = 0.004, and by 0.0001 as a rule (root mean
-            square over random vectors of 256 dimensions; of 40 million the most was 0.0006).
+        dtype: The type that rows are rounded to. torch.bfloat16 takes half the memory of torch.float32. It changes the
+            cosine with a unit vector by at most 2⁻⁸ = 0.004, and by 0.0001 on average (root mean square over random
+            vectors of 256 dimensions; the largest of 40 million changes was 0.0006).
 
     Raises:
-        ValueError: Where a number is outside its range.
+        ValueError: If a number is outside its range.
+
+    Examples:
+        >>> queue = NegativeQueue(size=3, dim=2)
+        >>> queue.enqueue(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), step=1)
+        >>> queue.stored_keys()  # newest first
+        tensor([[0., 1.],
+                [1., 0.]])
+        >>> queue.enqueue(torch.tensor([[-1.0, 0.0], [0.0, -1.0]]), step=2)
+        >>> queue.stored_keys()  # the oldest row was dropped
+        tensor([[ 0., -1.],
+                [-1.,  0.],
+                [ 0.,  1.]])
+        >>> queue.ages(step=3)
+        tensor([1, 1, 2])
     """
 
     def __init__(self, size: int, dim: int, init_size: int = 0, dtype: torch.dtype = torch.float32):
@@ -46,7 +60,7 @@ class NegativeQueue(nn.Module):
             self.register_buffer(name, value)
 
     def initial_state(self) -> dict[str, Tensor]:
-        """Return fresh values for all buffers: the random initial part, drawn from torch's global generator."""
+        """Return fresh values for all buffers; the random rows come from torch's global generator."""
         rows = torch.zeros(self.size, self.dim, dtype=self.dtype)
         rows[: self.init_size] = F.normalize(torch.randn(self.init_size, self.dim), dim=-1)
         enqueued_at = torch.full((self.size,), -1, dtype=torch.int64)
@@ -70,18 +84,18 @@ class NegativeQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, sentence_ids: Tensor | None = None, step: int = 0) -> None:
-        """Write keys into the ring in place, oldest row first, over the oldest rows once the queue is full.
+        """Write keys into the ring in place; a full queue overwrites its oldest rows.
 
-        A loss of `rows` must have had its backward pass before: torch refuses that of rows written over since.
+        Run the backward pass of a loss over `rows` first: torch cannot differentiate rows that were overwritten.
 
         Args:
             keys: (B, dim), L2-normalised, for any B; of more than `size` rows the last `size` stay. They are rounded
                 to the queue's `dtype`.
-            sentence_ids: (B,) integers; −1 for all where None.
+            sentence_ids: (B,) integers; −1 for all if None.
             step: The optimizer step that the keys belong to, counted from 1.
 
         Raises:
-            ValueError: Where a shape does not fit.
+            ValueError: If a shape does not fit.
         """
         if keys.ndim != 2 or keys.shape[1] != self.dim:
             raise ValueError(f"The queue takes keys of shape (B, {self.dim}), not {tuple(keys.shape)}.")
@@ -89,43 +103,43 @@ class NegativeQueue(nn.Module):
             raise ValueError(f"{len(keys)} keys need {len(keys)} sentence ids, not {tuple(sentence_ids.shape)}.")
         if self.size == 0 or len(keys) == 0:
             return
-        kept = min(len(keys), self.size)
-        slots = (self.pointer + torch.arange(kept, device=self.pointer.device)) % self.size
-        # `enqueued_at[slots] = step` would copy the number to a GPU and wait for that.
-        self.rows.index_copy_(0, slots, keys[-kept:].to(self.rows))
+        num_kept = min(len(keys), self.size)
+        slots = (self.pointer + torch.arange(num_kept, device=self.pointer.device)) % self.size
+        self.rows.index_copy_(0, slots, keys[-num_kept:].to(self.rows))
+        # `enqueued_at[slots] = step` would copy the number to a GPU, which forces a synchronisation.
         self.enqueued_at.index_fill_(0, slots, step)
         if sentence_ids is None:
             self.row_ids.index_fill_(0, slots, -1)
         else:
-            self.row_ids.index_copy_(0, slots, sentence_ids[-kept:].to(self.row_ids))
-        self.pointer.add_(kept).remainder_(self.size)
-        self.num_filled.add_(kept).clamp_(max=self.size)
+            self.row_ids.index_copy_(0, slots, sentence_ids[-num_kept:].to(self.row_ids))
+        self.pointer.add_(num_kept).remainder_(self.size)
+        self.num_filled.add_(num_kept).clamp_(max=self.size)
 
     @torch.no_grad()
     def use_ids_of(self, text: int) -> None:
         """Forget the sentence ids in the queue unless they number the sentences of this text.
 
-        The id of a sentence is its row number, so ids of another text would mask true negatives. The keys stay.
+        A sentence's id is its row number, so ids of another text would mask true negatives. The keys stay.
 
         Args:
-            text: A hash of the text, in [0, 2⁶³); 0 if unknown, which is never the same text.
+            text: A hash of the text, in [0, 2⁶³); 0 if unknown, which never equals another text.
         """
         if text == 0 or int(self.ids_text) != text:
             self.row_ids.fill_(-1)
         self.ids_text.fill_(text)
 
     def log_weights(self, window: str = "all", softness: float = 0.0, half_life: float | None = None) -> Tensor:
-        """Return what the losses add to the logits of `rows`: (size,) float32, 0 where a slot is in use, else −∞.
+        """Return the log of each slot's weight, which the losses add to its logits: (size,) float32, −∞ if empty.
 
-        With it the whole of `rows` serves as negatives as it lies in memory: nothing is copied, no shape changes as
-        the queue fills, and a GPU is not waited for.
+        With it, all of `rows` can serve as negatives in memory order: nothing is copied, shapes stay constant while
+        the queue fills, and a GPU needs no synchronisation.
 
         Args:
-            window, softness: Which of the slots in use count, as `window_log_weights` takes them; −∞ elsewhere.
-            half_life: Optimizer steps after which a row counts half, as `half_life_log_weights` takes it.
+            window, softness: Which of the slots in use count, as in `window_log_weights`; the others have −∞.
+            half_life: Optimizer steps after which a row counts half, as in `half_life_log_weights`.
         """
-        empty = self.enqueued_at < 0
-        log_weights = empty.new_zeros(self.size, dtype=torch.float32).masked_fill_(empty, float("-inf"))
+        is_empty = self.enqueued_at < 0
+        log_weights = self.rows.new_zeros(self.size, dtype=torch.float32).masked_fill_(is_empty, float("-inf"))
         if window != "all":
             log_weights = log_weights + window_log_weights(self.ranks(), self.num_filled, window, softness)
         if half_life is not None:
@@ -133,36 +147,36 @@ class NegativeQueue(nn.Module):
         return log_weights
 
     def ranks(self) -> Tensor:
-        """Return the rank by age of each slot: (size,) int64, 0 for the newest, from `num_filled` on for empty ones.
+        """Return the rank of each slot by age: (size,) int64, 0 for the newest, from `num_filled` on for empty slots.
 
         It is its own inverse: the same numbers are the slots in order of rank.
         """
         return (self.pointer - 1 - torch.arange(self.size, device=self.pointer.device)) % max(self.size, 1)
 
     def slot_ages(self) -> Tensor:
-        """Return the age of each slot's row in optimizer steps, that of the newest being 0: (size,) int64.
+        """Return how many optimizer steps each slot's row is older than the newest row: (size,) int64.
 
-        None is younger than one that came after it, so rows of an earlier training, whose steps were counted anew
-        since, are as old as the oldest of this one. What is returned for empty slots means nothing.
+        No row is younger than a row that came after it. Rows of an earlier training, whose steps were counted
+        separately, are therefore as old as the oldest row of this training. Values of empty slots are meaningless.
         """
         slots = self.ranks()
         steps = self.enqueued_at[slots]
         return (steps[:1] - steps).clamp_(min=0).cummax(0).values[slots]
 
     def newest_first(self) -> Tensor:
-        """Return the slots in use, newest first: (N,) int64. On a GPU this waits for the number of them."""
+        """Return the slots in use, newest first: (N,) int64. On a GPU, reading N forces a synchronisation."""
         return (self.pointer - 1 - torch.arange(int(self.num_filled), device=self.pointer.device)) % max(self.size, 1)
 
     def stored_keys(self) -> Tensor:
-        """Return a copy of the rows that count as negatives, newest first: (N, dim) of `dtype`."""
+        """Return a copy of the rows in use, newest first: (N, dim) of `dtype`."""
         return self.rows[self.newest_first()]
 
     def sentence_ids(self) -> Tensor:
-        """Return the sentence id of each negative, newest first: (N,), −1 where unknown."""
+        """Return the sentence id of each stored key, newest first: (N,), −1 if unknown."""
         return self.row_ids[self.newest_first()]
 
     def ages(self, step: int) -> Tensor:
-        """Return the age of each negative at optimizer step `step`, newest first: (N,), in optimizer steps."""
+        """Return the age of each stored key at optimizer step `step`, newest first: (N,), in optimizer steps."""
         return step - self.enqueued_at[self.newest_first()]
 
     def extra_repr(self) -> str:  # noqa: D102

@@ -1,9 +1,9 @@
 """The prompt that a model puts before every sentence."""
 
-from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.configuration_base import ContrastiveConfig
 
 
-def resolve_prompt(config: MoCoSEConfig, prompt: str | None = None, prompt_name: str | None = None) -> str:
+def resolve_prompt(config: ContrastiveConfig, prompt: str | None = None, prompt_name: str | None = None) -> str:
     """Return the text to put before sentences, "" for none.
 
     Args:
@@ -24,7 +24,7 @@ def resolve_prompt(config: MoCoSEConfig, prompt: str | None = None, prompt_name:
     return prompts[prompt_name]
 
 
-def prompt_options(config: MoCoSEConfig) -> dict[str, object]:
+def prompt_options(config: ContrastiveConfig) -> dict[str, object]:
     """Return the options of `SentenceCollator` that put the default prompt before every sentence."""
     return {"prompt": config.default_prompt, "include_prompt": config.include_prompt}
 

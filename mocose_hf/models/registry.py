@@ -7,7 +7,8 @@ from transformers import PreTrainedConfig
 
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 from mocose_hf.models.loading import PretrainedEncoder
-from mocose_hf.models.modeling_mocose import TARGET_ARGUMENTS, MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import TARGET_ARGUMENTS, ContrastiveModel
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.modeling_released import ReleasedMoCoSE
 from mocose_hf.models.modeling_simcse import SimCSE
 
@@ -23,7 +24,7 @@ class Algorithm:
         arguments_left_out: Names of training arguments that it has no use for.
     """
 
-    model: type[MoCoSEForPreTraining]
+    model: type[ContrastiveModel]
     approach: str
     method: str
     arguments_left_out: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ class Algorithm:
         of_others = others - set(self.model.config_class.option_names())
         return option in self.arguments_left_out or option in of_others
 
-    def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> MoCoSEForPreTraining:
+    def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> ContrastiveModel:
         """Start a new training from an encoder, with the options of all algorithms as one command has them.
 
         Args:
@@ -46,7 +47,7 @@ class Algorithm:
         """
         return self.model.from_encoder(source, **self._own(given))
 
-    def check(self, encoder_config: PreTrainedConfig, given: Mapping[str, object], args) -> None:
+    def validate(self, encoder_config: PreTrainedConfig, given: Mapping[str, object], args) -> None:
         """Refuse options that `from_encoder` or a training would refuse, as far as that is known without weights.
 
         Args:
@@ -58,8 +59,7 @@ class Algorithm:
             ValueError: Naming the option.
         """
         config = self.model.config_class(encoder_config=encoder_config, **self._own(given))
-        config.check_memory()
-        config.check_libraries()
+        self.model.validate_resources(config)
         self.model.validate_settings(config, args)
 
     def _own(self, given: Mapping[str, object]) -> dict[str, object]:

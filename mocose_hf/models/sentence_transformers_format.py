@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from mocose_hf.errors import one_line
-from mocose_hf.models.configuration_mocose import EMBEDDING_SETTINGS, SIMILARITY_FUNCTIONS
+from mocose_hf.models.configuration_base import EMBEDDING_SETTINGS, SIMILARITY_FUNCTIONS
 
 _LEGACY_POOLING_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -77,7 +77,7 @@ class SentenceTransformersLayout:
     other_settings: tuple[str, ...] = ()
 
     def embedding_settings(self) -> dict[str, object]:
-        """Return the settings that `MoCoSEConfig` has fields for, by the name of the field."""
+        """Return the settings that `ContrastiveConfig` has fields for, by the name of the field."""
         return {name: getattr(self, name) for name in EMBEDDING_SETTINGS}
 
 

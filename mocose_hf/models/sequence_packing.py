@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
 
+from mocose_hf.compat import attention_of, can_set_attention, set_attention
 from mocose_hf.models.encoder_checks import evaluation_mode, padding_id, vocabulary_rows
 
 ATTENTION = "padding_free_sdpa"
@@ -143,7 +144,7 @@ def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing:
     Raises:
         ValueError: Where its attention would let sentences see each other.
     """
-    attention = encoder.config._attn_implementation
+    attention = attention_of(encoder)
     if attention == ATTENTION:
         # transformers hands a mask of four dimensions on as it is; without one, it may make one of T² elements.
         return {"packing": packing, "attention_mask": packing.mask.new_ones(1, 1, 1, 1)}
@@ -165,9 +166,9 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
     is then the one of this module, or still its flash attention, which takes bounds too; otherwise it is left as it
     was.
     """
-    before = encoder.config._attn_implementation
+    before = attention_of(encoder)
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
-    if not (takes_positions and encoder._can_set_attn_implementation()):
+    if not (takes_positions and can_set_attention(encoder)):
         return None
     first = None
     try:
@@ -179,7 +180,7 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
         pass
     finally:
         if first is None or is_flash_attention_requested(requested_attention_implementation=before):
-            encoder.config._attn_implementation = before
+            set_attention(encoder, before)
     return first
 
 

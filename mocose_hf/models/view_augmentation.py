@@ -212,14 +212,14 @@ def contrast_under_attack(model, query: View, key: View, sentence_ids: Tensor | 
     before_queries = random_states(device)
     with torch.enable_grad():
         point = embeddings.detach().requires_grad_()
-        queries = model.encode_queries(**vars(replace(query, inputs_embeds=point)))
-        keys = model.encode_keys(**vars(key))
+        queries = model.encode_queries(replace(query, inputs_embeds=point))
+        keys = model.encode_keys(key)
         before_contrast = random_states(device)
         loss = model.contrast(queries, keys.detach(), sentence_ids).loss  # keys do not depend on the point
         (gradient,) = torch.autograd.grad(loss, point)
     set_random_states(device, before_queries)
     moved = replace(query, inputs_embeds=embeddings + epsilon * gradient.sign())
-    queries = model.encode_queries(**vars(moved))
+    queries = model.encode_queries(moved)
     set_random_states(device, before_contrast)
     return model.contrast(queries, keys, sentence_ids)
 

@@ -1,6 +1,7 @@
 """Run the encoder of one branch on its view of a batch, padded or packed, up to the sentence embedding."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +45,14 @@ class View:
         names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(self, **{name: rotate_rows(rows, starts) for name, rows in given.items()})
+
+
+def split_views(batch: Mapping[str, Tensor | int]) -> tuple[View, View]:
+    """Return the query view and the key view of a collated batch without `sentence_ids`; the key view may be equal."""
+    own = {name: value for name, value in batch.items() if not name.startswith("key_")}
+    key = {name.removeprefix("key_"): value for name, value in batch.items() if name.startswith("key_")}
+    view = View(**own)
+    return view, View(**key) if key else view
 
 
 def embed_tokens(encoder: PreTrainedModel, view: View) -> Tensor:

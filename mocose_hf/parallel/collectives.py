@@ -1,6 +1,5 @@
 """The little that the model needs to know of other processes."""
 
-import atexit
 import os
 import sys
 import threading
@@ -8,6 +7,8 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, distributed
+
+from mocose_hf.compat import run_exit_functions
 
 
 def process_index() -> int:
@@ -90,7 +91,7 @@ def end_process(code: int) -> NoReturn:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    atexit._run_exitfuncs()  # as multiprocessing ends its processes
+    run_exit_functions()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations import deepspeed as integration
 
+from mocose_hf.compat import announced_deepspeed_config
 from mocose_hf.errors import InputError
 
 _UNSUPPORTED = {
@@ -53,8 +54,7 @@ def whole_weights() -> Iterator[None]:
     transformers builds under `deepspeed.zero.Init` as soon as there are `TrainingArguments` for ZeRO-3; the weights
     then are sharded at once, drawn from other random numbers, and copies of a branch are copies of nothing.
     """
-    reference = integration._hf_deepspeed_config_weak_ref  # transformers has a setter for it, but no getter
-    config = None if reference is None else reference()
+    config = announced_deepspeed_config()
     integration.unset_hf_deepspeed_config()
     try:
         yield

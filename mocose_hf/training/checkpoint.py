@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
 from mocose_hf.errors import InputError, one_line, printable
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 
 logger = logging.get_logger(__name__)
 
@@ -231,7 +231,7 @@ def check_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:
             ) from error
 
 
-def check_weights(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
+def check_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
     """Raise an `InputError` where a checkpoint lacks a weight or a part of the queue, or has another shape of one."""
     path = Path(checkpoint) / WEIGHTS_FILE
     try:
@@ -249,7 +249,7 @@ def check_weights(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
             )
 
 
-def load_weights(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
+def load_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
     """Load all weights and the queue of a checkpoint into a model of the same configuration, in place."""
     check_weights(model, checkpoint)
     model.load_state_dict(load_file(Path(checkpoint) / WEIGHTS_FILE), strict=False)

@@ -3,16 +3,16 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 
 
-def head_parameters(model: MoCoSEForPreTraining) -> list[nn.Parameter]:
+def head_parameters(model: ContrastiveModel) -> list[nn.Parameter]:
     """Return the trainable parameters outside the online encoder: pooler, projection head and predictor."""
     of_encoder = {id(parameter) for parameter in model.mocose.parameters()}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in of_encoder]
 
 
-def set_head_learning_rate(optimizer: Optimizer, model: MoCoSEForPreTraining, rate: float) -> None:
+def set_head_learning_rate(optimizer: Optimizer, model: ContrastiveModel, rate: float) -> None:
     """Move the heads of each parameter group into a group that differs only in its learning rate.
 
     Args:

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.encoder_checks import evaluation_mode
+from mocose_hf.models.views import split_views
 
 
 @torch.no_grad()
@@ -36,11 +37,9 @@ def prefill_queue(
             batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
             batch = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
             ids = batch.pop("sentence_ids")
-            key_view = {name.removeprefix("key_"): v for name, v in batch.items() if name.startswith("key_")}
-            view = {name: v for name, v in batch.items() if not name.startswith("key_")}
-            model.queue.enqueue(encode(**(key_view or view)), ids)
-            if model.reverse_queue is not None:
-                model.reverse_queue.enqueue(encode(**view), ids)
+            view, key_view = split_views(batch)
+            for queue, encoded in zip(model.queues(), (key_view, view), strict=False):
+                queue.enqueue(encode(encoded), ids)
 
 
 def draw_sentences(count: int, size: int, seed: int) -> list[int]:

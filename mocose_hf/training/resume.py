@@ -7,10 +7,11 @@ import torch
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from mocose_hf.compat import attention_of
 from mocose_hf.data.fingerprints import dataset_fingerprint, tokenizer_fingerprint
 from mocose_hf.data.streaming import InfiniteStream
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.parallel.collectives import gather_rows
 from mocose_hf.parallel.deepspeed import checkpoint_globals, validate_deepspeed_checkpoint
 from mocose_hf.training.checkpoint import (
@@ -84,7 +85,7 @@ _LONGEST_VALUE = 60
 
 def describe_run(
     args: MoCoSETrainingArguments,
-    model: MoCoSEForPreTraining,
+    model: ContrastiveModel,
     train_dataset,
     max_steps: int,
     tokenizer=None,
@@ -95,7 +96,7 @@ def describe_run(
     described |= {name: _plain(getattr(model.config, name)) for name in model.config.option_names()}
     described |= {name: value for name, value in _text_settings(model.config).items() if value}
     described["algorithm"] = model.algorithm
-    described["attn_implementation"] = model.mocose.encoder.config._attn_implementation
+    described["attn_implementation"] = attention_of(model.mocose.encoder)
     described["max_steps"] = max_steps
     described["global_batch_size"] = args.global_batch_size
     described["training_data"] = dataset_fingerprint(train_dataset)
@@ -117,7 +118,7 @@ def _text_settings(config) -> dict[str, object]:
 
 
 def resolve_resume_checkpoint(
-    wanted: str | bool | None, run: dict[str, object], args: MoCoSETrainingArguments, model: MoCoSEForPreTraining
+    wanted: str | bool | None, run: dict[str, object], args: MoCoSETrainingArguments, model: ContrastiveModel
 ) -> tuple[str | None, list[str]]:
     """Find the checkpoint to go on from and check all of it; the same one on all processes.
 
@@ -252,7 +253,7 @@ def restore_callback_states(callbacks: Iterable[TrainerCallback], state: Trainer
                 setattr(callback, attribute, attributes[attribute])
 
 
-def check_encoder_config(model: MoCoSEForPreTraining, checkpoint: str | Path) -> None:
+def check_encoder_config(model: ContrastiveModel, checkpoint: str | Path) -> None:
     """Raise an `InputError` if the encoder was configured differently when the checkpoint was made.
 
     The weights come from the checkpoint, so an encoder of the same shapes would resume with, say, another number of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.models.modeling_mocose import MoCoSEOutput
+from mocose_hf.models.modeling_base import ContrastiveOutput
 from mocose_hf.training.checkpoint import TRAIN_METRICS_FILE
 
 NAMES = ("loss", "contrastive_accuracy", "query_std", "key_std")
@@ -81,7 +81,7 @@ class TrainMetrics:
 
 
 @torch.no_grad()
-def measure(loss: Tensor, outputs: MoCoSEOutput) -> Tensor:
+def measure(loss: Tensor, outputs: ContrastiveOutput) -> Tensor:
     """Return the values of `NAMES` for one forward of this process: (1, len(NAMES)) float32."""
     values = (
         loss.detach().float(),

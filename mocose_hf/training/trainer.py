@@ -28,7 +28,7 @@ from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.files import read_json_object, replacing, write_text
 from mocose_hf.models.ema import constant_distance_ema_decay, maximum_traceable_distance
 from mocose_hf.models.lower_casing import lower_case
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.models.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.parallel.collectives import any_process, broadcast, gather_rows
 from mocose_hf.training.callbacks.checkpoint_saver import CheckpointSaver
@@ -105,7 +105,7 @@ class MoCoSETrainer(Trainer):
 
     def __init__(
         self,
-        model: MoCoSEForPreTraining | None = None,
+        model: ContrastiveModel | None = None,
         args: MoCoSETrainingArguments | None = None,
         train_dataset=None,
         eval_dataset=None,
@@ -113,7 +113,7 @@ class MoCoSETrainer(Trainer):
         data_collator=None,
         test_tasks: Sequence[STSTask] = (),
         key_augmentation: TextAugmentation | None = None,
-        model_init: Callable[..., MoCoSEForPreTraining] | None = None,
+        model_init: Callable[..., ContrastiveModel] | None = None,
         **options,
     ):
         check_trainer_options(options)
@@ -144,7 +144,7 @@ class MoCoSETrainer(Trainer):
             **options,
         )
         self.model_init = model_init
-        self._built: MoCoSEForPreTraining | None = None
+        self._built: ContrastiveModel | None = None
         self._given_collator, self._key_augmentation = given_collator, key_augmentation
         if self.is_fsdp_enabled:
             raise ValueError(
@@ -194,12 +194,12 @@ class MoCoSETrainer(Trainer):
                 "token and `hub_model_id`, or leave it out and upload the finished folder."
             ) from error
 
-    def _build_model(self, args, trial=None) -> MoCoSEForPreTraining:
+    def _build_model(self, args, trial=None) -> ContrastiveModel:
         """Build a new model by `model_init` from the seed."""
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
         return super().call_model_init(trial)
 
-    def call_model_init(self, trial=None) -> MoCoSEForPreTraining:
+    def call_model_init(self, trial=None) -> ContrastiveModel:
         """Return the new model of a training, which `train` has built, or one that is built now."""
         model, self._built = self._built, None
         return super().call_model_init(trial) if model is None else model
@@ -387,9 +387,9 @@ class MoCoSETrainer(Trainer):
         for queue in self.model.queues():
             for buffer in queue.buffers():
                 broadcast(buffer)
-        self._queue_fill = int(
-            self.model.queue.num_filled
-        )  # counted from here on, as a GPU would have to be waited for
+        queues = self.model.queues()
+        # Counted here from now on, because reading it from a GPU forces a synchronisation.
+        self._num_queued = int(queues[0].num_filled) if queues else 0
 
     def _prefill_queue(self) -> None:
         """Fill the queues with keys of training sentences."""
@@ -455,17 +455,17 @@ class MoCoSETrainer(Trainer):
         entering = sum(len(forward.keys) for forward in forwards)
         self._train_metrics.keys_per_step = max(self._train_metrics.keys_per_step, entering)
         for forward in forwards:
-            model.queue.enqueue(forward.keys, forward.sentence_ids, step=step)
-            if model.reverse_queue is not None:
-                model.reverse_queue.enqueue(forward.reverse_keys, forward.sentence_ids, step=step)
-        self._queue_fill = min(self._queue_fill + entering, model.queue.size)
+            for queue, keys in zip(model.queues(), (forward.keys, forward.reverse_keys), strict=False):
+                queue.enqueue(keys, forward.sentence_ids, step=step)
+        if model.queue is not None:
+            self._num_queued = min(self._num_queued + entering, model.queue.size)
         model.update_target(self.ema_decay_at(step + 1))
 
     def ema_decay_at(self, step: int) -> float:
         """Return η_s of this run, s counted from 1; with constant_distance, η for the present fill of the queue."""
         if self.args.ema_schedule == "constant_distance":
             size, keys = self.model.config.queue_size, self.keys_per_step()
-            return constant_distance_ema_decay(self.args.ema_decay, size, self._queue_fill, keys)
+            return constant_distance_ema_decay(self.args.ema_decay, size, self._num_queued, keys)
         horizon = self.args.ema_schedule_steps or self.state.max_steps
         model = self.accelerator.unwrap_model(self.model)
         return model.ema_decay_at(step, horizon, self.args.ema_decay, self.args.ema_decay_end)

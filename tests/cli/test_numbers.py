@@ -197,8 +197,8 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
     trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
     trainer._nan_monitor = NaNMonitor(late=True)
     weight = torch.nn.Parameter(torch.randn(4, 32))
-    model.encode_queries = lambda **view: torch.nn.functional.normalize(weight, dim=-1)
-    model.encode_keys = lambda **view: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
+    model.encode_queries = lambda view: torch.nn.functional.normalize(weight, dim=-1)
+    model.encode_keys = lambda view: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
     trainer.state.max_steps = 10
     batch, ids = random_batch(), torch.arange(4)
     before, fill = model.target["pooler"].weight.clone(), int(model.queue.num_filled)

@@ -8,6 +8,7 @@ from builders import tiny_bert_config, tiny_model
 from transformers import AutoConfig, DistilBertConfig, ModernBertConfig
 
 from mocose_hf import MoCoSEConfig, MoCoSEModel
+from mocose_hf.models.configuration_mocose import validate_resources
 
 OTHER_VALUES = {
     "pooling_mode": "mean",
@@ -307,7 +308,7 @@ def test_both_fields_are_named_where_two_do_not_fit():
         ValueError, match=r"`queue_window_softness` is 0\.1.*`queue_window` 0-0\.5,0\.5-1 has no edges"
     ):
         MoCoSEConfig(queue_window="0-0.5,0.5-1", queue_window_softness=0.1)
-    with pytest.raises(ValueError, match=r"`queue_centroids` .*`queue_size`.* is 5 where that is 4"):
+    with pytest.raises(ValueError, match=r"`queue_centroids` .*`queue_size`.* is 5 and `queue_size` is 4"):
         MoCoSEConfig(queue_centroids=5, queue_size=4, queue_init_size=0)
     for name, value in (("queue_centroids", 1), ("queue_window", "newest"), ("queue_half_life", 3.0)):
         with pytest.raises(ValueError, match=rf"`{name}` .*`queue_size`"):
@@ -317,11 +318,11 @@ def test_both_fields_are_named_where_two_do_not_fit():
 @pytest.mark.parametrize(("dtype", "row_bytes"), [("float32", 4 * 32 + 16), ("bfloat16", 2 * 32 + 16)])
 def test_a_queue_that_memory_has_no_room_for_is_refused(monkeypatch, dtype, row_bytes):
     config = MoCoSEConfig(encoder_config=tiny_bert_config(), queue_size=10_000, queue_dtype=dtype)
-    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory", lambda: 10_000 * row_bytes)
-    config.check_memory()
-    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory", lambda: 10_000 * row_bytes - 1)
+    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory_bytes", lambda: 10_000 * row_bytes)
+    validate_resources(config)
+    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory_bytes", lambda: 10_000 * row_bytes - 1)
     with pytest.raises(ValueError, match="A queue of 10000 rows"):
-        config.check_memory()
+        validate_resources(config)
 
 
 def test_value_spoilt_later_is_refused_when_the_model_is_built():

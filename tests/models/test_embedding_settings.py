@@ -18,15 +18,16 @@ from mocose_hf.data.token_views import TokenViews
 from mocose_hf.evaluation.pairs import evaluate_pairs
 from mocose_hf.evaluation.similarity import pair_similarities
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
-from mocose_hf.models.configuration_mocose import POOLING_MODES
 from mocose_hf.models.loading import load_encoder, load_tokenizer, save_tokenizer
 from mocose_hf.models.lower_casing import lower_case
+from mocose_hf.models.pooling import POOLING_MODES
 from mocose_hf.models.sentence_transformers_format import (
     ENCODER_FILES,
     SentenceTransformersLayout,
     read_layout,
     write_layout,
 )
+from mocose_hf.models.views import View
 
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
 
@@ -313,9 +314,9 @@ def test_a_prompt_that_is_not_pooled_is_not_pooled_in_training_either(tokenizer,
         pools = {"cls": lambda h: h[0], "mean": lambda h: h.mean(0), "max": lambda h: h.max(0).values}
         pooled = torch.stack([pools[mode](h) for h in kept])
         expected = F.normalize(model.predictor(model.projection_head(model.pooler(pooled))), dim=-1)
-        padded = model.encode_queries(**collate(tokenizer, texts, **options))
+        padded = model.encode_queries(View(**collate(tokenizer, texts, **options)))
         first = model.allow_padding_free()
-        packed = model.encode_queries(**collate(tokenizer, texts, first_position=first, **options))
+        packed = model.encode_queries(View(**collate(tokenizer, texts, first_position=first, **options)))
         output = model(**collate(tokenizer, texts, first_position=first, **options))
     torch.testing.assert_close(padded, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-5)

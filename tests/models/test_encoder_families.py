@@ -21,10 +21,10 @@ from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.errors import EXIT_BAD_INPUT
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
-from mocose_hf.models.configuration_mocose import POOLING_MODES
 from mocose_hf.models.encoder_checks import has_idle_parameters, validate_autocast, validate_encoder
 from mocose_hf.models.encoding import NO_LIMIT
 from mocose_hf.models.loading import PretrainedEncoder, save_tokenizer, validate_tokenizer
+from mocose_hf.models.pooling import POOLING_MODES
 from mocose_hf.models.views import takes_embeddings
 from run_mocose import main
 

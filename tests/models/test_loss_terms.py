@@ -16,7 +16,9 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.sentences import with_sentence_ids
+from mocose_hf.models.loss_terms import relate_to_queue, reshape_by_queue
 from mocose_hf.models.losses import relation_loss, reshape_keys
+from mocose_hf.models.views import View
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
 NO_DROPOUT = {"encoder_dropout_prob": 0.0, "head_dropout_prob": 0.0}
@@ -96,22 +98,22 @@ def slow_reshaping(config, queries, keys, rows) -> torch.Tensor:
 def slow_loss_of(model, batch) -> torch.Tensor:
     """The loss as its definition has it, each encoding done anew."""
     config = model.config
-    view = (batch["input_ids"], batch["attention_mask"])
-    key_view = (batch["key_input_ids"], batch["key_attention_mask"])
+    view = View(batch["input_ids"], batch["attention_mask"])
+    key_view = View(batch["key_input_ids"], batch["key_attention_mask"])
     rows = model.queue.stored_keys()
     reverse_rows = model.reverse_queue.stored_keys() if config.symmetric_loss and config.queue_size else rows[:0]
     directions = [(view, key_view, rows), (key_view, view, reverse_rows)][: 1 + config.symmetric_loss]
     loss = torch.zeros(())
     for left, right, queue_rows in directions:
-        queries, others = model.encode_queries(*left), model.encode_queries(*right)
+        queries, others = model.encode_queries(left), model.encode_queries(right)
         if config.queue_weight:
-            keys = model.encode_keys(*right)
+            keys = model.encode_keys(right)
             loss = loss + config.queue_weight * slow_term(queries, keys, queue_rows) / len(directions)
         if config.relation_weight:
-            keys = model.encode_keys(*right)
+            keys = model.encode_keys(right)
             loss = loss + config.relation_weight * slow_relation(config, queries, keys, queue_rows) / len(directions)
         if config.reshaping_weight:
-            keys = model.encode_keys(*right)
+            keys = model.encode_keys(right)
             loss = loss + config.reshaping_weight * slow_reshaping(config, queries, keys, queue_rows) / len(directions)
         if config.in_batch_weight:
             used = queue_rows if config.in_batch_queue != "none" else rows[:0]
@@ -175,8 +177,8 @@ def test_headless_embeddings_are_those_a_user_gets():
     batch = random_batch()
     for model in (tiny_model(**HEADLESS).eval(), simcse_model(use_pooler=False).eval()):
         embeddings = F.normalize(model.mocose(**batch).pooler_output, dim=-1)
-        assert torch.equal(model.encode_queries(**batch), embeddings)
-        assert torch.equal(model.encode_keys(**batch), embeddings)
+        assert torch.equal(model.encode_queries(View(**batch)), embeddings)
+        assert torch.equal(model.encode_keys(View(**batch)), embeddings)
         assert not [name for name, _ in model.named_parameters() if "pooler" in name]
         loss = slow_loss(embeddings, embeddings)
         if model.algorithm == "simcse":
@@ -223,7 +225,7 @@ def test_queues_take_the_keys_of_the_branch_that_their_term_uses(tmp_path, setti
     view = (batch["input_ids"], batch["attention_mask"])
     with torch.no_grad():
         encode = model.encode_keys if model.config.has_target else model.encode_queries
-        expected = encode(*view)
+        expected = encode(View(*view))
     follow(model, [view], tmp_path, max_steps=1)
     if model.config.queue_size:
         for queue in model.queues():
@@ -368,15 +370,15 @@ def test_a_sentence_is_not_compared_with_its_own_rows():
     model = tiny_model(**RELATION, **NO_DROPOUT).eval()
     batch = two_views(4)
     queries, keys = F.normalize(torch.randn(2, 4, 32), dim=-1)
-    before = model.relation_loss(queries, keys, batch["sentence_ids"], model.queue)
+    before = relate_to_queue(model, queries, keys, batch["sentence_ids"], model.queue)
     model.queue.enqueue(keys, batch["sentence_ids"], step=1)
     rows = model.queue.stored_keys()  # newest first: the last sentence is row 0
     own = torch.arange(len(rows)) == 3 - torch.arange(4)[:, None]
     expected = relation_loss(queries, keys, rows, 0.1, 0.05, own)
-    torch.testing.assert_close(model.relation_loss(queries, keys, batch["sentence_ids"], model.queue), expected)
+    torch.testing.assert_close(relate_to_queue(model, queries, keys, batch["sentence_ids"], model.queue), expected)
     assert before != expected
     with pytest.raises(ValueError, match="needs the `sentence_ids`"):
-        model.relation_loss(queries, keys, None, model.queue)
+        relate_to_queue(model, queries, keys, None, model.queue)
 
 
 def test_smoothing_moves_a_key_towards_its_neighbours_and_whitening_spreads_keys():
@@ -418,15 +420,15 @@ def test_a_sentence_is_not_smoothed_with_its_own_rows_and_not_at_all_without_oth
     model = tiny_model(**SMOOTHING, **NO_DROPOUT).eval()
     queries, keys = F.normalize(torch.randn(2, 4, 32), dim=-1)
     ids = torch.arange(4)
-    before = model.reshaping_loss(queries, keys, ids, model.queue)
+    before = reshape_by_queue(model, queries, keys, ids, model.queue)
     model.queue.enqueue(keys, ids, step=1)
     rows = model.queue.stored_keys()  # newest first: the last sentence is row 0
     own = torch.arange(len(rows)) == 3 - torch.arange(4)[:, None]
     expected = 1 - (queries * reshape_keys(keys, rows, own, 0.0, 0.4, 0.1)).sum(1).mean()
-    torch.testing.assert_close(model.reshaping_loss(queries, keys, ids, model.queue), expected)
+    torch.testing.assert_close(reshape_by_queue(model, queries, keys, ids, model.queue), expected)
     assert before != expected
     with pytest.raises(ValueError, match="needs the `sentence_ids`"):
-        model.reshaping_loss(queries, keys, None, model.queue)
+        reshape_by_queue(model, queries, keys, None, model.queue)
 
 
 @pytest.mark.parametrize(
@@ -460,8 +462,8 @@ def test_settings_that_have_no_meaning_are_refused(config, message):
 @pytest.mark.parametrize(
     ("config", "fields", "message"),
     [
-        (IN_BATCH_ONLY, {"ema_decay": 0.5}, "`ema_decay` is 0.5, but this loss has no target"),
-        (CROSS_BATCH_MEMORY, {"queue_monitor_steps": 5}, "needs a target"),
+        (IN_BATCH_ONLY, {"ema_decay": 0.5}, "`ema_decay` is 0.5, but this mocose loss has no target"),
+        (CROSS_BATCH_MEMORY, {"queue_monitor_steps": 5}, "no target whose keys could drift"),
         (BOTH_TERMS, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` perturbs the query view"),
         (RELATION, {"fgsm_epsilon": 1e-3}, "`fgsm_epsilon` perturbs the query view"),
         (HEADLESS, {"head_learning_rate": 1e-3}, "no pooler"),

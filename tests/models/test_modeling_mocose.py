@@ -16,6 +16,7 @@ from transformers import (
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSEModel, info_nce_loss
 from mocose_hf.data.collator import SentenceCollator
+from mocose_hf.models.views import View
 
 UNPACKED = ("deberta-v2", True)
 
@@ -353,20 +354,19 @@ def _count(saved: torch.Tensor, kept: list[int]) -> torch.Tensor:
     return saved
 
 
-def test_each_branch_takes_a_view_by_place_or_by_name():
+def test_forward_encodes_its_view_by_each_branch():
     model, batch = tiny_model().eval(), random_batch()
     output = model(**batch)
     for encode, expected in (
         (model.encode_queries, output.query_embeddings),
         (model.encode_keys, output.key_embeddings),
     ):
-        assert torch.equal(encode(**batch), expected)
-        assert torch.equal(encode(batch["input_ids"], batch["attention_mask"]), expected)
+        assert torch.equal(encode(View(**batch)), expected)
 
 
 def test_equal_views_are_warned_of_unless_they_are_wanted(monkeypatch):
     said = []
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.logger.warning_once", said.append)
+    monkeypatch.setattr("mocose_hf.models.modeling_base.logger.warning_once", said.append)
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     tiny_model()
     tiny_model(encoder_dropout_prob=0.0)

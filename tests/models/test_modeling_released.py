@@ -15,6 +15,7 @@ from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining
 from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.loading import load_encoder
 from mocose_hf.models.modeling_released import ReleasedMoCoSE, ReleasedMoCoSEConfig, ReleasedQueue
+from mocose_hf.models.views import View
 
 
 def released_model(seed: int = 0, encoder: dict | None = None, **config) -> ReleasedMoCoSE:
@@ -137,7 +138,7 @@ def test_the_queue_starts_with_given_rows_newest_first():
 
 def test_keys_train_the_embeddings_and_the_projection_head_of_the_target_and_nothing_else_of_it():
     model = released_model().train()
-    keys = model.encode_keys(**random_batch())
+    keys = model.encode_keys(View(**random_batch()))
     (keys * torch.randn(keys.shape)).sum().backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     embeddings = {name for name in with_gradient if name.startswith("mocose.encoder.embeddings.")}
@@ -264,7 +265,7 @@ def test_deepspeed_is_refused_as_it_would_undo_the_ema(tmp_path, tokenizer):
     args = make_trainer(tmp_path, tokenizer).args
     args.deepspeed = {"zero_optimization": {"stage": 2}}
     with pytest.raises(ValueError, match="`deepspeed` would undo the EMA"):
-        released_model().validate_arguments(args)
+        ReleasedMoCoSE.validate_settings(released_model().config, args)
 
 
 @pytest.mark.parametrize("epsilon", [-1.0, math.inf, math.nan])
@@ -276,9 +277,9 @@ def test_a_step_that_is_none_is_refused(epsilon):
 def test_memory_is_checked_for_all_slots(monkeypatch):
     config = ReleasedMoCoSEConfig(queue_size=10_000, queue_init_size=0, projection_dim=8, num_predictor_layers=0)
     assert config.queue_slots == ReleasedQueue(10_000, 4, 0).size == 20_001
-    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory", lambda: 15_000 * (4 * 8 + 16))
+    monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory_bytes", lambda: 15_000 * (4 * 8 + 16))
     with pytest.raises(ValueError, match="A queue of 20001 rows"):
-        config.check_memory()
+        ReleasedMoCoSE.validate_resources(config)
 
 
 def test_a_saved_model_loads_again_with_queue_epsilon_and_what_is_frozen(tmp_path):
@@ -341,5 +342,5 @@ def test_weights_and_queue_of_two_processes_equal_those_of_one(tmp_path, encoder
     ids=lambda f: next(iter(f)),
 )
 def test_options_that_choose_among_the_rows_are_refused(field):
-    with pytest.raises(ValueError, match=f"`{next(iter(field))}` is .* but the released code has its own rule"):
+    with pytest.raises(ValueError, match=f"`{next(iter(field))}` is .*, but ReleasedMoCoSEConfig has no such option"):
         ReleasedMoCoSEConfig(encoder_config=tiny_bert_config(), **field)

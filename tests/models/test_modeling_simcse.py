@@ -1,5 +1,7 @@
 """SimCSE in the trainer, against a slow loop and against sentence-transformers' loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from builders import random_batch, tiny_bert_config
@@ -16,6 +18,7 @@ from mocose_hf.export.sentence_encoder import export_sentence_encoder
 from mocose_hf.models.loading import PretrainedEncoder
 from mocose_hf.models.modeling_simcse import SimCSE, SimCSEConfig
 from mocose_hf.models.view_augmentation import Augmentation
+from mocose_hf.models.views import View
 
 
 def test_trainer_follows_a_slow_loop(tmp_path):
@@ -81,9 +84,9 @@ def test_both_passes_have_dropout_masks_of_their_own_and_gradient():
 
 def test_there_is_no_target_no_head_and_no_parameter_without_gradient():
     model = simcse_model().train()
-    parts = (model.target, model.projection_head, model.predictor)
-    assert [p for part in parts for p in part.parameters()] == []
-    assert model.queue.rows.shape == (0, 32)
+    assert {name for name, _ in model.named_children()} == {"mocose", "pooler"}
+    assert list(model.buffers()) == list(model.mocose.buffers())
+    assert model.queues() == model.momentum_pairs() == []
     encoder = BertModel(model.config.encoder_config, add_pooling_layer=False)
     dense = 32 * 32 + 32
     assert model.num_parameters() == encoder.num_parameters() + dense
@@ -123,16 +126,18 @@ def test_the_log_tells_nothing_of_a_target(tmp_path, tokenizer):
         ({"num_predictor_layers": 1}, "num_predictor_layers"),
         ({"share_embeddings": True}, "share_embeddings"),
         ({"in_batch_negatives": False}, "in_batch_negatives"),
+        ({"queue_window": "newest"}, "queue_window"),
+        ({"relation_weight": 1.0}, "relation_weight"),
     ],
 )
 def test_options_of_what_simcse_has_not_are_refused(config, name):
-    with pytest.raises(ValueError, match=f"`{name}` is .*, but SimCSE has no heads"):
+    with pytest.raises(ValueError, match=f"`{name}` is no field of SimCSEConfig"):
         simcse_model(**config)
     assert name not in SimCSEConfig.option_names()
 
 
 def test_arguments_of_a_target_are_refused(tmp_path, tokenizer):
-    with pytest.raises(ValueError, match=r"`ema_decay` is 0\.5, but SimCSE has no target"):
+    with pytest.raises(ValueError, match=r"`ema_decay` is 0\.5, but this simcse loss has no target"):
         make_trainer(tmp_path, tokenizer, simcse_model(), ema_decay=0.5)
 
 
@@ -173,8 +178,8 @@ def test_an_augmented_second_pass_carries_gradient_into_the_word_embeddings(monk
     first_pass = model.encode_queries
     queries = []
 
-    def without_gradient_in_the_first_pass(*view, **named):
-        queries.append(first_pass(*view, **named))
+    def without_gradient_in_the_first_pass(view):
+        queries.append(first_pass(view))
         return queries[-1].detach() if len(queries) == 1 else queries[-1]
 
     monkeypatch.setattr(model, "encode_queries", without_gradient_in_the_first_pass)
@@ -188,12 +193,12 @@ def test_the_attack_leaves_both_passes_their_gradient():
     model = simcse_model(encoder_dropout_prob=0.0).train()
     batch = random_batch()
     point = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
-    mask = batch["attention_mask"]
-    keys = model.encode_keys(batch["input_ids"], mask)
-    clean = model.contrast(model.encode_queries(batch["input_ids"], mask, inputs_embeds=point), keys.detach()).loss
+    view = View(batch["input_ids"], batch["attention_mask"])
+    keys = model.encode_keys(view)
+    clean = model.contrast(model.encode_queries(replace(view, inputs_embeds=point)), keys.detach()).loss
     (gradient,) = torch.autograd.grad(clean, point)
     moved = model.get_input_embeddings()(batch["input_ids"]) + 1e-2 * gradient.sign()
-    model.contrast(model.encode_queries(batch["input_ids"], mask, inputs_embeds=moved), keys).loss.backward()
+    model.contrast(model.encode_queries(replace(view, inputs_embeds=moved)), keys).loss.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     model.zero_grad()

@@ -13,6 +13,7 @@ from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.losses import info_nce_loss, multi_positive_loss, nearest_rows
 from mocose_hf.models.modeling_released import ReleasedMoCoSE, ReleasedMoCoSEConfig
 from mocose_hf.models.modeling_simcse import SimCSE, SimCSEConfig
+from mocose_hf.models.views import View
 from mocose_hf.training.queue_prefill import prefill_queue
 
 HEADLESS = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
@@ -63,7 +64,7 @@ def test_a_batch_pulls_the_nearest_keys_and_never_those_of_its_own_sentence():
     model = tiny_model(**POSITIVES, encoder_dropout_prob=0.0).eval()
     batch = random_batch(rows=4) | {"sentence_ids": torch.arange(4)}
     with torch.no_grad():
-        keys = model.encode_keys(batch["input_ids"], batch["attention_mask"])
+        keys = model.encode_keys(View(batch["input_ids"], batch["attention_mask"]))
         near = F.normalize(keys + 0.05 * torch.randn_like(keys), dim=-1)
         model.queue.clear()
         model.queue.enqueue(keys, torch.arange(4), step=1)  # the batch's own sentences
@@ -102,7 +103,7 @@ def test_the_queue_starts_with_keys_of_training_sentences(tokenizer, config):
     columns = ["key_text", "text"][: len(model.queues())]
     for queue, column in zip(model.queues(), columns, strict=True):
         for row, number in zip(queue.stored_keys(), queue.sentence_ids().tolist(), strict=True):
-            key = model.encode_keys(**tokenizer([rows[column][number]], return_tensors="pt"))
+            key = model.encode_keys(View(**tokenizer([rows[column][number]], return_tensors="pt")))
             torch.testing.assert_close(row[None], key, atol=1e-5, rtol=0)
 
 

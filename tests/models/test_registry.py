@@ -59,7 +59,7 @@ def test_options_that_an_algorithm_has_not_are_refused_by_name(name, option, val
 
 
 def test_what_is_at_its_default_is_left_out_where_an_algorithm_has_no_such_option():
-    assert ALGORITHMS["simcse"].from_encoder(source(), given(queue_size=512)).config.queue_size == 0
+    assert ALGORITHMS["simcse"].from_encoder(source(), given(queue_size=512)).queues() == []
 
 
 def test_epsilon_reaches_the_released_model_and_is_the_authors_where_not_given():

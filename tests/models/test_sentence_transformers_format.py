@@ -9,8 +9,8 @@ from transformers import AutoModel
 
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.models import loading as pretrained_encoders
-from mocose_hf.models.configuration_mocose import POOLING_MODES
 from mocose_hf.models.loading import load_encoder, load_tokenizer
+from mocose_hf.models.pooling import POOLING_MODES
 from mocose_hf.models.sentence_transformers_format import (
     SentenceTransformersLayout,
     read_layout,

@@ -22,6 +22,7 @@ import run_mocose
 from mocose_hf import MoCoSETrainer, QueueMonitor, cosine_ema_decay
 from mocose_hf.errors import SaveError
 from mocose_hf.models import modeling_mocose
+from mocose_hf.models.views import View
 from mocose_hf.training.queue_monitor.callback import LINES_FILE, LOGGED, PLOT_FILE
 
 WIDE = {"queue_size": 22, "queue_init_size": 6, "temperature": 0.2}
@@ -112,7 +113,7 @@ def slow_record(model, outputs, step: int, keys_per_step: int) -> dict:
 def slow_key(model, tokenizer, text: str) -> torch.Tensor:
     """The key of a sentence alone, with dropout off."""
     model.eval()
-    return model.encode_keys(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32))[0]
+    return model.encode_keys(View(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32)))[0]
 
 
 # What is measured

@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from mocose_hf.errors import InputError, SaveError, one_line, printable
-from mocose_hf.models.modeling_mocose import MoCoSEOutput
+from mocose_hf.models.modeling_base import ContrastiveOutput
 from mocose_hf.models.prompts import prompt_options
 from mocose_hf.training.checkpoint import read_state
 from mocose_hf.training.queue_monitor.plot import QUEUE_MONITOR_FILES, plot_queue_monitor
@@ -67,7 +67,7 @@ class QueueMonitor(TrainerCallback, ExportableState):
 
     def __init__(self):
         self.latest: dict[str, float] = {}
-        self._forward: tuple[MoCoSEOutput, dict[str, float]] | None = None
+        self._forward: tuple[ContrastiveOutput, dict[str, float]] | None = None
         self._sentences: TrainingSentences | None = None
         self._no_sentences: str | None = None
 
@@ -99,7 +99,7 @@ class QueueMonitor(TrainerCallback, ExportableState):
             else:
                 path.unlink(missing_ok=True)
 
-    def note(self, outputs: MoCoSEOutput, momentum: dict[str, float]) -> None:
+    def note(self, outputs: ContrastiveOutput, momentum: dict[str, float]) -> None:
         """Hold what a forward of a step that is due gave, until the step is made; the last one counts.
 
         Args:
@@ -107,7 +107,7 @@ class QueueMonitor(TrainerCallback, ExportableState):
             momentum: η, fill and distances of the moment.
         """
         parts = {name: value.detach() for name, value in outputs.items() if isinstance(value, Tensor)}
-        self._forward = (MoCoSEOutput(**parts), momentum)
+        self._forward = (ContrastiveOutput(**parts), momentum)
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
         """Find the training sentences, and take up the state of the checkpoint."""
@@ -156,7 +156,7 @@ class QueueMonitor(TrainerCallback, ExportableState):
         except InputError as error:
             logger.warning(printable(f"{plot} is not drawn: {error}"))
 
-    def _measure(self, args, step: int, model, outputs: MoCoSEOutput, momentum: dict[str, float]) -> dict:
+    def _measure(self, args, step: int, model, outputs: ContrastiveOutput, momentum: dict[str, float]) -> dict:
         """Return the record of a step."""
         look = QueueSnapshot(model, args, step)
         record = look.ages()

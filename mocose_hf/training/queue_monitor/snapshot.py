@@ -12,7 +12,9 @@ from transformers import BatchEncoding
 
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.encoder_checks import evaluation_mode
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining, MoCoSEOutput
+from mocose_hf.models.modeling_base import ContrastiveOutput
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.views import View
 from mocose_hf.training.queue_monitor.metrics import (
     AgeBins,
     Groups,
@@ -80,7 +82,7 @@ class TrainingSentences:
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
                 batch = BatchEncoding(self._collator([{"text": texts[i]} for i in some])).to(device)
-                keys[some] = model.encode_keys(**batch)
+                keys[some] = model.encode_keys(View(**batch))
         return keys
 
 
@@ -132,7 +134,7 @@ class QueueSnapshot:
             "age_quantiles": [ages[round(q * (len(ages) - 1))] for q in _QUANTILES] if ages else None,
         }
 
-    def drift(self, outputs: MoCoSEOutput, sentences: TrainingSentences) -> dict:
+    def drift(self, outputs: ContrastiveOutput, sentences: TrainingSentences) -> dict:
         """Compare a sample of the stored keys, and of the batch's, with keys of the same sentences made now."""
         queue, args = self.queue, self.args
         slots = self.slots[sentences.known(queue.row_ids[self.slots])]
@@ -161,7 +163,7 @@ class QueueSnapshot:
             "batch_key_drift": of_batch.mean().item() if len(of_batch) else None,
         }
 
-    def gradient(self, outputs: MoCoSEOutput) -> dict:
+    def gradient(self, outputs: ContrastiveOutput) -> dict:
         """Measure how the loss of the batch pulls at its negatives."""
         config = self.model.config
         if config.queue_weight == config.in_batch_weight == 0.0:
@@ -184,7 +186,7 @@ class QueueSnapshot:
             self.left_out["gradient_share_by_age"] = reason
         return _gradient_figures(weights, self.groups, of_queue > 0, by_age=of_queue == self.queue.size)
 
-    def _weigh(self, outputs: MoCoSEOutput, in_batch: int, of_queue: int) -> NegativeWeights:
+    def _weigh(self, outputs: ContrastiveOutput, in_batch: int, of_queue: int) -> NegativeWeights:
         """Weigh the negatives of a batch, C = `in_batch` keys and N = `of_queue` of the queue."""
         queue, groups, labels = self.queue, self.groups, outputs.labels
         if outputs.logits is None:

@@ -21,7 +21,7 @@ from mocose_hf.evaluation.pairs import PAIR_METRICS, positive_score
 from mocose_hf.models.encoder_checks import has_idle_parameters, validate_autocast, validate_encoder
 from mocose_hf.models.encoding import encoder_max_length
 from mocose_hf.models.loading import validate_tokenizer
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.models.prompts import prompt_options
 from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.models.views import takes_embeddings
@@ -33,9 +33,9 @@ logger = logging.get_logger(__name__)
 
 def check_arguments(model, args, processing_class, data_collator) -> None:
     """Raise a `TypeError` or `ValueError` where what a trainer is given cannot be trained with."""
-    if not isinstance(model, MoCoSEForPreTraining):
+    if not isinstance(model, ContrastiveModel):
         raise TypeError(
-            f"MoCoSETrainer trains a MoCoSEForPreTraining, not a {type(model).__name__}; "
+            f"MoCoSETrainer trains a MoCoSEForPreTraining or another ContrastiveModel, not a {type(model).__name__}; "
             "start with MoCoSEForPreTraining.from_encoder_pretrained(...)."
         )
     if not isinstance(args, MoCoSETrainingArguments):
@@ -71,7 +71,7 @@ def check_arguments(model, args, processing_class, data_collator) -> None:
                 f"`bf16` will slow training down: this CPU multiplies matrices about {slower:.0f} times slower in "
                 "bfloat16 than in float32, as it has no instructions for it; leave it out."
             )
-    model.validate_arguments(args)
+    model.validate_settings(model.config, args)
     check_model(model)
     validate_encoder(encoder, model.config.pooling_mode)
     for option, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -386,7 +386,7 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
 
 def _check_prefill(dataset, collator, model) -> None:
     """Refuse `queue_prefill` if there is no queue or nothing to draw its sentences from."""
-    if not model.config.queue_size:
+    if not (model.queue and model.queue.size):
         raise ValueError("`queue_prefill` is true, but `queue_size` is 0; raise it, or leave `queue_prefill` out.")
     if isinstance(dataset, IterableDataset):
         raise ValueError("`queue_prefill` draws sentences at random, which a stream does not allow; leave it out.")
@@ -412,7 +412,7 @@ def _check_last_batch(rows: int, args) -> None:
         )
 
 
-def _first_position(model: MoCoSEForPreTraining) -> int | None:
+def _first_position(model: ContrastiveModel) -> int | None:
     """Prepare the model for packed batches; tell where its family cannot take them."""
     first = model.allow_padding_free()
     if first is None:

@@ -1,8 +1,8 @@
-"""DeepSpeed ZeRO: what the model, the trainer and the settings must know of it.
+"""DeepSpeed ZeRO: all that the models, the trainer and the training arguments need of it.
 
-The model is built whole on every process, from the same random numbers as elsewhere; DeepSpeed's engine shards it when
-training begins. All weights stay in float32, and bf16 is autocast, as it is without DeepSpeed. No other module names
-DeepSpeed, and this one imports it only where it is in use.
+Every process builds the whole model from the same random numbers; DeepSpeed's engine shards it when training begins.
+All weights stay in float32, and bf16 means autocast, as it does without DeepSpeed. Only this module imports DeepSpeed,
+and only if it is in use.
 """
 
 import copy
@@ -22,20 +22,20 @@ from mocose_hf.compat import announced_deepspeed_config
 from mocose_hf.errors import InputError
 
 _UNSUPPORTED = {
-    "optimizer": "take it out, and set `learning_rate`, `weight_decay` and `optim`",
-    "scheduler": "take it out, and set `lr_scheduler_type` and `warmup_steps`",
-    "fp16.enabled": "take it out, and set `bf16`, which keeps the weights in float32",
+    "optimizer": "remove it, and set `learning_rate`, `weight_decay` and `optim`",
+    "scheduler": "remove it, and set `lr_scheduler_type` and `warmup_steps`",
+    "fp16.enabled": "remove it, and set `bf16`, which keeps the weights in float32",
     "bf16.enabled": 'write "auto", and set `bf16`, which keeps the weights in float32',
     "torch_autocast.enabled": 'write "auto", and set `bf16`',
-    "tensor_parallel.autotp_size": "take it out, and shard the weights by ZeRO-3",
-    "zero_optimization.offload_optimizer.device": "take it out, and raise `stage` or set `activation_checkpointing`",
-    "zero_optimization.offload_param.device": "take it out, and use more GPUs or set `activation_checkpointing`",
-    "zero_optimization.zero_hpz_partition_size": "take it out: the EMA moves primary shards alone",
-    "zero_optimization.mics_shard_size": "take it out: the EMA moves primary shards alone",
-    "zero_optimization.zero_quantized_weights": "take it out: the EMA needs weights in float32",
-    "zero_optimization.zero_quantized_nontrainable_weights": "take it out: the EMA needs weights in float32",
+    "tensor_parallel.autotp_size": "remove it, and shard the weights by ZeRO-3",
+    "zero_optimization.offload_optimizer.device": "remove it, and raise `stage` or set `activation_checkpointing`",
+    "zero_optimization.offload_param.device": "remove it, and use more GPUs or set `activation_checkpointing`",
+    "zero_optimization.zero_hpz_partition_size": "remove it: the EMA moves primary shards alone",
+    "zero_optimization.mics_shard_size": "remove it: the EMA moves primary shards alone",
+    "zero_optimization.zero_quantized_weights": "remove it: the EMA needs weights in float32",
+    "zero_optimization.zero_quantized_nontrainable_weights": "remove it: the EMA needs weights in float32",
 }
-"""Entries of a DeepSpeed configuration that cannot be used, each with what to do instead."""
+"""Entries of a DeepSpeed configuration that are not supported, each with its remedy."""
 
 _LAUNCH = "`accelerate launch --config_file configs/accelerate/zero2.yaml ...`"
 
@@ -44,15 +44,15 @@ CHECKPOINT_GLOBALS = (
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
 )
-"""All that the pickles of a DeepSpeed checkpoint name beyond what `torch.load` always allows (deepspeed 0.19.8)."""
+"""The globals that pickles of a DeepSpeed checkpoint name beyond those that `torch.load` always allows (0.19.8)."""
 
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
-    """Build or load models with whole parameters inside, whatever DeepSpeed configuration is in force.
+    """Build or load models with whole parameters inside, whatever DeepSpeed configuration is active.
 
-    transformers builds under `deepspeed.zero.Init` as soon as there are `TrainingArguments` for ZeRO-3; the weights
-    then are sharded at once, drawn from other random numbers, and copies of a branch are copies of nothing.
+    Once `TrainingArguments` for ZeRO-3 exist, transformers builds models under `deepspeed.zero.Init`. It shards the
+    weights at once and draws them from other random numbers, and the target would be a copy of empty parameters.
     """
     config = announced_deepspeed_config()
     integration.unset_hf_deepspeed_config()
@@ -64,7 +64,7 @@ def whole_weights() -> Iterator[None]:
 
 
 def validate_whole_weights(model: nn.Module) -> None:
-    """Raise a `ValueError` where a model was built under `deepspeed.zero.Init`, past `whole_weights`."""
+    """Raise a `ValueError` if a model was built under `deepspeed.zero.Init`, outside `whole_weights`."""
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise ValueError(
             f"{type(model).__name__} cannot be built in shards; call its constructor or `from_pretrained`, outside "
@@ -73,11 +73,11 @@ def validate_whole_weights(model: nn.Module) -> None:
 
 
 def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what this process holds of each pair of equally sharded parameters.
+    """Yield the values that this process holds of each pair of equally sharded parameters.
 
-    That is the parameters themselves, or under ZeRO-3 their shards (flat, of ⌈numel / W⌉ or a few more elements) and,
-    where both are resident too, as small ones always are, the whole tensors: forward reads these, while the shards
-    are what is saved and gathered from. An element-wise change of all that is yielded needs no communication.
+    Without ZeRO-3 these are the parameters themselves. Under ZeRO-3 they are the shards (flat, of ⌈numel / W⌉ or a few
+    more elements), which are saved and gathered from. If both whole tensors are resident, as small ones always are,
+    they are yielded too, because forward reads them. An element-wise change of all values needs no communication.
     """
     for first, second in pairs:
         if not hasattr(first, "ds_tensor"):
@@ -86,20 +86,20 @@ def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tenso
         yield first.ds_tensor, second.ds_tensor
         if first.ds_status.name == "AVAILABLE":
             if second.ds_status.name != "AVAILABLE":
-                first.partition()  # forget the whole tensor; the next forward gathers it again
-            elif first.data_ptr() != first.ds_tensor.data_ptr():  # one process: the shard is the whole
+                first.partition()  # drop the whole tensor; the next forward gathers it again
+            elif first.data_ptr() != first.ds_tensor.data_ptr():  # with one process, the shard is the whole
                 yield first.data, second.data
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:
-    """Return the shape of a parameter, the whole one if ZeRO-3 has sharded it."""
+    """Return the shape of a parameter before any sharding."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def whole_model(trainer) -> nn.Module | None:
-    """Return the trainer's model with whole weights, to be saved or exported; every process must call it.
+    """Return the trainer's model with whole weights for saving or export; every process must call this.
 
-    Under ZeRO-3 this is a copy on the CPU, and None on all processes but the first; elsewhere the model itself.
+    Under ZeRO-3 it is a copy on the CPU, and None on all processes except the first. Otherwise it is the model itself.
     """
     model = trainer.model
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
@@ -114,41 +114,42 @@ def whole_model(trainer) -> nn.Module | None:
 
 
 def validate_deepspeed_checkpoint(checkpoint: str | Path, args) -> None:
-    """Refuse to go on from a checkpoint that DeepSpeed would not load.
+    """Raise an error if a run cannot resume from a checkpoint because of DeepSpeed.
 
     Args:
-        checkpoint: The folder that Trainer made.
-        args: `MoCoSETrainingArguments` of the run that goes on.
+        checkpoint: The folder that Trainer wrote.
+        args: `MoCoSETrainingArguments` of the run.
 
     Raises:
-        InputError: In one line.
+        InputError: If the checkpoint needs other settings of DeepSpeed or another number of processes.
     """
     latest = Path(checkpoint) / "latest"  # names the folder that DeepSpeed reads
     if not args.deepspeed:
         if latest.is_file():
-            raise InputError(f"{checkpoint}: was made under DeepSpeed; go on with the same --deepspeed.")
+            raise InputError(f"{checkpoint}: was written under DeepSpeed; set `deepspeed` as then.")
         return
     if not latest.is_file():
-        raise InputError(f"{checkpoint}: was not made under DeepSpeed; go on without --deepspeed.")
+        raise InputError(f"{checkpoint}: was written without DeepSpeed; leave out `deepspeed`.")
     folder = latest.read_text(encoding="utf-8").strip()
     if Path(folder).name != folder or not (Path(checkpoint) / folder).is_dir():
-        raise InputError(f"{latest}: names no folder of its checkpoint; go on from a checkpoint of your own.")
+        raise InputError(f"{latest}: names no folder of its checkpoint; resume from a checkpoint that you wrote.")
     files = sorted((Path(checkpoint) / folder).glob("*.pt"))
     was_sharded = any(file.name.startswith("zero_") and file.name.endswith("_model_states.pt") for file in files)
     if was_sharded != args.hf_deepspeed_config.is_zero3():
         stage = "ZeRO-3" if was_sharded else "a stage below 3"
-        raise InputError(f"{checkpoint}: was made under {stage}; go on with the same --deepspeed.")
+        raise InputError(f"{checkpoint}: was written under {stage}; set `deepspeed` as then.")
     processes = sum(file.name.endswith("_optim_states.pt") for file in files)
     if processes not in (0, args.world_size):
         raise InputError(
-            f"{checkpoint}: was made by {processes} processes, but now there are {args.world_size}; start as many."
+            f"{checkpoint}: was written by {processes} processes, but now there are {args.world_size}; "
+            f"start {processes}."
         )
 
 
 def checkpoint_globals(args) -> list:
-    """Return what the files of a checkpoint may name: `CHECKPOINT_GLOBALS` under DeepSpeed, nothing elsewhere.
+    """Return the globals that files of a checkpoint may name: `CHECKPOINT_GLOBALS` under DeepSpeed, else none.
 
-    DeepSpeed unpickles its files without restriction (0.19.8), so they are to be read under restriction first.
+    DeepSpeed unpickles its files without restriction (0.19.8), so the trainer first reads them with this restriction.
     """
     if not args.deepspeed:
         return []
@@ -157,13 +158,12 @@ def checkpoint_globals(args) -> list:
 
 
 def validate_deepspeed_arguments(args) -> None:
-    """Refuse settings of DeepSpeed that cannot work.
+    """Raise an error for settings of DeepSpeed that cannot work, and adopt those of accelerate's launcher.
 
-    Where none are given, those of accelerate's launcher are taken. To be called before
-    `TrainingArguments.__post_init__`, which reads the configuration and joins the processes.
+    Call this before `TrainingArguments.__post_init__`, which reads the configuration and joins the processes.
 
     Raises:
-        ValueError: In one line.
+        ValueError: If DeepSpeed is missing, or its configuration contradicts the arguments or is not supported.
     """
     if args.deepspeed is None and _launched_with_deepspeed():
         args.deepspeed = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
@@ -177,7 +177,7 @@ def validate_deepspeed_arguments(args) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError("`deepspeed` is set, but not installed; run `pip install mocose_hf[deepspeed]`.")
     if "LOCAL_RANK" not in os.environ:
-        raise ValueError(f"`deepspeed` needs a launcher that tells each process its rank; start with {_LAUNCH}.")
+        raise ValueError(f"`deepspeed` needs a launcher that gives each process its rank; start with {_LAUNCH}.")
     if not (args.use_cpu or torch.accelerator.is_available()):
         raise ValueError("`deepspeed` is set, but there is no GPU; set `use_cpu` to train on the CPU.")
     is_path = isinstance(args.deepspeed, str) and not args.deepspeed.startswith("{")
@@ -201,13 +201,13 @@ def validate_deepspeed_arguments(args) -> None:
 
 
 def keep_weights_in_float32(args) -> None:
-    """Have bf16 mean autocast under DeepSpeed too, with weights, gradients and what is sent in float32.
+    """Make bf16 mean autocast under DeepSpeed too, with weights, gradients and communication in float32.
 
-    DeepSpeed's own `bf16` would round online weights, target and queue to bfloat16. To be called after
+    DeepSpeed's own `bf16` would round online weights, target and queue to bfloat16. Call this after
     `TrainingArguments.__post_init__`.
 
     Raises:
-        ValueError: In one line, where the configuration contradicts the other arguments.
+        ValueError: If the configuration contradicts the other arguments.
     """
     if args.deepspeed_plugin is None:
         return
@@ -219,7 +219,7 @@ def keep_weights_in_float32(args) -> None:
             f'The DeepSpeed configuration differs from the arguments ({differences}); write "auto" there.'
         )
     config = args.hf_deepspeed_config.config
-    config["bf16"] = {"enabled": False}  # accelerate would switch it on where it is missing
+    config["bf16"] = {"enabled": False}  # accelerate would switch it on if it were missing
     config["torch_autocast"] = {
         "enabled": args.mixed_precision == "bf16",
         "dtype": "bfloat16",
@@ -236,9 +236,9 @@ def _read_config(config: str | dict, name: str) -> dict:
         try:
             config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
-            raise ValueError(f"{name}: cannot be read as a DeepSpeed configuration; name a JSON file.") from None
+            raise ValueError(f"{name}: cannot be read as a DeepSpeed configuration; give a JSON file.") from None
         except ValueError as error:
-            raise ValueError(f"{name}: not valid JSON ({error}); mend it, or start from ds_configs/.") from None
+            raise ValueError(f"{name}: not valid JSON ({error}); correct it, or start from ds_configs/.") from None
     if not isinstance(config, dict):
         raise ValueError(f"{name}: a DeepSpeed configuration is a JSON object; start from ds_configs/.")
     return config
@@ -258,9 +258,9 @@ def _is_off(value) -> bool:
 
 
 def _skip_unused_build() -> None:
-    """Keep DeepSpeed from compiling its shared-memory op when it first runs on a CPU.
+    """Keep DeepSpeed from compiling its shared-memory operation when it first runs on a CPU.
 
-    That takes minutes and a compiler, and only inference uses it (deepspeed 0.19.8, comm/torch.py).
+    The compilation takes minutes and needs a compiler, and only inference uses the result (0.19.8, comm/torch.py).
     """
     import deepspeed.ops
 

@@ -52,7 +52,7 @@ def saved_families(tmp_path_factory):
 
 FRESH_PROCESS = """
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/helpers")
 import torch
 from pathlib import Path
 from builders import random_batch

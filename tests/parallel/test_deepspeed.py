@@ -155,13 +155,13 @@ class TestOnTwoProcesses:
         validate_deepspeed_checkpoint(checkpoint, settings)
         check_pickles(checkpoint, checkpoint_globals(settings))
         for change, said in [
-            ({"world_size": 4}, "was made by 2 processes, but now there are 4; "),
-            ({"hf_deepspeed_config": stage_config(2)}, "was made under ZeRO-3; go on with the same --deepspeed"),
-            ({"deepspeed": None}, "was made under DeepSpeed; go on with the same --deepspeed"),
+            ({"world_size": 4}, "was written by 2 processes, but now there are 4; start 2"),
+            ({"hf_deepspeed_config": stage_config(2)}, "was written under ZeRO-3; set `deepspeed`"),
+            ({"deepspeed": None}, "was written under DeepSpeed; set `deepspeed`"),
         ]:
             with pytest.raises(InputError, match=said):
                 validate_deepspeed_checkpoint(checkpoint, SimpleNamespace(**vars(settings) | change))
-        with pytest.raises(InputError, match="was not made under DeepSpeed; go on without"):
+        with pytest.raises(InputError, match="was written without DeepSpeed; leave out `deepspeed`"):
             validate_deepspeed_checkpoint(tmp_path, settings)
 
     def test_code_in_a_checkpoint_is_refused_before_it_runs(self, tmp_path):
@@ -250,9 +250,9 @@ def refusal(argv: list[str]) -> str:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (zero3() | {"optimizer": {"type": "AdamW"}}, "`optimizer` is not supported; take it out, and set `learning_r"),
-        (zero3() | {"scheduler": {}}, "`scheduler` is not supported; take it out, and set `lr_scheduler_type`"),
-        (zero3() | {"fp16": {"enabled": True}}, "`fp16.enabled` is not supported; take it out, and set `bf16`"),
+        (zero3() | {"optimizer": {"type": "AdamW"}}, "`optimizer` is not supported; remove it, and set `learning_r"),
+        (zero3() | {"scheduler": {}}, "`scheduler` is not supported; remove it, and set `lr_scheduler_type`"),
+        (zero3() | {"fp16": {"enabled": True}}, "`fp16.enabled` is not supported; remove it, and set `bf16`"),
         (zero3() | {"bf16": {"enabled": True}}, '`bf16.enabled` is not supported; write "auto", and set `bf16`'),
         (
             zero3(offload_optimizer={"device": "cpu"}),
@@ -270,7 +270,7 @@ def refusal(argv: list[str]) -> str:
         ),
         ([1], "a DeepSpeed configuration is a JSON object; start from ds_configs/"),
         ('{"zero_optimization": ', "not valid JSON (Expecting value: line 1 column 23 (char 22)); mend it"),
-        (None, "cannot be read as a DeepSpeed configuration; name a JSON file"),
+        (None, "cannot be read as a DeepSpeed configuration; give a JSON file"),
     ],
 )
 def test_configurations_that_cannot_be_used_are_refused_by_name(tmp_path, monkeypatch, config, said):

@@ -113,7 +113,7 @@ def reshape_by_queue(
 def _rows_of_others(
     model, sentence_ids: Tensor | None, queue: NegativeQueue, option: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rows of a queue (N, D), the log of their weights (N,), and whether they are the query's own (B, N)."""
+    """Return the rows of a queue (N, D), the log of their weights (N,), and which are the query's own (B, N)."""
     if sentence_ids is None:
         raise ValueError(f"`{option}` needs the `sentence_ids` of each batch; give them, or set it to 0.")
     return *model.queue_candidates(queue), same_sentence(sentence_ids, queue.row_ids)

@@ -1,12 +1,10 @@
 """`mocose search`: find the texts of a file that mean what a query says."""
 
 import argparse
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from mocose_hf.errors import EXIT_BAD_INPUT, InputError, printable
 
@@ -26,11 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
     parser.add_argument("query", nargs="*", help="What to search for; several words are one query.")
     parser.add_argument("--text_column", default="text", help="The column of the texts (default: text).")
-    parser.add_argument("--top_k", type=_positive, default=10, help="Results per query (default: 10).")
+    parser.add_argument("--top_k", type=positive, default=10, help="Results per query (default: 10).")
     parser.add_argument("--json", action="store_true", help="Print one JSON object per query.")
     parser.add_argument("--exact", action="store_true", help="Compare with every text even if there is a graph index.")
     parser.add_argument("--index_dir", help="Where to keep the index (default: beside the model).")
-    parser.add_argument("--batch_size", type=_positive, default=128, help="Texts per forward (default: 128).")
+    parser.add_argument("--batch_size", type=positive, default=128, help="Texts per forward (default: 128).")
     return parser
 
 
@@ -51,26 +49,20 @@ def search(options: argparse.Namespace) -> None:
     """Open or build the index and answer the queries."""
     from transformers.utils.logging import disable_progress_bar
 
-    from mocose_hf.data.readers import file_fingerprint
-    from mocose_hf.search.encoder import SentenceEncoder
-    from mocose_hf.search.index import SearchIndex
+    from mocose_hf.search.corpus import open_corpus
 
     disable_progress_bar()
-    corpus = file_fingerprint(options.corpus)
-    encoder = SentenceEncoder.load(options.model)
-    directory = Path(options.index_dir) if options.index_dir else _default_directory(options)
-    fingerprint = hashlib.sha256(f"{encoder.fingerprint} {corpus} {options.text_column}".encode()).hexdigest()
-    index = SearchIndex.open(directory, fingerprint)
-    if index is None:
-        index = SearchIndex.build(
-            directory,
-            _rows(options.corpus, options.text_column),
-            lambda texts: encoder.encode(texts, ("document", "passage"), options.batch_size),
-            fingerprint,
-            approximate=False if options.exact else None,
-            show_progress=sys.stderr.isatty(),
-        )
-        sys.stderr.write(f"Indexed {len(index):,} texts in {printable(str(directory))}\n")
+    encoder, index, is_new = open_corpus(
+        options.model,
+        options.corpus,
+        text_column=options.text_column,
+        index_dir=options.index_dir,
+        exact=options.exact,
+        batch_size=options.batch_size,
+        show_progress=sys.stderr.isatty(),
+    )
+    if is_new:
+        sys.stderr.write(f"Indexed {len(index):,} texts.\n")
     for query in [" ".join(options.query)] if options.query else _read_queries():
         hits = index.search(encoder.encode([query], ("query",)), options.top_k, options.exact)[0]
         if options.json:
@@ -78,14 +70,6 @@ def search(options: argparse.Namespace) -> None:
         else:
             for hit in hits:
                 print(f"{hit.score:6.3f}  {printable(hit.text)}", flush=True)
-
-
-def _rows(path: str, text_column: str) -> Iterator[tuple[int, str]]:
-    from mocose_hf.data.readers import read_rows
-
-    for number, (text, _) in enumerate(read_rows(path, text_column), start=1):
-        if text and text.strip():
-            yield number, text.strip()
 
 
 def _read_queries() -> Iterator[str]:
@@ -101,17 +85,8 @@ def _read_queries() -> Iterator[str]:
             yield line.strip()
 
 
-def _default_directory(options: argparse.Namespace) -> Path:
-    corpus = Path(options.corpus).resolve()
-    name = f"{corpus.stem}-{hashlib.sha256(f'{corpus} {options.text_column}'.encode()).hexdigest()[:8]}"
-    model = Path(options.model)
-    if model.is_dir() and os.access(model, os.W_OK):
-        return model / "search" / name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mocose_hf" / "search" / hashlib.sha256(options.model.encode()).hexdigest()[:8] / name
-
-
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return the whole number above 0 that an option has."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")

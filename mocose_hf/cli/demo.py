@@ -1,0 +1,67 @@
+"""`mocose demo`: search a file and compare sentences in the browser."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mocose_hf.cli.search import positive
+from mocose_hf.errors import EXIT_BAD_INPUT, InputError, one_line, printable
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `mocose demo`."""
+    parser = argparse.ArgumentParser(
+        "mocose demo",
+        description="Serve a page on this machine alone: search a file by meaning and compare two sentences, with one "
+        "encoder or with the start and the trained one side by side.",
+    )
+    parser.add_argument("model", help="An output directory of `mocose train`, a model directory or a hub id.")
+    parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
+    parser.add_argument("--start", help="A second encoder to compare with, such as the one the training began with.")
+    parser.add_argument("--text_column", default="text", help="The column of the texts (default: text).")
+    parser.add_argument("--top_k", type=positive, default=10, help="Results per query (default: 10).")
+    parser.add_argument("--port", type=int, default=7860, help="The port; 0 for any free one (default: 7860).")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl-C and return the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        server = build_server(options)
+    except (InputError, OSError, OverflowError) as error:
+        sys.stderr.write(f"mocose demo: {printable(one_line(error))}\n")
+        return EXIT_BAD_INPUT
+    print(f"Open {server.url} in a browser; end with Ctrl-C.", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+    return 0
+
+
+def build_server(options: argparse.Namespace):
+    """Load the encoders, open their indexes and return the server.
+
+    Raises:
+        InputError: If a model or the file cannot be read.
+        OSError: If the port is in use.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from mocose_hf.search.corpus import open_corpus
+    from mocose_hf.search.demo import DemoServer, Engine
+
+    disable_progress_bar()
+    engines = []
+    for name in filter(None, (options.start, options.model)):
+        progress = sys.stderr.isatty()
+        encoder, index, _ = open_corpus(name, options.corpus, options.text_column, show_progress=progress)
+        engines.append(Engine(name, encoder, index))
+    return DemoServer(engines, options.port, options.top_k)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

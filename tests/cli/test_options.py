@@ -411,9 +411,8 @@ def test_an_error_about_a_line_of_a_recipe_tells_how_to_override_it(tmp_path):
 
 def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
     for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
-        with pytest.raises(
-            InputError, match="recipe is one of domain, domain-search, domain-topics, paper, released, but is best"
-        ):
+        names = "domain, domain-search, domain-topics, pairs, paper, released"
+        with pytest.raises(InputError, match=f"recipe is one of {names}, but is best"):
             refused()
 
 

@@ -614,6 +614,23 @@ def test_the_domain_recipe_trains_the_embedding_itself(pairs_file, encoder_dir, 
     assert (tmp_path / "out" / "sentence_encoder" / "modules.json").exists()
 
 
+def test_the_pairs_recipe_brings_the_pairs_it_is_trained_on_together(encoder_dir, tmp_path):
+    queries, documents = sentences(16), sentences(16, seed=1)
+    path = tmp_path / "pairs.tsv"
+    lines = ["query\ttext", *(f"{query}\t{document}" for query, document in zip(queries, documents, strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    argv = ["--recipe", "pairs", "--model_name_or_path", str(encoder_dir), "--use_cpu", "--train_file", str(path)]
+    argv += ["--text_column", "query", "--key_column", "text", "--output_dir", str(tmp_path / "out")]
+    argv += ["--retrieval_file", str(path), "--load_best_model_at_end", "false", "--disable_tqdm", "true"]
+    argv += ["--per_device_train_batch_size", "8", "--max_steps", "60", "--eval_steps", "60", "--max_seq_length", "32"]
+    assert run_mocose.main([*argv, "--learning_rate", "1e-2"]) == 0
+    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out")
+    assert (model.config.has_target, model.config.queue_size, len(model.projection_head)) == (False, 0, 0)
+    log = json.loads((tmp_path / "out" / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
+    start, end = [line["eval_pairs_mrr_at_10"] for line in log if "eval_pairs_mrr_at_10" in line]
+    assert end > start + 30.0
+
+
 @pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large"])
 def test_shipped_configurations_are_understood(name, tmp_path):
     path = REPOSITORY / "configs" / f"{name}.yaml"

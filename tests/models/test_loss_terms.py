@@ -34,6 +34,7 @@ WHITENING = RESHAPING | {"reshaping_whitening": 0.5}
 SHAPED = SMOOTHING | {"reshaping_whitening": 0.25}
 SETTINGS = {
     "in-batch": IN_BATCH_ONLY,
+    "in-batch, symmetric": IN_BATCH_ONLY | {"symmetric_loss": True},
     "esimcse": ESIMCSE,
     "cross-batch memory": CROSS_BATCH_MEMORY,
     "both terms, symmetric": BOTH_TERMS,

@@ -49,12 +49,13 @@ def build_server(options: argparse.Namespace):
         InputError: If a model or the file cannot be read.
         OSError: If the port is in use.
     """
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from mocose_hf.search.corpus import open_corpus
     from mocose_hf.search.demo import DemoServer, Engine
 
     disable_progress_bar()
+    set_verbosity_error()  # no report of weights that sentence embeddings do not need
     engines = []
     for name in filter(None, (options.start, options.model)):
         progress = sys.stderr.isatty()

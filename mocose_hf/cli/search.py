@@ -47,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def search(options: argparse.Namespace) -> None:
     """Open or build the index and answer the queries."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from mocose_hf.search.corpus import open_corpus
 
     disable_progress_bar()
+    set_verbosity_error()  # no report of weights that sentence embeddings do not need
     encoder, index, is_new = open_corpus(
         options.model,
         options.corpus,

@@ -24,6 +24,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 copybutton_prompt_text = "$ "
 
+add_module_names = False
+
 # Docstrings quote code with single backticks.
 default_role = "code"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -65,6 +67,21 @@ def _write(name: str, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+_attributes: dict[str, list[str]] = {}
+
+
+def keep_attribute(app, what, name, obj, options, lines) -> None:
+    """Put the docstring of an attribute aside: napoleon would take words before a colon for its type."""
+    if what in ("data", "attribute"):
+        _attributes[name] = list(lines)
+        lines[:] = [""]
+
+
+def restore_attribute(app, what, name, obj, options, lines) -> None:
+    """Put the docstring of an attribute back after napoleon."""
+    lines[:] = _attributes.pop(name, lines)
+
+
 def escape_markup(app, what, name, obj, options, lines) -> None:
     """Escape `|` and `*` outside of code, which reStructuredText takes for markup."""
     for number, line in enumerate(lines):
@@ -80,7 +97,9 @@ def link_root_pages(app, docname, source) -> None:
 
 def setup(app) -> None:
     """Connect the hooks above."""
-    app.connect("autodoc-process-docstring", escape_markup, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", escape_markup, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-docstring", keep_attribute, priority=410)
+    app.connect("autodoc-process-docstring", restore_attribute, priority=600)
     app.connect("source-read", link_root_pages)
 
 

@@ -35,7 +35,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_custom_sections = [("Modules", "params_style"), ("Buffers", "params_style")]
 
-ROOMS = ("models", "data", "evaluation", "export", "search", "training", "cli", "study", "parallel")
+ROOMS = ("models", "data", "evaluation", "export", "search", "training", "report", "cli", "study", "parallel")
 API = Path(__file__).parent / "api"
 
 

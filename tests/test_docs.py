@@ -198,3 +198,12 @@ def test_the_figure_is_what_its_script_draws():
     source = "import sys; sys.path.insert(0, 'tools'); import draw_method; sys.stdout.write(draw_method.draw())"
     drawn = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", cwd=REPOSITORY)
     assert drawn.stdout == (REPOSITORY / "docs" / "images" / "method.svg").read_text(encoding="utf-8")
+
+
+def test_the_import_rule_of_the_documents_is_the_one_that_is_checked():
+    config = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [sorted(layer.split(" : ")) for layer in reversed(config["contracts"][0]["layers"])]
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    rule = re.search(r"^`compat`.*?(?=\n\n)", text, re.M | re.S)[0]
+    assert [re.findall(r"`(\w+)`", layer) for layer in rule.split("<")] == layers
+    assert all(f"`mocose_hf/{name}/`" in text for layer in layers[1:] for name in layer)

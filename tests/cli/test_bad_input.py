@@ -1,8 +1,6 @@
 """Every bad input ends with exit code 2 and one line that names it and a remedy, and nothing is written."""
 
-import gzip
 import importlib.util
-import io
 import json
 import os
 import shutil
@@ -10,21 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from builders import REPOSITORY, sentences
+from builders import REPOSITORY
 from folder_contents import contents
 from huggingface_hub.errors import OfflineModeIsEnabled
+from malformed import GOOD, GOOD_PAIRS
 
 sys.path.insert(0, str(REPOSITORY))
 
 import run_mocose
 from mocose_hf.data.text_augmentation import read_wordnet
-
-GOOD_TEXTS = sentences(80)
-GOOD_PAIRS = "1.0\ta cat\tthe dog\n5.0\ta cat\ta cat\n"
 
 
 def seen_lines(text: str) -> list[str]:
@@ -35,8 +29,8 @@ def seen_lines(text: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """A current directory with good sentences and pairs in it."""
-    (tmp_path / "good.txt").write_text("\n".join(GOOD_TEXTS) + "\n", encoding="utf-8")
-    (tmp_path / "good.tsv").write_text(GOOD_PAIRS, encoding="utf-8")
+    (tmp_path / "good.txt").write_text("\n".join(GOOD) + "\n", encoding="utf-8")
+    (tmp_path / "good.tsv").write_bytes(GOOD_PAIRS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -67,82 +61,6 @@ def refused(folder, encoder_dir, capsys):
         return lines[0].removeprefix("run_mocose.py: ")
 
     return run
-
-
-def parquet(columns: dict) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
-
-
-WHOLE_GZIP = gzip.compress("\n".join(GOOD_TEXTS).encode())
-WHOLE_PARQUET = parquet({"text": GOOD_TEXTS})
-
-BAD_FILES = {
-    # name of the case: file name, content, what follows the file name in the message, a word of the remedy
-    "empty": ("bad.txt", b"", ": the file is empty", "needs one sentence a line"),
-    "only blank lines": ("bad.txt", b"\n  \n\t\n", ": all 3 rows are blank", "needs one sentence a line"),
-    "csv of a header alone": ("bad.csv", b"text\n", ": all 0 rows are blank", "needs one sentence a line"),
-    "parquet without rows": ("bad.parquet", parquet({"text": []}), ": ", "needs one sentence"),
-    "Latin-1": ("bad.txt", "a cat\nKäfer\n".encode("latin-1"), ", line 2: not UTF-8 at byte 2", "iconv -f LATIN1"),
-    "Latin-1 csv": ("bad.csv", "text\nKäfer\n".encode("latin-1"), ", line 2: not UTF-8", "iconv -f LATIN1"),
-    "UTF-16, little end first": ("bad.txt", b"\xff\xfe" + "a cat\n".encode("utf-16-le"), ", line 1: UTF-16", "iconv"),
-    "UTF-16, big end first": ("bad.txt", b"\xfe\xff" + "a cat\n".encode("utf-16-be"), ", line 1: UTF-16", "iconv"),
-    "UTF-16 without mark": ("bad.txt", "a cat\n".encode("utf-16-le"), ", line 1: binary data", "should be UTF-8"),
-    "binary": ("bad.txt", b"a cat\n\x00\x01\x02\n", ", line 2: binary data", "should be UTF-8 text"),
-    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "`text_column`"),
-    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "`text_column`"),
-    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "`text_column`"),
-    "missing column, parquet": ("bad.parquet", parquet({"sentence": ["a"]}), ": no column `text`", "`text_column`"),
-    "csv without header": ("bad.csv", b"a cat sees,1\na dog,2\n", ", line 1: no column `text`", "header line"),
-    "csv line of other length": ("bad.csv", b"text,id\na,1\na, b,2\n", ", line 3: 3 fields", "quote fields"),
-    "csv with an open quote": ("bad.csv", b'text\n"a cat\n', ", line 2: ", "mend the quotes"),
-    "csv with text behind a quote": ("bad.csv", b'text\na\n"b" c\nd\n', ", line 3: ", "mend the quotes"),
-    "truncated jsonl": ("bad.jsonl", b'{"text": "a"}\n{"text": "a ca', ", line 2: not valid JSON", "complete object"),
-    "json array": ("bad.jsonl", b'["text"]\n', ", line 1: not a JSON object", 'write {"text": "a sentence"}'),
-    "json array over lines": ("bad.jsonl", b'[\n{"text": "a"}\n]\n', ", line 1: not valid JSON", "complete object"),
-    "number": ("bad.jsonl", b'{"text": "a"}\n{"text": 5}\n', ", line 2: `text` holds '5'", "name a text column"),
-    "list": ("bad.jsonl", b'{"text": ["a"]}\n', ", line 1: `text` holds", "name a text column"),
-    "numbers in parquet": ("bad.parquet", parquet({"text": [1, 2]}), ", ", "name a text column"),
-    "json nested too deep": (
-        "bad.jsonl",
-        b'{"text": ' + b"[" * 100_000,
-        ", line 1: not valid JSON",
-        "complete object",
-    ),
-    "json number too long": ("bad.jsonl", b'{"text": "a", "id": ' + b"1" * 5000 + b"}\n", ", line 1: ", "JSON"),
-    "half a surrogate pair": ("bad.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', ", line 2: ", "; "),
-    "truncated gzip": ("bad.txt.gz", WHOLE_GZIP[:-20], ": not a complete gzip file", "make it again"),
-    "damaged gzip": ("bad.txt.gz", WHOLE_GZIP[:20] + b"\xff" * 20 + WHOLE_GZIP[40:], ": not a complete gzip", "again"),
-    "plain file named gz": ("bad.txt.gz", b"a cat\n", ": not a complete gzip file", "make it again"),
-    "truncated parquet": ("bad.parquet", WHOLE_PARQUET[:-50], ": not a complete parquet file", "make it again"),
-    "text named parquet": ("bad.parquet", b"a cat\n", ": not a complete parquet file", "make it again"),
-    "damaged parquet": (
-        "bad.parquet",
-        WHOLE_PARQUET[:60] + b"\xff" * 200 + WHOLE_PARQUET[260:],
-        ": not a complete parquet file",
-        "make it again",
-    ),
-    "wrong suffix": ("bad.doc", b"a cat\n", ": the name should end in .txt, .csv, ", "rename it"),
-    "no suffix": ("bad", b"a cat\n", ": the name should end in .txt, .csv, ", "rename it"),
-    "gz of a wrong suffix": ("bad.tar.gz", WHOLE_GZIP, ": the name should end in", "rename it"),
-    "fewer sentences than a batch": (
-        "bad.txt",
-        b"a cat\na dog\na cat\n",
-        ": 2 different sentences, but one batch takes 64",
-        "--per_device_train_batch_size",
-    ),
-}
-
-
-@pytest.mark.parametrize(("name", "content", "problem", "remedy"), BAD_FILES.values(), ids=BAD_FILES)
-def test_training_file(refused, folder, name, content, problem, remedy):
-    path = folder / name
-    path.write_bytes(content)
-    said = refused(train_file=path)
-    assert said.startswith(f"{path}{problem}")
-    assert remedy in said
-    assert len(said) < 500
 
 
 def test_a_json_error_speaks_of_one_line_number(refused, folder):
@@ -187,38 +105,6 @@ def test_dataset_that_cannot_be_loaded(refused):
     assert "check name and split" in said
 
 
-BAD_PAIRS = {
-    "two columns": ("1.0\ta\tb\n2.0\ta\n", ", line 2: 2 tab-separated fields, but 3 are needed", "write score, sent"),
-    "four columns": ("1.0\ta\tb\n2.0\ta\tb\tc\n", ", line 2: 4 tab-separated fields, but 3", "write score, sentence"),
-    "score that is no number": ("1.0\ta\tb\n\nhigh\ta\tb\n", ", line 3: the score 'high' is no number", "mend"),
-    "header": (
-        "like\tfirst\tsecond\n1.0\ta\tb\n",
-        ", line 1: the score 'like' is no number",
-        "drop it if it is a header",
-    ),
-    "score in the last column": ("a\tb\tlike\nc\td\t1.0\n", ", line 1: the score 'a' is no number", "column 3 seems"),
-    "score in the last column, no header": (
-        "c\td\t1.0\n",
-        ", line 1: the score 'c' is no number",
-        "reorder the columns",
-    ),
-    "ten columns": ("\t".join("abcdefghij") + "\n", ", line 1: 10 tab-separated fields", "add a header line"),
-    "commas": ("1.0,a,b\n", ", line 1: 1 tab-separated fields, but 3 are needed", "write score, sentence"),
-    "one score": ("1.0\ta\tb\n1.0\tc\td\n", ": 2 scored pairs of one score", "give pairs of different scores"),
-    "empty": ("", ": the file is empty", "needs"),
-}
-
-
-@pytest.mark.parametrize(("text", "problem", "remedy"), BAD_PAIRS.values(), ids=BAD_PAIRS)
-@pytest.mark.parametrize("train_file", ["good.txt", None], ids=["training", "scoring"])
-def test_development_pairs(refused, folder, train_file, text, problem, remedy):
-    path = folder / "bad.tsv"
-    path.write_text(text, encoding="utf-8")
-    said = refused(train_file=train_file, validation_file=path)
-    assert said.startswith(f"{path}{problem}")
-    assert remedy in said
-
-
 def test_development_pairs_that_are_missing(refused, folder):
     path = folder / "none.tsv"
     assert refused(validation_file=path) == f"{path}: no such file; check the path."
@@ -251,24 +137,6 @@ def test_development_pairs_of_senteval_are_counted(refused, folder, train_file, 
         f"{path}, line {count}: the file ends after {count:,} scored pairs, but STS-B dev has 1,500; "
     )
     assert "`allow_partial_tasks`" in message
-
-
-BAD_CONFIGURATIONS = {
-    "unknown key": ("seed: 1\nqueue_sise: 9\n", ", line 2: unknown option `queue_sise`", "did you mean `queue_size`?"),
-    "bad value": ("seed: 1\ntemperature: warm\n", ", line 2: argument --temperature", "invalid float value: 'warm'"),
-    "key twice": ("seed: 1\nseed: 2\n", ", line 2: `seed` stands twice", "drop one"),
-    "not YAML": ("seed: [1\nuse_cpu: true\n", ", line 2: not valid YAML or JSON", "mend the line"),
-    "a list": ("- seed\n", ", line 1: not a mapping", "write one `option: value` a line"),
-}
-
-
-@pytest.mark.parametrize(("text", "problem", "remedy"), BAD_CONFIGURATIONS.values(), ids=BAD_CONFIGURATIONS)
-def test_configuration(refused, folder, text, problem, remedy):
-    path = folder / "bad.yaml"
-    path.write_text(text, encoding="utf-8")
-    said = refused(config=str(path))
-    assert said.startswith(f"{path}{problem}")
-    assert remedy in said
 
 
 def test_configuration_that_is_missing(refused):

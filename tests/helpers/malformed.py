@@ -177,7 +177,7 @@ TEXTS = {
     "a byte order mark alone": (TXT, b"\xef\xbb\xbf", BLANK, MORE),
     "a byte order mark alone, csv": (CSV, b"\xef\xbb\xbf", f", line 1: {NO_TEXT}", NAME_ONE),
     "blanks of Unicode alone": (TXT, "\u3000\n\u2003\x0c\n".encode() * 40, BLANK, MORE),
-    "one line of 10 MB": (TXT, b"a cat " * 1_700_000, FEW, "--per_device"),
+    "one line of 10 MB": (TXT, b"a cat " * 1_700_000, FEW, "per_device_train_batch_size"),
     "10 MB of Latin-1": (TXT, b"a c\xe4t " * 1_500_000, ", line 1: not UTF-8 at byte 4", "iconv"),
     "a list of 4 MB": (JSONL, b'{"text": [' + b"1," * 2_000_000 + b"1]}", ", line 1: `text` holds '[1, 1", NAME_TEXT),
     "csv without header": (CSV, table(b"x,1").partition(b"\n")[2], f", line 1: {NO_TEXT}", "header line"),
@@ -277,25 +277,128 @@ TEXTS = {
         "ending .parquet",
     ),
     "arrow named parquet": (PARQUET, b"ARROW1\0\0" + bytes(100), ": an Arrow file", "save it as parquet"),
+    "empty": ("bad.txt", b"", ": the file is empty", "needs one sentence a line"),
+    "only blank lines": ("bad.txt", b"\n  \n\t\n", BLANK, MORE),
+    "csv of a header alone": ("bad.csv", b"text\n", BLANK, MORE),
+    "parquet without rows": ("bad.parquet", parquet([]), BLANK, MORE),
+    "Latin-1": ("bad.txt", "a cat\nKäfer\n".encode("latin-1"), ", line 2: not UTF-8 at byte 2", "iconv -f LATIN1"),
+    "Latin-1 csv": ("bad.csv", "text\nKäfer\n".encode("latin-1"), ", line 2: not UTF-8", "iconv -f LATIN1"),
+    "UTF-16, little end first": ("bad.txt", b"\xff\xfe" + "a cat\n".encode("utf-16-le"), ", line 1: UTF-16", "iconv"),
+    "UTF-16, big end first": ("bad.txt", b"\xfe\xff" + "a cat\n".encode("utf-16-be"), ", line 1: UTF-16", "iconv"),
+    "UTF-16 without mark": ("bad.txt", "a cat\n".encode("utf-16-le"), ", line 1: binary data", "should be UTF-8"),
+    "binary": ("bad.txt", b"a cat\n\x00\x01\x02\n", ", line 2: binary data", "should be UTF-8 text"),
+    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "`text_column`"),
+    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "`text_column`"),
+    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "`text_column`"),
+    "missing column, parquet": (
+        "bad.parquet",
+        parquet(["a"], names=["sentence"]),
+        ": no column `text`",
+        "`text_column`",
+    ),
+    "csv of two lines without header": (
+        "bad.csv",
+        b"a cat sees,1\na dog,2\n",
+        ", line 1: no column `text`",
+        "header line",
+    ),
+    "csv line of other length": ("bad.csv", b"text,id\na,1\na, b,2\n", ", line 3: 3 fields", "quote fields"),
+    "csv with an open quote": ("bad.csv", b'text\n"a cat\n', ", line 2: ", "mend the quotes"),
+    "csv with text behind a quote in line 3": ("bad.csv", b'text\na\n"b" c\nd\n', ", line 3: ", "mend the quotes"),
+    "truncated jsonl": ("bad.jsonl", b'{"text": "a"}\n{"text": "a ca', ", line 2: not valid JSON", "complete object"),
+    "json array": ("bad.jsonl", b'["text"]\n', ", line 1: not a JSON object", 'write {"text": "a sentence"}'),
+    "json array over lines": ("bad.jsonl", b'[\n{"text": "a"}\n]\n', ", line 1: not valid JSON", "complete object"),
+    "number": ("bad.jsonl", b'{"text": "a"}\n{"text": 5}\n', ", line 2: `text` holds '5'", "name a text column"),
+    "list": ("bad.jsonl", b'{"text": ["a"]}\n', ", line 1: `text` holds", "name a text column"),
+    "numbers in parquet": ("bad.parquet", parquet([1, 2]), ", ", "name a text column"),
+    "json nested too deep": (
+        "bad.jsonl",
+        b'{"text": ' + b"[" * 100_000,
+        ", line 1: not valid JSON",
+        "complete object",
+    ),
+    "json number too long": ("bad.jsonl", b'{"text": "a", "id": ' + b"1" * 5000 + b"}\n", ", line 1: ", "JSON"),
+    "half a surrogate pair": ("bad.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', ", line 2: ", "; "),
+    "truncated gzip": (
+        "bad.txt.gz",
+        gzip.compress(TEXT[:500], mtime=0)[:-20],
+        ": not a complete gzip file",
+        "make it again",
+    ),
+    "damaged gzip": (
+        "bad.txt.gz",
+        gzip.compress(TEXT, mtime=0)[:20] + b"\xff" * 20 + gzip.compress(TEXT, mtime=0)[40:],
+        ": not a complete gzip",
+        "again",
+    ),
+    "plain file named gz": ("bad.txt.gz", b"a cat\n", ": not a complete gzip file", "make it again"),
+    "truncated parquet": ("bad.parquet", WHOLE_PARQUET[:-50], ": not a complete parquet file", "make it again"),
+    "text named parquet": ("bad.parquet", b"a cat\n", ": not a complete parquet file", "make it again"),
+    "damaged parquet": (
+        "bad.parquet",
+        WHOLE_PARQUET[:60] + b"\xff" * 200 + WHOLE_PARQUET[260:],
+        ": not a complete parquet file",
+        "make it again",
+    ),
+    "wrong suffix": ("bad.doc", b"a cat\n", ": the name should end in .txt, .csv, ", "rename it"),
+    "no suffix": ("bad", b"a cat\n", ": the name should end in .txt, .csv, ", "rename it"),
+    "gz of a wrong suffix": ("bad.tar.gz", gzip.compress(TEXT, mtime=0), ": the name should end in", "rename it"),
+    "fewer sentences than a batch": (
+        "bad.txt",
+        b"a cat\na dog\na cat\n",
+        {"whole": ": 2 different sentences, but one batch takes 64", "streaming": ": 3 rows to train on"},
+        "per_device_train_batch_size",
+    ),
 }
 
+GOOD_PAIRS = b"1.0\ta cat\tthe dog\n5.0\ta cat\ta cat\n"
 PAIRS = {
-    # what is added to two good pairs: what follows the file name, a word of the remedy
-    "a field less": (b"2\ta\n", ", line 3: 2 tab-separated fields", "write score, sentence, sentence"),
-    "a field more": (b"2\ta\tb\tc\n", ", line 3: 4 tab-separated fields", "write score, sentence, sentence"),
-    "spaces for tabs": (b"2 a b\n", ", line 3: 1 tab-separated fields", "write score, sentence, sentence"),
-    "carriage returns": (b"2\ta\tb\r3\tc\td\r", ", line 3: 5 tab-separated fields", "write score"),
-    "nan": (b"nan\ta\tb\n", ", line 3: the score 'nan' is no number", "mend the line"),
-    "inf": (b"-inf\ta\tb\n", ", line 3: the score '-inf' is no number", "mend the line"),
-    "a score too large to be one": (b"1e999\ta\tb\n", ", line 3: the score '1e999' is no number", "mend the line"),
-    "a decimal comma": (b"2,5\ta\tb\n", ", line 3: the score '2,5' is no number", "mend the line"),
-    "a quoted score": (b'"2"\ta\tb\n', ", line 3: the score '\"2\"' is no number", "mend the line"),
-    "no score": (b"\ta\tb\n", ", line 3: the score '' is no number", "mend the line"),
-    "a score of 1 MB": (b"x" * 1_000_000 + b"\ta\tb\n", ", line 3: the score 'xxx", "mend the line"),
-    "a blank first sentence": (b"2\t \tb\n", ", line 3: ", "drop"),
-    "a blank second sentence": (b"2\ta\t\n", ", line 3: ", "drop"),
-    "Latin-1": (b"2\tK\xe4fer\tb\n", ", line 3: not UTF-8 at byte 4", "iconv"),
-    "a zero byte": (b"2\ta\0\tb\n", f", line 3: {ZERO}", SHOULD),
+    # name of the case: content, what follows the file name in the message, a word of the remedy
+    "a field less": (GOOD_PAIRS + b"2\ta\n", ", line 3: 2 tab-separated fields", "write score, sentence, sentence"),
+    "a field more": (
+        GOOD_PAIRS + b"2\ta\tb\tc\n",
+        ", line 3: 4 tab-separated fields",
+        "write score, sentence, sentence",
+    ),
+    "spaces for tabs": (
+        GOOD_PAIRS + b"2 a b\n",
+        ", line 3: 1 tab-separated fields",
+        "write score, sentence, sentence",
+    ),
+    "carriage returns": (GOOD_PAIRS + b"2\ta\tb\r3\tc\td\r", ", line 3: 5 tab-separated fields", "write score"),
+    "nan": (GOOD_PAIRS + b"nan\ta\tb\n", ", line 3: the score 'nan' is no number", "mend the line"),
+    "inf": (GOOD_PAIRS + b"-inf\ta\tb\n", ", line 3: the score '-inf' is no number", "mend the line"),
+    "a score too large to be one": (
+        GOOD_PAIRS + b"1e999\ta\tb\n",
+        ", line 3: the score '1e999' is no number",
+        "mend the line",
+    ),
+    "a decimal comma": (GOOD_PAIRS + b"2,5\ta\tb\n", ", line 3: the score '2,5' is no number", "mend the line"),
+    "a quoted score": (GOOD_PAIRS + b'"2"\ta\tb\n', ", line 3: the score '\"2\"' is no number", "mend the line"),
+    "no score": (GOOD_PAIRS + b"\ta\tb\n", ", line 3: the score '' is no number", "mend the line"),
+    "a score of 1 MB": (GOOD_PAIRS + b"x" * 1_000_000 + b"\ta\tb\n", ", line 3: the score 'xxx", "mend the line"),
+    "a blank first sentence": (GOOD_PAIRS + b"2\t \tb\n", ", line 3: ", "drop"),
+    "a blank second sentence": (GOOD_PAIRS + b"2\ta\t\n", ", line 3: ", "drop"),
+    "Latin-1": (GOOD_PAIRS + b"2\tK\xe4fer\tb\n", ", line 3: not UTF-8 at byte 4", "iconv"),
+    "a zero byte": (GOOD_PAIRS + b"2\ta\0\tb\n", f", line 3: {ZERO}", SHOULD),
+    "two columns": (b"1.0\ta\tb\n2.0\ta\n", ", line 2: 2 tab-separated fields, but 3 are needed", "write score, sent"),
+    "four columns": (b"1.0\ta\tb\n2.0\ta\tb\tc\n", ", line 2: 4 tab-separated fields, but 3", "write score, sentence"),
+    "score that is no number": (b"1.0\ta\tb\n\nhigh\ta\tb\n", ", line 3: the score 'high' is no number", "mend"),
+    "header": (
+        b"like\tfirst\tsecond\n1.0\ta\tb\n",
+        ", line 1: the score 'like' is no number",
+        "drop it if it is a header",
+    ),
+    "score in the last column": (b"a\tb\tlike\nc\td\t1.0\n", ", line 1: the score 'a' is no number", "column 3 seems"),
+    "score in the last column, no header": (
+        b"c\td\t1.0\n",
+        ", line 1: the score 'c' is no number",
+        "reorder the columns",
+    ),
+    "ten columns": (b"a\tb\tc\td\te\tf\tg\th\ti\tj\n", ", line 1: 10 tab-separated fields", "add a header line"),
+    "commas": (b"1.0,a,b\n", ", line 1: 1 tab-separated fields, but 3 are needed", "write score, sentence"),
+    "one score": (b"1.0\ta\tb\n1.0\tc\td\n", ": 2 scored pairs of one score", "give pairs of different scores"),
+    "empty": (b"", ": the file is empty", "needs"),
 }
 
 
@@ -307,8 +410,8 @@ def bomb(levels: int) -> str:
 
 RUNS = "!!python/object/apply:os.mkdir [marker]"
 NO_YAML, MEND_LINE = "not valid YAML or JSON", "mend"
-CONFIGS = {
-    # name of the case: content from line 2 on, where it goes wrong, a word of what is said
+CONFIGS_AFTER_LINE_1 = {
+    # name of the case: content from line 2 on, the line of the error, a word of the message
     "a tab": ("seed: 1\n\tuse_cpu: true\n", 3, NO_YAML),
     "a brace left open": ("seed: {\n", 3, NO_YAML),
     "a path of Windows": ('cache_dir: "C:\\Users"\n', 2, NO_YAML),
@@ -337,6 +440,17 @@ CONFIGS = {
     "a key with a line feed": ('"se\\ned": 1\n', 2, "did you mean `seed`?"),
     "a key twice in two spellings": ("max-steps: 1\nmax_steps: 2\n", 3, "stands twice"),
     "a merge": ("<<: {seed: 1}\n", 2, "unknown option `<<`"),
+}
+
+CONFIGS = {
+    name: (f"use_cpu: true\n{text}", line, word) for name, (text, line, word) in CONFIGS_AFTER_LINE_1.items()
+} | {
+    # name of the case: content, the line of the error, a word of the message
+    "unknown key": ("seed: 1\nqueue_sise: 9\n", 2, "did you mean `queue_size`?"),
+    "bad value": ("seed: 1\ntemperature: warm\n", 2, "invalid float value: 'warm'"),
+    "key twice": ("seed: 1\nseed: 2\n", 2, "drop one"),
+    "not YAML": ("seed: [1\nuse_cpu: true\n", 2, "mend the line"),
+    "a list": ("- seed\n", 1, "write one `option: value` a line"),
 }
 
 VALUES = [

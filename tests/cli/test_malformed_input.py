@@ -16,7 +16,20 @@ import pyarrow as pa
 import pytest
 from builders import REPOSITORY, sentences, tiny_bert_config, write_tokenizer
 from folder_contents import contents
-from malformed import CHECKPOINTS, CONFIGS, GOOD, MODELS, PAIRS, TEXT, TEXTS, VALUES, damaged, mutated, parquet
+from malformed import (
+    CHECKPOINTS,
+    CONFIGS,
+    GOOD,
+    GOOD_PAIRS,
+    MODELS,
+    PAIRS,
+    TEXT,
+    TEXTS,
+    VALUES,
+    damaged,
+    mutated,
+    parquet,
+)
 from transformers import BertModel
 
 from mocose_hf.cli.config_file import read_config_file
@@ -30,7 +43,6 @@ sys.path.insert(0, str(REPOSITORY))
 
 import run_mocose
 
-GOOD_PAIRS = b"1.0\ta cat\tthe dog\n5.0\ta cat\ta cat\n"
 STREAMED = {"streaming": "true", "max_steps": "2"}
 
 
@@ -174,9 +186,11 @@ def test_what_is_odd_but_good_is_read(folder, name):
 
 
 @pytest.mark.parametrize("train_file", ["good.txt", None], ids=["training", "scoring"])
-@pytest.mark.parametrize(("added", "problem", "remedy"), PAIRS.values(), ids=PAIRS)
-def test_development_pairs_are_refused_before_anything_is_scored(refused, folder, added, problem, remedy, train_file):
-    (folder / "bad.tsv").write_bytes(GOOD_PAIRS + added)
+@pytest.mark.parametrize(("content", "problem", "remedy"), PAIRS.values(), ids=PAIRS)
+def test_development_pairs_are_refused_before_anything_is_scored(
+    refused, folder, content, problem, remedy, train_file
+):
+    (folder / "bad.tsv").write_bytes(content)
     said = refused(train_file=train_file, validation_file="bad.tsv", max_steps="1")
     assert said.startswith(f"bad.tsv{problem}")
     assert remedy in said
@@ -220,7 +234,7 @@ def test_a_folder_of_senteval_is_refused_by_file_and_line(refused, folder, conte
 
 @pytest.mark.parametrize(("text", "line", "word"), CONFIGS.values(), ids=CONFIGS)
 def test_a_configuration_is_refused_by_its_line_and_runs_nothing(refused, folder, text, line, word):
-    (folder / "bad.yaml").write_text(f"use_cpu: true\n{text}", encoding="utf-8")
+    (folder / "bad.yaml").write_text(text, encoding="utf-8")
     said = refused("bad.yaml", max_steps="1" if "max_steps" not in text else None)
     assert said.startswith(f"bad.yaml, line {line}: ")
     assert word in said

@@ -103,7 +103,7 @@ class Study:
         name: The name for the command line and for the report's files.
         title: The heading of its report.
         question: One sentence that ends in a question mark.
-        source: Where the paper asks it, such as "Table 3".
+        source: The place in the paper, such as "Table 3".
         cells: The cells to compare.
         default: The label of the cell that the others are compared with; "" for the first cell.
         options: Options of all cells. Options of a cell override them.

@@ -59,7 +59,7 @@ from mocose_hf.parallel.collectives import end_process
 from mocose_hf.parallel.deepspeed import whole_model
 from mocose_hf.parallel.launcher import end_with_launcher
 from mocose_hf.training.callbacks.preemption import TrainingInterrupted
-from mocose_hf.training.checkpoint import find_checkpoint
+from mocose_hf.training.checkpoint import FoundCheckpoint, find_checkpoint
 from mocose_hf.training.run_lock import lock_output_dir
 from mocose_hf.training.trainer import ARGUMENTS_FILE, MoCoSETrainer
 
@@ -112,13 +112,13 @@ def train(options: Options, command: str, held: ExitStack) -> None:
     development, tasks = read_development(options), read_evaluation_tasks(options)
     sentences = read_training_sentences(options)
     development = with_held_out(development, sentences)
-    options, choice = choose_recipe(options, development, sentences, checkpoint)
+    options, choice = choose_recipe(options, development, sentences, checkpoint.path)
     model, tokenizer = build_model(options)
     with refusing(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, development, tasks)
         options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
         hold_output_dir(options, held, must_be_empty=is_new)
-        if checkpoint is None and options.data.overwrite_output_dir:
+        if checkpoint.path is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
                 clear_output_dir(options.output_dir)
         record_choice(options, choice)
@@ -193,22 +193,22 @@ def check_options(options: Options) -> None:
             raise InputError(options.locate(f"--streaming: {error}")) from error
 
 
-def plan_start(options: Options) -> str | None:
-    """Return the checkpoint to go on from, None for a fresh start in a directory that is free to use."""
+def plan_start(options: Options) -> FoundCheckpoint:
+    """Find the checkpoint to resume from; for a fresh start, check that the output directory is free."""
     training = options.training
     found = find_checkpoint(options.output_dir, training.resume_from_checkpoint)
     for reason in found.skipped:
-        options.say(f"Passed over {reason}.")
+        options.say(f"Skipped {reason}.")
     if found.path is not None:
         if Path(found.path).resolve().parent != Path(options.output_dir).resolve():
             check_output_dir(options.output_dir, options.data.overwrite_output_dir, resume_wanted=False)
-        options.say(f"Going on from {found.path}.")
-        return found.path
+        options.say(f"Resuming from {found.path}.")
+        return found
     wanted = str(training.resume_from_checkpoint or "false").lower() == "true"
     check_output_dir(options.output_dir, options.data.overwrite_output_dir, wanted)
     if wanted:
         options.say(f"There is no complete checkpoint in {options.output_dir} to go on from; starting at step 0.")
-    return None
+    return found
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Write files atomically, and compute digests of files and of data in memory."""
+"""Write files atomically, find folders, and compute digests of files and of data in memory."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, which replaces `path` at the end; if anything fails, `path` stays as it was."""
+    """Yield a temporary path that replaces `path` at the end of the `with` block; if anything fails, `path` stays."""
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
@@ -26,9 +26,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+def nearest_folder(path: str | Path) -> Path:
+    """Return the folder itself, or its nearest parent that exists."""
+    path = Path(path)
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def read_json_object(path: str | Path) -> dict:

@@ -22,7 +22,7 @@ from mocose_hf.models.loading import (
 )
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.training.trainer import MoCoSETrainer
-from mocose_hf.training.validation.inputs import check_length
+from mocose_hf.training.validation.inputs import validate_length
 
 
 def read_training_sentences(options: Options) -> Sentences | SentenceStream:
@@ -102,7 +102,7 @@ def check_model_options(options: Options, encoder_config, tokenizer) -> None:
     """Refuse options that a model of this encoder cannot be built or trained with, without building it."""
     try:
         ALGORITHMS[options.model.algorithm].validate(encoder_config, _method(options), options.training)
-        check_length(options.training, tokenizer, encoder_config)
+        validate_length(options.training, tokenizer, encoder_config)
     except ValueError as error:
         raise InputError(options.locate(str(error))) from error
 

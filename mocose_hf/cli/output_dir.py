@@ -1,8 +1,6 @@
 """The output directory: nothing in it is overwritten unasked, and there is room for what will be written."""
 
-import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +8,20 @@ from pathlib import Path
 from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.score_tables import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
-from mocose_hf.models.modeling_base import ContrastiveModel
-from mocose_hf.training.checkpoint import MANIFEST, STATE_FILE, checkpoints, remove_checkpoint
+from mocose_hf.files import nearest_folder
+from mocose_hf.training.checkpoint import (
+    ALL_RESULTS_FILE,
+    STATE_FILE,
+    TRAIN_RESULTS_FILE,
+    checkpoints,
+    remove_checkpoint,
+)
 from mocose_hf.training.queue_monitor.plot import QUEUE_MONITOR_FILES
-from mocose_hf.training.training_args import MoCoSETrainingArguments
 
-ALL_RESULTS_FILE = "all_results.json"
-TRAIN_RESULTS_FILE = "train_results.json"
 CHOICE_FILE = "recipe.json"
 """Which recipe a run chose before training, and by which scores."""
 
 _LOGS = "runs"
-_SMALL_FILES = 32 << 20
 
 
 def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
@@ -65,7 +65,7 @@ def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
         raise
     except (OSError, ValueError) as error:
         raise cannot_be_made(output_dir, error) from error
-    existing = _nearest_folder(path)
+    existing = nearest_folder(path)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--output_dir {path}: {existing} cannot be written into; name another directory.")
     if earlier and not overwrite:
@@ -89,11 +89,6 @@ def _check_place(path: Path) -> None:
             raise InputError(f"--output_dir {path}: {what}; name a directory.")
 
 
-def _nearest_folder(path: Path) -> Path:
-    """Return the folder itself, or the nearest of those above it that is there."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-
-
 def clear_output_dir(output_dir: str | Path) -> None:
     """Remove checkpoints, export, scores and telemetry of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
@@ -108,28 +103,6 @@ def clear_results(output_dir: str | Path) -> None:
     """Remove the scores of an earlier evaluation."""
     for name in (*RESULT_FILES, *GEOMETRY_FILES):
         (Path(output_dir) / name).unlink(missing_ok=True)
-
-
-def check_space(args: MoCoSETrainingArguments, model: ContrastiveModel, max_steps: int) -> None:
-    """Raise an `InputError` where the disk has no room for the checkpoints and the results of a run.
-
-    A checkpoint holds the weights and the queue and, of each trained weight, the two moments of AdamW.
-    """
-    path = Path(args.output_dir)
-    model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
-    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    checkpoint = model_bytes + moments + _SMALL_FILES
-    to_come = _checkpoints_to_come(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
-    if args.save_total_limit and args.save_total_limit > 0:
-        to_come = min(to_come, args.save_total_limit + 1)  # the successor is complete before the oldest one goes
-    complete = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))
-    needed = max(1, to_come - complete) * checkpoint + 2 * model_bytes
-    free = shutil.disk_usage(_nearest_folder(path)).free
-    if free < needed:
-        raise InputError(
-            f"`output_dir` {path}: {_megabytes(free)} are free, but the checkpoints and the model of this run take "
-            f"{_megabytes(needed)}; free some, name another directory, or lower `save_total_limit`."
-        )
 
 
 AFTER_TRAINING = (
@@ -149,22 +122,6 @@ def saving(output_dir: str | None, remedy: str = AFTER_TRAINING) -> Iterator[Non
         if not _is_of_the_disk(error):
             raise
         raise SaveError(f"{output_dir}: the results cannot be written ({one_line(error)}); {remedy}.") from error
-
-
-def _checkpoints_to_come(args: MoCoSETrainingArguments, max_steps: int) -> int:
-    """Return how many checkpoints a run may write: at least the one that a signal asks for."""
-    if args.save_strategy == "no":
-        return 1
-    by_epoch = args.save_strategy == "epoch" or (args.save_strategy == "best" and args.eval_strategy == "epoch")
-    if by_epoch:
-        return max(1, min(math.ceil(args.num_train_epochs), max_steps))
-    interval = args.save_steps if args.save_strategy == "steps" else args.eval_steps
-    steps = interval if interval >= 1 else math.ceil(interval * max_steps)
-    return math.ceil(max_steps / max(1, steps))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
 
 
 def _is_of_the_disk(error: Exception) -> bool:

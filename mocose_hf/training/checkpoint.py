@@ -1,7 +1,8 @@
-"""Checkpoints that are complete or not there: a manifest written last, verified before anything is loaded."""
+"""Write, verify and delete checkpoints: a manifest, written last, marks a checkpoint as complete."""
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -15,29 +16,35 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
 from mocose_hf.errors import InputError, one_line, printable
+from mocose_hf.files import nearest_folder, write_text
 from mocose_hf.models.modeling_base import ContrastiveModel
 
 logger = logging.get_logger(__name__)
 
 MANIFEST = "manifest.json"
-"""Name of the file that makes a checkpoint complete: run, step, and size and sha256 of every other file."""
+"""The file that makes a checkpoint complete: the description of the run, and size and sha256 of every other file."""
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAIN_METRICS_FILE = "train_metrics.json"
+ALL_RESULTS_FILE = "all_results.json"
+TRAIN_RESULTS_FILE = "train_results.json"
 PREFIX = "checkpoint-"
 _PICKLES = (".pt", ".pth")
 _BYTES_AT_ONCE = 1 << 20
+_SMALL_FILES = 32 << 20
+"""Bytes of a checkpoint beside its weights and moments, and of the logs: an upper bound."""
+
 _LONGEST_NAME = 80
 
 
-@dataclass
+@dataclass(frozen=True)
 class FoundCheckpoint:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from, every file of which has been compared with its manifest.
 
     Args:
-        path: None for a fresh start.
-        skipped: One phrase for each newer checkpoint that is not complete: its path and why.
+        path: The checkpoint; None for a fresh start.
+        skipped: For each newer checkpoint that is not complete, its path and the reason.
     """
 
     path: str | None
@@ -45,44 +52,39 @@ class FoundCheckpoint:
 
 
 def write_manifest(checkpoint: str | Path, run: dict) -> None:
-    """Make a checkpoint complete: flush its files to the disk and write their sizes and sha256, all or nothing.
+    """Make a checkpoint complete: flush its files to the disk, then write their sizes and sha256 atomically.
 
     Args:
-        checkpoint: The directory, written to its end by all processes.
-        run: What the run was made with, as JSON takes it; `read_manifest` returns it.
+        checkpoint: The directory; all processes have finished writing to it.
+        run: The description of the run, as JSON can hold it; `read_manifest` returns it.
     """
     checkpoint = Path(checkpoint)
     files = {str(path.relative_to(checkpoint).as_posix()): file_entry(path, flush=True) for path in _files(checkpoint)}
     text = json.dumps({"run": run, "files": files}, indent=2) + "\n"
-    unfinished = checkpoint / f"{MANIFEST}.tmp"
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(checkpoint / MANIFEST)
+    write_text(checkpoint / MANIFEST, text)
     _flush_directory(checkpoint)
     _flush_directory(checkpoint.parent)
 
 
 def read_manifest(checkpoint: str | Path) -> dict:
-    """Return what `write_manifest` was given as `run`."""
+    """Return the description of the run that `write_manifest` stored."""
     return _read(Path(checkpoint))["run"]
 
 
 def find_corruption(checkpoint: str | Path) -> str | None:
-    """Return why a checkpoint cannot be gone on from, None where every file is as its manifest says."""
+    """Return why a checkpoint is not complete, None if every file matches its manifest."""
     checkpoint = Path(checkpoint)
     try:
         if not checkpoint.is_dir():
             return "no such directory"
         manifest = _read(checkpoint)
     except FileNotFoundError:
-        return f"it has no {MANIFEST}, so its save did not come to an end"
+        return f"it has no {MANIFEST}, so its save did not finish"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its {MANIFEST} cannot be read ({one_line(error)})"
     for name, expected in manifest["files"].items():
         try:
-            reason = _why_other(checkpoint / name, name[:_LONGEST_NAME], expected)
+            reason = _find_difference(checkpoint / name, name[:_LONGEST_NAME], expected)
         except (OSError, ValueError) as error:
             reason = f"{name[:_LONGEST_NAME]} cannot be read ({one_line(error)})"
         if reason is not None:
@@ -90,18 +92,22 @@ def find_corruption(checkpoint: str | Path) -> str | None:
     return None
 
 
-def require_complete(best: str | Path) -> None:
-    """Raise an `InputError` where the best checkpoint of a run, which is to be loaded, is not complete."""
+def validate_complete(best: str | Path) -> None:
+    """Raise an `InputError` if the best checkpoint of a run is not complete."""
     reason = find_corruption(best)
     if reason is not None:
         raise InputError(f"{best}: the best checkpoint is not complete: {reason}; put it back, or train again.")
 
 
 def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool | None) -> FoundCheckpoint:
-    """Find the checkpoint to go on from: the newest complete one for true, the one named, none for false.
+    """Find the checkpoint to resume from, and compare every file of it with its manifest.
+
+    Args:
+        output_dir: The directory with the checkpoints of the run.
+        resume_from_checkpoint: True for the newest complete checkpoint, a path for that one, false for none.
 
     Raises:
-        InputError: Where the named one is not complete.
+        InputError: If the checkpoint with that path is not complete.
     """
     wanted = str(resume_from_checkpoint or "false")
     if wanted.lower() == "false":
@@ -111,7 +117,7 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool |
         if reason is None:
             return FoundCheckpoint(wanted)
         raise InputError(
-            f"--resume_from_checkpoint {wanted}: no complete checkpoint: {reason}; name another {PREFIX}N folder, or "
+            f"`resume_from_checkpoint` {wanted}: no complete checkpoint: {reason}; name another {PREFIX}N folder, or "
             "true for the newest complete one."
         )
     skipped = []
@@ -124,7 +130,7 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool |
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
-    """Return the checkpoints in a directory, complete or not, in no order."""
+    """Return all checkpoints in a directory, complete or not, in no particular order."""
     try:
         return [path for path in Path(output_dir).glob(f"{PREFIX}*") if path.is_dir() and step_of(path) >= 0]
     except (OSError, ValueError):  # a name that no directory can have
@@ -132,16 +138,13 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """Return the optimizer step in a checkpoint's name, −1 where there is none."""
+    """Return the optimizer step in the name of a checkpoint, −1 if it has none."""
     number = Path(checkpoint).name.removeprefix(PREFIX)
     return int(number) if number.isascii() and number.isdigit() else -1
 
 
 def remove_checkpoint(checkpoint: str | Path) -> None:
-    """Clear the place of a checkpoint that is about to be written; its manifest goes first.
-
-    Of a link only the link goes.
-    """
+    """Delete a checkpoint, its manifest first. If it is a symbolic link, only the link is deleted."""
     checkpoint = Path(checkpoint)
     if checkpoint.is_symlink():
         checkpoint.unlink()
@@ -153,16 +156,17 @@ def remove_checkpoint(checkpoint: str | Path) -> None:
 def rotate_checkpoints(
     output_dir: str | Path, limit: int | None, best: str | Path | None, newest: str | Path | None = None
 ) -> None:
-    """Delete the oldest checkpoints until at most `limit` complete ones are left.
+    """Delete the oldest complete checkpoints until at most `limit` are left.
 
-    The newest complete one and the best one always stay, and so do folders that are not complete: they are not ours
-    to judge, and count for nothing. One that cannot be deleted stays, with a warning.
+    The newest and the best one always stay. Incomplete folders stay too and do not count. If a checkpoint cannot be
+    deleted, this warns and continues.
 
     Args:
-        output_dir: The directory they are in.
+        output_dir: The directory with the checkpoints.
         limit: None, 0 or less to delete none.
-        best: The best one.
-        newest: The one just written, where later steps of another part of the run lie beside it.
+        best: The best checkpoint.
+        newest: The checkpoint just written; by default the one with the highest step. The directory may hold later
+            steps of a run that was resumed from an earlier checkpoint.
     """
     if not limit or limit < 0:
         return
@@ -174,16 +178,14 @@ def rotate_checkpoints(
         try:
             remove_checkpoint(path)
         except OSError as error:
-            logger.warning(
-                printable(f"{path}: an old checkpoint that cannot be deleted ({one_line(error)}); delete it.")
-            )
+            logger.warning(printable(f"{path}: this old checkpoint cannot be deleted ({one_line(error)}); delete it."))
 
 
-def read_state(checkpoint: str | Path, remedy: str = "go on from another checkpoint") -> TrainerState:
-    """Read how far the run of a checkpoint, or of a finished model, had come.
+def read_state(checkpoint: str | Path, remedy: str = "resume from another checkpoint") -> TrainerState:
+    """Read the state of the run of a checkpoint, or of a finished model.
 
     Raises:
-        InputError: Where the file says no such thing.
+        InputError: If the file is missing or is no state of a run.
     """
     path = Path(checkpoint) / STATE_FILE
     try:
@@ -191,34 +193,34 @@ def read_state(checkpoint: str | Path, remedy: str = "go on from another checkpo
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); {remedy}.") from error
     if not isinstance(state.global_step, int) or state.global_step < 0 or not isinstance(state.log_history, list):
-        raise InputError(f"{path}: is no state of a run; {remedy}.")
+        raise InputError(f"{path}: is not the state of a run; {remedy}.")
     return state
 
 
-def check_parts(checkpoint: str | Path) -> None:
-    """Raise an `InputError` where a checkpoint lacks what a run needs beside its weights to go on exactly."""
+def validate_parts(checkpoint: str | Path) -> None:
+    """Raise an `InputError` if a checkpoint lacks a file that an exact resume needs."""
     names = [path.name for path in Path(checkpoint).iterdir()]
     optimizer = ("latest",) if "latest" in names else ("optimizer.pt", "scheduler.pt")  # DeepSpeed has its own
     missing = [name for name in (STATE_FILE, TRAIN_METRICS_FILE, *optimizer) if name not in names]
     if not any(name.startswith("rng_state") for name in names):
         missing.append("rng_state.pth")
     if missing:
-        raise InputError(f"{checkpoint}: has no {missing[0]}; go on from another checkpoint.")
+        raise InputError(f"{checkpoint}: has no {missing[0]}; resume from another checkpoint.")
 
 
-def check_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:
-    """Raise an `InputError` where a file of a checkpoint holds anything but tensors, numbers and their containers.
+def validate_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:
+    """Raise an `InputError` if a file of a checkpoint holds anything but tensors, numbers and their containers.
 
-    Each is read by torch's restricted unpickler, which runs no code from the file
-    (https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only); tensors stay on the disk.
+    Torch's restricted unpickler reads them without running code from the file
+    (https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only); tensors stay on disk.
 
     Args:
         checkpoint: The directory.
-        allowed: Further classes and functions that its files may name.
+        allowed: Additional classes and functions that the files may name.
     """
     for path in sorted(Path(checkpoint).rglob("*")):
         if path.is_symlink() and path.is_dir():
-            raise InputError(f"{path}: is a link to another folder; go on from a checkpoint of your own.")
+            raise InputError(f"{path}: is a link to another folder; resume from a checkpoint of your own.")
         if path.suffix not in _PICKLES or not path.is_file():
             continue
         try:
@@ -226,19 +228,19 @@ def check_pickles(checkpoint: str | Path, allowed: list | None = None) -> None:
                 torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # the unpickler and the zip reader raise many kinds
             raise InputError(
-                f"{path}: holds more than tensors and numbers, or is damaged ({_first_sentence(error)}); nothing of "
-                "it was run; go on from a checkpoint of your own."
+                f"{path}: holds more than tensors and numbers, or is damaged ({_first_sentence(error)}); none of "
+                "its code was run; resume from a checkpoint of your own."
             ) from error
 
 
-def check_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
-    """Raise an `InputError` where a checkpoint lacks a weight or a part of the queue, or has another shape of one."""
+def validate_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
+    """Raise an `InputError` if a weight or a queue buffer of a checkpoint is missing or has another shape."""
     path = Path(checkpoint) / WEIGHTS_FILE
     try:
         with safe_open(path, framework="pt") as file:
             saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); go on from an earlier checkpoint.") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); resume from an earlier checkpoint.") from error
     shared = set(model._keys_to_ignore_on_save or ())
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in shared}
     for name in sorted(saved.keys() | expected.keys()):
@@ -249,9 +251,47 @@ def check_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
             )
 
 
+def validate_disk_space(args, model: ContrastiveModel, max_steps: int) -> None:
+    """Raise an `InputError` if the disk has no room for the checkpoints and the results of a run.
+
+    A checkpoint holds the weights, the queue and, for each trained weight, the two moments of AdamW.
+    """
+    path = Path(args.output_dir)
+    model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
+    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    size = model_bytes + moments + _SMALL_FILES
+    count = _count_future_checkpoints(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
+    if args.save_total_limit and args.save_total_limit > 0:
+        count = min(count, args.save_total_limit + 1)  # a new checkpoint is complete before the oldest is deleted
+    present = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))
+    needed = max(1, count - present) * size + 2 * model_bytes
+    free = shutil.disk_usage(nearest_folder(path)).free
+    if free < needed:
+        raise InputError(
+            f"`output_dir` {path}: {_megabytes(free)} are free, but the checkpoints and the model of this run take "
+            f"{_megabytes(needed)}; free some, name another directory, or lower `save_total_limit`."
+        )
+
+
+def _count_future_checkpoints(args, max_steps: int) -> int:
+    """Return the largest number of checkpoints that a run may write; a signal may ask for one in any run."""
+    if args.save_strategy == "no":
+        return 1
+    by_epoch = args.save_strategy == "epoch" or (args.save_strategy == "best" and args.eval_strategy == "epoch")
+    if by_epoch:
+        return max(1, min(math.ceil(args.num_train_epochs), max_steps))
+    interval = args.save_steps if args.save_strategy == "steps" else args.eval_steps
+    steps = interval if interval >= 1 else math.ceil(interval * max_steps)
+    return math.ceil(max_steps / max(1, steps))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
 def load_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
-    """Load all weights and the queue of a checkpoint into a model of the same configuration, in place."""
-    check_weights(model, checkpoint)
+    """Load the weights and the queue of a checkpoint into a model of the same configuration, in place."""
+    validate_weights(model, checkpoint)
     model.load_state_dict(load_file(Path(checkpoint) / WEIGHTS_FILE), strict=False)
 
 
@@ -269,7 +309,7 @@ def _read(checkpoint: Path) -> dict:
     return manifest
 
 
-def _why_other(path: Path, name: str, expected: dict) -> str | None:
+def _find_difference(path: Path, name: str, expected: dict) -> str | None:
     if not path.is_file():
         return f"{name} is missing"
     size = path.stat().st_size
@@ -284,7 +324,7 @@ def _files(checkpoint: Path) -> list[Path]:
 
 
 def file_entry(path: Path, flush: bool = False) -> dict:
-    """Return size (bytes) and sha256 (hex) of a file, and where asked for have it on the disk by then."""
+    """Return size (bytes) and sha256 (hex) of a file, and optionally flush it to the disk."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BYTES_AT_ONCE):
@@ -296,7 +336,7 @@ def file_entry(path: Path, flush: bool = False) -> dict:
 
 
 def _flush_directory(directory: Path) -> None:
-    """Make new names in a directory outlive a loss of power, where the file system can."""
+    """Make new names in a directory survive a power failure, if the file system supports it."""
     try:
         handle = os.open(directory, os.O_RDONLY)
     except OSError:  # Windows opens no directories
@@ -308,5 +348,5 @@ def _flush_directory(directory: Path) -> None:
 
 
 def _first_sentence(error: Exception) -> str:
-    """Leave out what torch advises on loading such a file all the same."""
+    """Return the reason without torch's advice to load the file regardless."""
     return one_line(error).split(". ")[0].split(" (1)")[0].rstrip(". ")

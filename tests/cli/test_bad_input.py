@@ -281,7 +281,7 @@ def test_checkpoint_that_is_none(refused, folder):
     (folder / "checkpoint-5").mkdir()
     for name in ("checkpoint-5", "none"):
         said = refused(resume_from_checkpoint=name)
-        assert said.startswith(f"--resume_from_checkpoint {name}: no complete checkpoint")
+        assert said.startswith(f"`resume_from_checkpoint` {name}: no complete checkpoint")
         assert "name another checkpoint-N folder, or true for the newest complete one" in said
 
 

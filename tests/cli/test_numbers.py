@@ -8,8 +8,6 @@ from same_state import differences
 from trainers import make_trainer, scored_pairs
 from transformers import TrainerCallback
 
-from mocose_hf.training.callbacks.nan_monitor import NaNMonitor
-
 STEPS, SAVED, BAD = 6, 2, 4
 
 
@@ -47,10 +45,17 @@ def embedding(model):
         model.get_input_embeddings().weight[2] = float("nan")  # [CLS]
 
 
+def take_step(trainer) -> None:
+    """Move target and queue as at the end of the first optimizer step."""
+    trainer.state.global_step = 1
+    for event in (trainer._momentum.on_pre_optimizer_step, trainer._momentum.on_step_end):
+        event(trainer.args, trainer.state, trainer.control)
+
+
 def train(folder, tokenizer, callbacks=(), resume=None, late=False, **fields):
     settings = {"save_strategy": "steps", "save_steps": SAVED, "max_steps": STEPS, "save_total_limit": None} | fields
     trainer = make_trainer(folder, tokenizer, tiny_model(), callbacks=list(callbacks), **settings)
-    trainer._nan_monitor = NaNMonitor(late)
+    trainer._nan_monitor._late = late
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -195,7 +200,7 @@ POLICIES = [
 def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumulation, policies):
     model = tiny_model(**policies)
     trainer = make_trainer(tmp_path, tokenizer, model, gradient_accumulation_steps=accumulation)
-    trainer._nan_monitor = NaNMonitor(late=True)
+    trainer._nan_monitor._late = True
     weight = torch.nn.Parameter(torch.randn(4, 32))
     model.encode_queries = lambda view: torch.nn.functional.normalize(weight, dim=-1)
     model.encode_keys = lambda view: torch.nn.functional.normalize(weight.detach() + 0.1, dim=-1)
@@ -208,8 +213,7 @@ def test_a_step_without_the_encoder_waits_for_no_gpu(tmp_path, tokenizer, accumu
     with Operations() as used:
         for _ in range(accumulation):
             trainer.compute_loss(model, batch | {"sentence_ids": ids}).backward()
-        trainer.note_gradient()
-        trainer.step_momentum(1)
+        take_step(trainer)
     assert used.names & WAITING == set()
     assert int(model.queue.num_filled) == fill + 4 * accumulation
     assert not torch.equal(model.target["pooler"].weight, before)
@@ -219,14 +223,13 @@ def test_a_step_on_a_packed_batch_waits_for_no_gpu(tmp_path, tokenizer):
     """On a padded one transformers looks at the mask, whether there is padding at all."""
     model = tiny_model()
     trainer = make_trainer(tmp_path, tokenizer, model, padding_free=True)
-    trainer._nan_monitor = NaNMonitor(late=True)
+    trainer._nan_monitor._late = True
     trainer.state.max_steps = 10
     batch = next(iter(trainer.get_train_dataloader()))
     model.train()
     with Operations() as used:
         trainer.compute_loss(model, batch).backward()
-        trainer.note_gradient()
-        trainer.step_momentum(1)
+        take_step(trainer)
     assert {"_softmax_backward_data", "native_layer_norm_backward", "_foreach_lerp_"} <= used.names
     assert used.names & WAITING == set()
 

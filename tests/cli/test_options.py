@@ -616,7 +616,7 @@ def test_only_a_first_argument_of_its_own_is_a_configuration():
         (["--ema_schedule", "linear"], "`ema_schedule` is one of cosine, constant_distance, but is linear"),
         (
             ["--ema_schedule", "constant_distance", "--ema_decay_end", "0.9"],
-            "`ema_decay_end` is 0.9, but is of the schedule cosine, and `ema_schedule` is constant_distance; leave",
+            "`ema_decay_end` is 0.9, but belongs to the cosine schedule, and `ema_schedule` is constant_distance",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.data.sentences import sample_rows
 from mocose_hf.data.streaming import SentenceStream
 from mocose_hf.data.token_counts import TokenCounts, count_tokens
-from mocose_hf.training.validation.inputs import count_training_tokens
+from mocose_hf.training.data_preparation import count_training_tokens
 
 
 def test_counts_worked_by_hand(tokenizer):

@@ -72,7 +72,7 @@ def main(disk: str, point: str) -> None:
     line = said.getvalue().splitlines()[-1]
     assert code == 1, f"ended with {code}: {said.getvalue()}"
     assert "cannot be written" in line, line
-    assert "--resume_from_checkpoint true" in line, line
+    assert "`resume_from_checkpoint` true" in line, line
     assert "Traceback" not in said.getvalue()
     print(f"{point}: {line}")
     assert run_mocose.main([*options, "--output_dir", str(folder / "out")]) == 0

@@ -84,7 +84,7 @@ def test_a_prompt_that_long_sentences_lose_warns(tmp_path, encoder_dir, told):
     make_trainer(tmp_path / "no prompt", tokenizer)
     assert "default prompt stands" not in told.text
     make_trainer(tmp_path / "left", tokenizer, tiny_model(**prompts))
-    assert "cuts long sentences on the left, where the model's default prompt stands" in told.text
+    assert "truncates long sentences on the left, and so cuts off the model's default prompt" in told.text
 
 
 @pytest.mark.parametrize("pooling_mode", POOLING_MODES)

@@ -254,7 +254,7 @@ def test_a_family_that_cannot_says_so_and_pads(tmp_path, tokenizer, told):
     torch.manual_seed(0)
     config = MoCoSEConfig(encoder_config=FAMILIES["mpnet"](), queue_size=16, queue_init_size=4)
     trainer = make_trainer(tmp_path, tokenizer, MoCoSEForPreTraining(config), padding_free=True)
-    assert "`padding_free` is left aside: mpnet encoders" in told.text
+    assert "`padding_free` has no effect: the attention of mpnet encoders" in told.text
     assert "attention_mask" in next(iter(trainer.get_train_dataloader()))
     trainer.train()
 

@@ -25,7 +25,7 @@ from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, info_nc
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.view_augmentation import Augmentation, draw_share, random_signs, shuffle
 from mocose_hf.models.views import View, embed_tokens, takes_embeddings
-from mocose_hf.training.validation.inputs import make_augmentation
+from mocose_hf.training.data_preparation import build_augmentation
 
 SPECIAL = (0, 2, 3)
 RANDOM = {"position_shuffle": True, "token_cutoff": 0.3, "feature_cutoff": 0.2, "embedding_noise": 0.01}
@@ -486,7 +486,7 @@ def test_an_encoder_that_takes_no_embeddings_is_refused_in_one_line(tmp_path, to
         assert not takes_embeddings(model.mocose.encoder)
         assert all(module.training for module in model.mocose.encoder.modules())
         with pytest.raises(ValueError, match="`fgsm_epsilon` change word embeddings, which bert encoders do not take"):
-            make_augmentation(training_arguments(tmp_path, fgsm_epsilon=1e-8), tokenizer, model)
+            build_augmentation(training_arguments(tmp_path, fgsm_epsilon=1e-8), tokenizer, model)
 
 
 def test_what_cannot_work_is_refused_before_training(tmp_path, tokenizer):

@@ -26,7 +26,7 @@ from mocose_hf.parallel.deepspeed import (
     validate_whole_weights,
     whole_weights,
 )
-from mocose_hf.training.checkpoint import check_pickles
+from mocose_hf.training.checkpoint import validate_pickles
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
@@ -153,7 +153,7 @@ class TestOnTwoProcesses:
         checkpoint = runs.folder / "whole3" / "checkpoint-6"
         settings = SimpleNamespace(deepspeed="zero3.json", world_size=2, hf_deepspeed_config=stage_config(3))
         validate_deepspeed_checkpoint(checkpoint, settings)
-        check_pickles(checkpoint, checkpoint_globals(settings))
+        validate_pickles(checkpoint, checkpoint_globals(settings))
         for change, said in [
             ({"world_size": 4}, "was written by 2 processes, but now there are 4; start 2"),
             ({"hf_deepspeed_config": stage_config(2)}, "was written under ZeRO-3; set `deepspeed`"),
@@ -170,7 +170,7 @@ class TestOnTwoProcesses:
         path = tmp_path / "global_step1" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
         torch.save({"state": Payload(tmp_path / "ran")}, path)
         with pytest.raises(InputError, match=r"optim_states\.pt: holds more than tensors and numbers"):
-            check_pickles(tmp_path, checkpoint_globals(SimpleNamespace(deepspeed="zero2.json")))
+            validate_pickles(tmp_path, checkpoint_globals(SimpleNamespace(deepspeed="zero2.json")))
         assert not (tmp_path / "ran").exists()
 
 

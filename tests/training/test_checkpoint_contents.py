@@ -17,11 +17,11 @@ from trainers import make_trainer
 from mocose_hf.errors import InputError
 from mocose_hf.training.checkpoint import (
     WEIGHTS_FILE,
-    check_pickles,
-    check_weights,
     load_weights,
     read_manifest,
     read_state,
+    validate_pickles,
+    validate_weights,
     write_manifest,
 )
 
@@ -48,8 +48,8 @@ def checkpoint(trained, tmp_path) -> Path:
 def test_what_training_saves_passes(checkpoint):
     state = torch.load(checkpoint / "rng_state.pth", weights_only=False)
     assert type(state["numpy"][1]).__module__ == "numpy"
-    check_pickles(checkpoint)
-    check_weights(tiny_model(), checkpoint)
+    validate_pickles(checkpoint)
+    validate_weights(tiny_model(), checkpoint)
     assert read_state(checkpoint).global_step == 3
 
 
@@ -60,7 +60,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(checkpoint, tmp_path, name, sav
     file.parent.mkdir(exist_ok=True)
     save({"state": {}, "_": Attack(marker)}, file)
     with pytest.raises(InputError, match="nothing of it was run") as caught:
-        check_pickles(checkpoint)
+        validate_pickles(checkpoint)
     assert not marker.exists()
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
@@ -99,14 +99,14 @@ def test_pickles_that_training_has_no_use_for_are_not_opened(trained, checkpoint
 def test_anything_but_numbers_and_their_containers_is_refused(tmp_path, value):
     save_zip(value, tmp_path / "optimizer.pt")
     with pytest.raises(InputError, match="holds more than tensors and numbers"):
-        check_pickles(tmp_path)
+        validate_pickles(tmp_path)
 
 
 def test_a_class_that_is_allowed_by_name_passes(tmp_path):
     save_zip({"a": Module()}, tmp_path / "optimizer.pt")
-    check_pickles(tmp_path, allowed=[Module])
+    validate_pickles(tmp_path, allowed=[Module])
     with pytest.raises(InputError):
-        check_pickles(tmp_path)
+        validate_pickles(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_damaged_pickle_is_refused_in_one_line(checkpoint, name, damage):
     file = checkpoint / name
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InputError, match="or is damaged") as caught:
-        check_pickles(checkpoint)
+        validate_pickles(checkpoint)
     assert "\n" not in str(caught.value)
 
 
@@ -176,6 +176,6 @@ def test_a_damaged_or_missing_weights_file_is_said_in_one_line(checkpoint, damag
     if damage is not None:
         file.write_bytes(damage(content))
     with pytest.raises(InputError, match="cannot be read") as caught:
-        check_weights(tiny_model(), checkpoint)
+        validate_weights(tiny_model(), checkpoint)
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)

@@ -77,5 +77,5 @@ def test_a_launcher_restarts_a_run_whose_worker_was_killed_and_it_ends_in_the_sa
     said = (tmp_path / "log").read_text()
     assert code == 0, said[-3000:]
     assert "Signal 9 (SIGKILL)" in said or "exitcode: -9" in said
-    assert f"Going on from {broken}" in said
+    assert f"Resuming from {broken}" in said
     assert same_end(tmp_path / "whole", broken) == []

@@ -322,7 +322,7 @@ def test_the_message_names_the_signal_or_another_process():
         assert signal.getsignal(signal.SIGTERM) is nobody_listened
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     preemption.saved_step = 3
-    assert "after step 3 of 7, which is saved; resume with --resume_from_checkpoint true." in preemption.report(state)
+    assert "after step 3 of 7, which is saved; resume with `resume_from_checkpoint` true." in preemption.report(state)
     with preemption.listening(args):
         assert preemption.report(state).startswith("A signal to another process")
 

@@ -40,10 +40,10 @@ def _no_figures(request, monkeypatch):
     ("config", "reason"),
     [({"queue_weight": 0.0, "relation_weight": 1.0}, "no negatives"), ({"queue_positives": 2}, "are positives too")],
 )
-def test_figures_of_negatives_are_left_out_if_the_loss_is_another(tmp_path, tokenizer, config, reason):
+def test_figures_of_negatives_are_skipped_if_the_loss_is_another(tmp_path, tokenizer, config, reason):
     make_trainer(tmp_path, tokenizer, tiny_model(**config), max_steps=3, queue_monitor_steps=1).train()
     record = lines_of(tmp_path)[-1]
-    assert reason in record["left_out"]["gradient"]
+    assert reason in record["skipped"]["gradient"]
     assert "effective_negatives" not in record
     assert record["queue_fill"] == 12
 
@@ -132,7 +132,7 @@ def test_a_line_says_what_a_loop_over_slots_and_logits_finds(tmp_path, tokenizer
         for name, value in expected.items():
             assert line[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
         assert line["queue_fill"] == int(witness.models[step].queue.num_filled)
-        assert line["left_out"] == {}
+        assert line["skipped"] == {}
     assert lines[0]["initial_rows"] == 6
     assert lines[-1]["initial_rows"] == 0
     assert all(0 < line["key_drift"] < 1 for line in lines)
@@ -145,7 +145,7 @@ def test_false_negatives_are_those_of_equal_ids(tmp_path, tokenizer):
         expected = slow_record(witness.models[line["step"]], witness.outputs[line["step"]], line["step"], BATCH)
         for name in ("false_negative_rate", "false_negative_gradient_share"):
             assert line[name] == pytest.approx(expected[name], rel=1e-5)
-        assert "no key in the queue" in line["left_out"]["key_drift"]  # an id of three sentences names none
+        assert "no key in the queue" in line["skipped"]["key_drift"]  # an id of three sentences names none
     assert lines[-1]["false_negative_rate"] > 0
 
 
@@ -217,8 +217,8 @@ def test_a_queue_without_logits_gives_the_same_line(tmp_path, tokenizer, monkeyp
     assert witness.outputs[2].logits is None
     for first, second in zip(held, again, strict=True):
         assert first.keys() == second.keys()
-        assert first["left_out"] == second["left_out"] == {}
-        for name in first.keys() - {"left_out"}:
+        assert first["skipped"] == second["skipped"] == {}
+        for name in first.keys() - {"skipped"}:
             pair = (line[name] if isinstance(line[name], list) else [line[name]] for line in (second, first))
             for value, expected in zip(*pair, strict=True):
                 assert value == (None if expected is None else pytest.approx(expected, rel=1e-4)), name
@@ -237,7 +237,7 @@ def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_told_from_them(
 
     monkeypatch.setattr(modeling_mocose.MoCoSEForPreTraining, "contrast", weighted)
     _, _, lines = train(tmp_path, tokenizer)
-    assert all("the loss is not that of all rows" in line["left_out"]["gradient"] for line in lines)
+    assert all("the loss is not that of all rows" in line["skipped"]["gradient"] for line in lines)
     assert not any("effective_negatives" in line or "gradient_share_by_age" in line for line in lines)
     assert all(line["key_drift"] for line in lines)
 
@@ -259,7 +259,7 @@ def test_negatives_in_place_of_the_rows_have_no_age(tmp_path, tokenizer, monkeyp
         expected = slow_weights(outputs.logits.double(), range(BATCH), groups, 2, ids, [*ids, -1, -1, -1])
         assert line["queue_gradient_share"] == pytest.approx(expected["shares"][1], rel=1e-5)
         assert line["effective_negatives"] == pytest.approx(expected["effective"], rel=1e-5)
-        assert "took 3 negatives from the queue, not its 22 slots" in line["left_out"]["gradient_share_by_age"]
+        assert "took 3 negatives from the queue, not its 22 slots" in line["skipped"]["gradient_share_by_age"]
         assert "gradient_share_by_age" not in line
 
 
@@ -269,7 +269,7 @@ def test_without_a_queue_there_are_in_batch_figures(tmp_path, tokenizer):
         assert (line["queue_fill"], line["first_ages"], line["age_quantiles"]) == (0, [], None)
         assert (line["in_batch_gradient_share"], line["negatives"]) == (1.0, BATCH - 1)
         assert 1 <= line["effective_negatives"] <= BATCH - 1
-        assert line["left_out"] == {}
+        assert line["skipped"] == {}
         assert not {"queue_gradient_share", "gradient_share_by_age", "key_drift"} & line.keys()
     assert any("effective_negatives" in line for line in trainer.state.log_history)
 
@@ -277,7 +277,7 @@ def test_without_a_queue_there_are_in_batch_figures(tmp_path, tokenizer):
 # What it needs, and what is said where it is not there
 
 
-def test_of_a_stream_the_drift_is_left_out_and_that_is_said_once(tmp_path, tokenizer, told):
+def test_of_a_stream_the_drift_is_skipped_and_that_is_said_once(tmp_path, tokenizer, told):
     rows = [{"text": text, "sentence_id": i} for i, text in enumerate(sentences(24))]
     stream = IterableDataset.from_generator(lambda: iter(rows))
     args = training_arguments(tmp_path, queue_monitor_steps=2, max_steps=6)
@@ -286,12 +286,12 @@ def test_of_a_stream_the_drift_is_left_out_and_that_is_said_once(tmp_path, token
     assert len(said) == 1
     assert "is a stream" in said[0]
     for line in lines_of(tmp_path):
-        assert "is a stream" in line["left_out"]["key_drift"]
+        assert "is a stream" in line["skipped"]["key_drift"]
         assert "key_drift" not in line
         assert line["false_negative_rate"] is not None
 
 
-def test_of_rows_without_text_or_a_tokenizer_the_drift_is_left_out(tmp_path, tokenizer, told):
+def test_of_rows_without_text_or_a_tokenizer_the_drift_is_skipped(tmp_path, tokenizer, told):
     ids = [tokenizer(text, padding="max_length", max_length=12)["input_ids"] for text in sentences(24)]
     dataset = Dataset.from_dict({"input_ids": ids})
     for number, processing_class in enumerate([tokenizer, None]):
@@ -299,7 +299,7 @@ def test_of_rows_without_text_or_a_tokenizer_the_drift_is_left_out(tmp_path, tok
         collator = lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}  # noqa: E731
         MoCoSETrainer(tiny_model(), args, dataset, None, processing_class, collator).train()
         (line, _) = lines_of(tmp_path / str(number))
-        assert ("no column `text`", "there is no tokenizer")[number] in line["left_out"]["key_drift"]
+        assert ("no column `text`", "there is no tokenizer")[number] in line["skipped"]["key_drift"]
         assert line["false_negative_rate"] is None
         assert line["effective_negatives"] > 0
 
@@ -355,15 +355,15 @@ def test_parts_of_the_target_keep_their_modes_and_outputs_are_held_only_where_du
 
     class Watch(TrainerCallback):
         def on_substep_end(self, args, state, control, **kwargs):
-            held.append((state.global_step + 1, telemetry._forward is not None))
+            held.append((state.global_step + 1, monitor._forward is not None))
 
         def on_step_end(self, args, state, control, model=None, **kwargs):
-            held.append((state.global_step, telemetry._forward is not None))
+            held.append((state.global_step, monitor._forward is not None))
             assert all(part.training for part in model.modules())
 
     fields = {"queue_monitor_steps": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
     trainer = make_trainer(tmp_path, tokenizer, callbacks=[Watch()], **fields)
-    (telemetry,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, QueueMonitor)]
+    (monitor,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, QueueMonitor)]
     trainer.train()
     assert held == [(1, False), (1, False), (2, True), (2, False), (3, False), (3, False), (4, True), (4, False)]
 
@@ -449,7 +449,7 @@ def test_the_figure_is_drawn_at_the_end_and_again_by_a_finished_run(tmp_path, to
     assert (tmp_path / PLOT_FILE).read_bytes() == drawn
 
 
-def test_without_matplotlib_the_figure_is_left_out_in_one_line(tmp_path, tokenizer, monkeypatch, told):
+def test_without_matplotlib_the_figure_is_skipped_in_one_line(tmp_path, tokenizer, monkeypatch, told):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     trainer, _, lines = train(tmp_path, tokenizer)
     (said,) = [record.getMessage() for record in told.records if PLOT_FILE in record.getMessage()]
@@ -470,7 +470,7 @@ def test_a_run_shorter_than_the_interval_leaves_no_file(tmp_path, tokenizer):
 
 @pytest.mark.slow
 def test_on_two_processes_the_first_one_tells_and_nothing_changes(tmp_path, encoder_dir):
-    script = HELPERS / "telemetry_on_processes.py"
+    script = HELPERS / "queue_monitor_on_processes.py"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run([sys.executable, *launcher, str(encoder_dir), str(tmp_path)], check=True, timeout=240)
     lines = lines_of(tmp_path / "2")

@@ -1,4 +1,4 @@
-"""The figure of the queue's telemetry: what its panels hold, and its file."""
+"""The figure of the queue's monitor: what its panels hold, and its file."""
 
 import json
 import sys
@@ -171,7 +171,7 @@ def test_no_lines_are_not_drawn(tmp_path):
     ("text", "said"),
     [
         (b'{"step": 1}\n{"step": 2, "que', "line 2: is not JSON"),
-        (b'{"step": 1}\n\n[1]\n', "line 3: is no record of a step; drop the line."),
+        (b'{"step": 1}\n\n[1]\n', "line 3: is no record of a step; delete the line."),
         (b'{"step": "a"}\n', "line 1: is no record of a step"),
         (b"\xff\xfe", "cannot be read"),
     ],

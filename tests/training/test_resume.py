@@ -11,8 +11,9 @@ from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import BertTokenizer, TrainerCallback
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer
-from mocose_hf.training.checkpoint import read_manifest
-from mocose_hf.training.resume import check_same_run, describe_run
+from mocose_hf.training import checkpoint as checkpointing
+from mocose_hf.training.checkpoint import find_checkpoint, read_manifest
+from mocose_hf.training.resume import compare_runs, describe_run, resolve_resume_checkpoint
 
 BY_EPOCH = {"logging_strategy": "epoch", "eval_strategy": "epoch", "save_steps": 7}
 CASES = {
@@ -96,13 +97,13 @@ def test_another_number_of_processes_is_said_and_allowed(tmp_path, tokenizer):
     described = describe_run(trainer.args, trainer.model, *given)
     checkpoint = tmp_path / "checkpoint-3"
     assert read_manifest(checkpoint) == described
-    assert check_same_run(checkpoint, described) is None
-    said = check_same_run(checkpoint, described | {"world_size": 2})
-    assert "made by 1 processes and goes on with 2" in said
+    assert compare_runs(checkpoint, described) == []
+    (said,) = compare_runs(checkpoint, described | {"world_size": 2})
+    assert "made by 1 processes and is resumed by 2" in said
     assert "no longer equal bit for bit" in said
     for name, value in {"device": "cuda", "cpu_threads": 97, "torch_version": "1.0"}.items():
-        said = check_same_run(checkpoint, described | {name: value})
-        assert f"`{name}` was {described[name]} and is {value} now: random numbers or rounding may differ" in said
+        (said,) = compare_runs(checkpoint, described | {name: value})
+        assert f"`{name}` was {described[name]} and is {value} now. Random numbers or rounding may differ" in said
 
 
 def test_every_trajectory_option_of_the_model_and_the_arguments_is_described(tmp_path, tokenizer):
@@ -216,9 +217,9 @@ def test_resuming_on_another_iterable_is_reported(tmp_path, tokenizer, told):
 
     trainer(0).train()
     trainer(0).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert "The stream is not the one it was" not in told.text
+    assert "The stream has changed" not in told.text
     trainer(1).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert "The stream is not the one it was" in told.text
+    assert "The stream has changed" in told.text
 
 
 def ids_after_training(model, folder, tokenizer, texts):
@@ -248,3 +249,22 @@ def test_sentence_ids_of_another_text_are_forgotten(tmp_path, tokenizer):
         assert ids_after_training(model, tmp_path / "again", tokenizer, texts) == expected
         assert len(keys) == len(held)
     assert ids_after_training(trainer.model, tmp_path / "again", tokenizer, second) == [-1] * len(held)
+
+
+def test_a_checkpoint_that_was_found_before_is_hashed_once(tmp_path, tokenizer, monkeypatch):
+    run(tmp_path, tokenizer, save_total_limit=3)
+    hashed = []
+    file_entry = checkpointing.file_entry
+
+    def count(path, **options):
+        hashed.append(path.name)
+        return file_entry(path, **options)
+
+    found = find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"))
+    monkeypatch.setattr(checkpointing, "file_entry", count)
+    trainer = make_trainer(tmp_path, tokenizer, tiny_model(encoder_dropout_prob=0.1), count=30, max_steps=3)
+    start = resolve_resume_checkpoint(found, read_manifest(found.path), trainer.args, trainer.model)
+    assert start.checkpoint == found.path
+    assert hashed == []
+    resolve_resume_checkpoint(found.path, read_manifest(found.path), trainer.args, trainer.model)
+    assert "model.safetensors" in hashed

@@ -32,7 +32,7 @@ def bits(values) -> list[bytes]:
 def test_means_are_over_the_forwards_and_the_processes():
     first = torch.tensor([[1.0, 0.0, 0.25, 2.0], [3.0, 1.0, 0.75, 4.0]])
     second = torch.tensor([[4.0, 1.0, 0.0, 1.0], [6.0, 0.0, 1.0, 1.0]])
-    assert log_of([first, second]).means() == {
+    assert log_of([first, second]).pop_means() == {
         "loss": 3.5,
         "contrastive_accuracy": 0.5,
         "query_std": 0.5,
@@ -42,11 +42,11 @@ def test_means_are_over_the_forwards_and_the_processes():
 
 def test_each_line_begins_anew_and_nothing_counted_gives_no_line():
     log = log_of([torch.full((1, 4), 2.0), torch.full((1, 4), 4.0)])
-    assert log.means()["loss"] == 3.0
-    assert log.means() == {}
+    assert log.pop_means()["loss"] == 3.0
+    assert log.pop_means() == {}
     log.add(torch.full((1, 4), 8.0))
-    assert log.means()["loss"] == 8.0
-    assert TrainMetrics().means() == {}
+    assert log.pop_means()["loss"] == 8.0
+    assert TrainMetrics().pop_means() == {}
 
 
 def test_the_mean_loss_is_over_all_forwards_and_not_over_lines():
@@ -55,19 +55,19 @@ def test_the_mean_loss_is_over_all_forwards_and_not_over_lines():
     for loss in (1.0, 2.0, 3.0):
         log.add(torch.full((1, 4), loss))
     assert log.mean_loss() == 2.0
-    log.means()
+    log.pop_means()
     assert log.mean_loss() == 2.0
     log.add(torch.full((1, 4), 10.0))
     assert log.mean_loss() == 4.0
     assert log.mean_loss() == 4.0
-    assert log.means()["loss"] == 10.0
+    assert log.pop_means()["loss"] == 10.0
 
 
 def test_two_processes_count_alike_whichever_comes_first():
     rows = forwards(20, processes=2)
     there, back = log_of(rows), log_of([row.flip(0) for row in rows])
     assert bits([there.mean_loss()]) == bits([back.mean_loss()])
-    assert bits(there.means().values()) == bits(back.means().values())
+    assert bits(there.pop_means().values()) == bits(back.pop_means().values())
 
 
 def test_a_row_of_the_first_process_counts_as_much_as_one_of_the_last():
@@ -75,7 +75,7 @@ def test_a_row_of_the_first_process_counts_as_much_as_one_of_the_last():
     for process in range(3):
         only = row.clone()
         only[process] = 3.0
-        assert log_of([only]).means() == dict.fromkeys(NAMES, 1.0)
+        assert log_of([only]).pop_means() == dict.fromkeys(NAMES, 1.0)
 
 
 @pytest.mark.parametrize("cut", range(12))
@@ -89,20 +89,20 @@ def test_what_is_saved_goes_on_to_the_last_bit(tmp_path, cut, line):
             if interrupted and number == cut:
                 log.save(tmp_path)
                 log = log_of(forwards(5, seed=9))
-                log.means()
+                log.pop_means()
                 log.add(rows[0])
                 log.load(tmp_path, CPU)
             log.add(row)
             if (number + 1) % line == 0:
-                told += log.means().values()
-        return bits([*told, log.mean_loss(), *log.means().values(), log.mean_loss()])
+                told += log.pop_means().values()
+        return bits([*told, log.mean_loss(), *log.pop_means().values(), log.mean_loss()])
 
     assert tell(interrupted=True) == tell(interrupted=False)
 
 
 def test_saving_changes_nothing_and_gives_the_same_text_again(tmp_path):
     log = log_of(forwards(7))
-    log.means()
+    log.pop_means()
     log.add(forwards(1, seed=3)[0])
     log.save(tmp_path)
     text = (tmp_path / FILE).read_text()
@@ -110,31 +110,31 @@ def test_saving_changes_nothing_and_gives_the_same_text_again(tmp_path):
     again.load(tmp_path, CPU)
     again.save(tmp_path)
     assert (tmp_path / FILE).read_text() == text
-    assert json.loads(text)["forwards_of_lines"] == 7
-    assert bits(again.means().values()) == bits(log.means().values())
+    assert json.loads(text)["logged_forwards"] == 7
+    assert bits(again.pop_means().values()) == bits(log.pop_means().values())
 
 
 def test_a_log_without_forwards_is_saved_too(tmp_path):
     TrainMetrics().save(tmp_path)
     log = log_of(forwards(3))
     log.load(tmp_path, CPU)
-    assert log.means() == {}
+    assert log.pop_means() == {}
     assert log.mean_loss() == 0.0
 
 
 def test_a_run_that_starts_forgets_the_one_before():
     log = log_of(forwards(3))
-    log.means()
+    log.pop_means()
     log.add(forwards(1)[0])
     log.load(None, CPU)
-    assert (log.means(), log.mean_loss()) == ({}, 0.0)
+    assert (log.pop_means(), log.mean_loss()) == ({}, 0.0)
 
 
 def test_what_was_counted_is_no_view_of_what_was_given():
     row = torch.ones(1, 4)
     log = log_of([row])
     row.zero_()
-    assert log.means()["loss"] == 1.0
+    assert log.pop_means()["loss"] == 1.0
 
 
 def test_measured_are_loss_share_of_hits_and_deviations_over_the_batch():

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, cosine_ema_decay
 from mocose_hf.evaluation import embed_tasks, read_sts_task
 from mocose_hf.training.train_metrics import measure
-from mocose_hf.training.validation.inputs import bfloat16_slowdown
+from mocose_hf.training.validation.inputs import computes_bfloat16
 
 
 class KeysOfEachForward(TrainerCallback):
@@ -782,21 +782,24 @@ def test_bf16_computes_in_bfloat16_and_keeps_loss_target_and_queue_in_float32(tm
     assert len(moved) > 0.9 * len(before)
 
 
-def test_bf16_is_warned_of_where_the_cpu_multiplies_slower_in_it(tmp_path, tokenizer, told, monkeypatch):
-    monkeypatch.setattr("mocose_hf.training.validation.inputs.bfloat16_slowdown", lambda: 1.2)
+def test_bf16_is_warned_of_if_the_cpu_does_not_compute_in_it(tmp_path, tokenizer, told, monkeypatch):
+    monkeypatch.setattr("mocose_hf.training.validation.inputs.computes_bfloat16", lambda: True)
     make_trainer(tmp_path, tokenizer, bf16=True)
     assert told.text == ""
-    monkeypatch.setattr("mocose_hf.training.validation.inputs.bfloat16_slowdown", lambda: 41.7)
+    monkeypatch.setattr("mocose_hf.training.validation.inputs.computes_bfloat16", lambda: False)
     make_trainer(tmp_path, tokenizer)
     assert told.text == ""
     make_trainer(tmp_path, tokenizer, bf16=True)
-    assert "about 42 times slower in bfloat16" in told.text
+    assert "no instructions for bfloat16" in told.text
 
 
-def test_the_slowdown_of_bfloat16_is_a_measured_ratio(monkeypatch):
-    seconds = iter([0.0, 9.0, 9.0, 11.0, 11.0, 13.0, 0.0, 9.0, 9.0, 15.0, 15.0, 25.0])
-    monkeypatch.setattr("mocose_hf.training.validation.inputs.time.perf_counter", lambda: next(seconds))
-    assert bfloat16_slowdown(size=2, repeats=2) == 3.0
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": False, "bf16": True}, True), ({"avx2": True}, False)],
+)
+def test_the_cpu_tells_whether_it_computes_in_bfloat16(monkeypatch, capabilities, expected):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    assert computes_bfloat16() == expected
 
 
 def test_activation_checkpointing_is_refused_where_the_encoder_has_none(tmp_path, tokenizer):

@@ -10,7 +10,12 @@ from trainers import make_trainer, scored_pairs, training_arguments
 from transformers import Trainer, TrainingArguments
 
 from mocose_hf import MoCoSETrainer, MoCoSETrainingArguments
-from mocose_hf.training.validation.transformers_options import REFUSED, TRAINER_REFUSED, TRAINER_WORKING, WORKING
+from mocose_hf.training.validation.transformers_options import (
+    SUPPORTED,
+    TRAINER_SUPPORTED,
+    TRAINER_UNSUPPORTED,
+    UNSUPPORTED,
+)
 
 FIELDS = {f.name: f for f in fields(MoCoSETrainingArguments)}
 OTHER_VALUES = {
@@ -29,11 +34,11 @@ OTHER_VALUES = {
 
 def test_every_field_and_argument_of_transformers_is_known():
     """If this fails after an upgrade of transformers, find out what the new option does here and write it down."""
-    names = [*WORKING, *REFUSED]
+    names = [*SUPPORTED, *UNSUPPORTED]
     assert len(names) == len(set(names))
     assert {f.name for f in fields(TrainingArguments)} == set(names)
     arguments = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    assert arguments == {*TRAINER_WORKING, *TRAINER_REFUSED}
+    assert arguments == {*TRAINER_SUPPORTED, *TRAINER_UNSUPPORTED}
 
 
 def test_the_page_says_of_each_option_what_becomes_of_it():
@@ -41,24 +46,24 @@ def test_the_page_says_of_each_option_what_becomes_of_it():
     sections = re.split(r"^## .*$", page, flags=re.M)[1:]
     rows = [dict(re.findall(r"^\| `(\w+)` \| (.*)\|$", section, re.M)) for section in sections]
     works, refused, trainer = ({name: note.strip() for name, note in found.items()} for found in rows)
-    assert set(works) == set(WORKING)
-    assert refused == REFUSED
-    assert {name for name, note in trainer.items() if note.startswith("works")} == set(TRAINER_WORKING)
-    assert {n: note for n, note in trainer.items() if n in TRAINER_REFUSED} == {
-        name: f"refused: {reason}" for name, reason in TRAINER_REFUSED.items()
+    assert set(works) == set(SUPPORTED)
+    assert refused == UNSUPPORTED
+    assert {name for name, note in trainer.items() if note.startswith("works")} == set(TRAINER_SUPPORTED)
+    assert {n: note for n, note in trainer.items() if n in TRAINER_UNSUPPORTED} == {
+        name: f"refused: {reason}" for name, reason in TRAINER_UNSUPPORTED.items()
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(REFUSED) - {"parallelism_config"}))
+@pytest.mark.parametrize("name", sorted(set(UNSUPPORTED) - {"parallelism_config"}))
 def test_a_field_without_effect_is_refused_by_name(tmp_path, name):
     default = FIELDS[name].default
     value = OTHER_VALUES.get(name, not default)
     assert default is MISSING or isinstance(default, bool) or name in OTHER_VALUES
-    with pytest.raises(ValueError, match=rf"^`{name}` must stay \S+: .*{re.escape(REFUSED[name][-20:])}\.$"):
+    with pytest.raises(ValueError, match=rf"^`{name}` must stay \S+: .*{re.escape(UNSUPPORTED[name][-20:])}\.$"):
         training_arguments(tmp_path, **{name: value})
 
 
-@pytest.mark.parametrize("name", TRAINER_REFUSED)
+@pytest.mark.parametrize("name", TRAINER_UNSUPPORTED)
 def test_an_argument_of_the_trainer_without_effect_is_refused_by_name(tmp_path, tokenizer, name):
     with pytest.raises(ValueError, match=rf"^`{name}` is not supported: "):
         MoCoSETrainer(tiny_model(), training_arguments(tmp_path), processing_class=tokenizer, **{name: lambda x: x})

@@ -1,4 +1,4 @@
-"""Callbacks that watch a training."""
+"""Detect a collapse of the sentence embeddings, which the loss does not show."""
 
 import itertools
 
@@ -18,18 +18,18 @@ from mocose_hf.parallel.collectives import broadcast
 logger = logging.get_logger(__name__)
 
 LEAST_SHARES = {"embedding_std": 0.2, "embedding_uniformity": 0.05, "embedding_rank": 0.35}
-"""The share of its best value in the run that each quantity keeps while training is well.
+"""Minimum share of its best value in the run that each quantity has in a healthy training.
 
-Healthy trainings of pretrained encoders went down to 0.57, 0.3 and 0.53. In a collapse either the first two fall, to
-0.1 and 0.02 and less, or the third does, to 0.2 and less.
+Healthy trainings of pretrained encoders went down to 0.57, 0.3 and 0.53. In a collapse either the first two fall to
+0.1 and 0.02 or less, or the third to 0.2 or less.
 """
 
 MOST_PROBE_ROWS, LEAST_PROBE_ROWS = 32, 8
 CHECKS_TO_ALARM, RECENT_CHECKS = 2, 3
-"""How many of the most recent checks must find too little: a collapse can pause for one check before it completes."""
+"""How many of the most recent checks must be low: a collapse can pause for one check before it completes."""
 
 RECOVERY = 1.5
-"""How many times its least share each quantity needs for a collapse to be over."""
+"""A collapse is over once each quantity exceeds its minimum share by this factor."""
 
 
 def measure_spread(embeddings: Tensor) -> dict[str, float]:
@@ -39,10 +39,10 @@ def measure_spread(embeddings: Tensor) -> dict[str, float]:
         embeddings: (N, H), N ≥ 2; normalised here.
 
     Returns:
-        `embedding_std`: standard deviation over the rows, mean over dimensions, times √H; 1 where they spread evenly,
-        0 where they are equal.
-        `embedding_uniformity`: as `uniformity`, in [−8, 0], 0 where they are equal.
-        `embedding_rank`: effective rank of the rows less their mean, over the largest rank that could have,
+        `embedding_std`: standard deviation over the rows, mean over dimensions, times √H; 1 if they spread evenly,
+        0 if they are equal.
+        `embedding_uniformity`: as `uniformity`, in [−8, 0], 0 if they are equal.
+        `embedding_rank`: effective rank of the centred rows, divided by the largest possible rank,
         min(N − 1, H); in [0, 1].
     """
     unit = F.normalize(embeddings.double(), dim=-1)
@@ -55,27 +55,28 @@ def measure_spread(embeddings: Tensor) -> dict[str, float]:
 
 
 class CollapseMonitor(TrainerCallback, ExportableState):
-    """Warn when the sentence embeddings collapse, which the loss hides; stop there with `stop_on_collapse`.
+    """Warn if the sentence embeddings collapse, or stop the run with `stop_on_collapse`.
 
     Before training and every `collapse_check_steps` optimizer steps, the online encoder embeds the same training
-    sentences as a user would: pooled, without heads and with dropout off. They are as many as a device takes in an
-    optimizer step but at most `MOST_PROBE_ROWS`, so that all looks cost well below a hundredth of the training. The
-    outputs of the training step itself do not serve: dropout alone spreads them (by about √p at a dropout of p in the
-    heads' last layer) however collapsed the model is. A collapse is a quantity of `measure_spread` below its share
-    (`LEAST_SHARES`) of its best value so far in `CHECKS_TO_ALARM` of the last `RECENT_CHECKS` checks, and is over once
-    all are `RECOVERY` times above. Shares and not values, as encoders start far apart: an encoder whose embeddings are
-    all alike from the start raises no alarm.
+    sentences as a user would: pooled, without heads and with dropout off. Their number is that of a device in an
+    optimizer step, at most `MOST_PROBE_ROWS`, so that all checks cost well below 1 % of the training. The outputs of
+    the training step are no substitute: dropout alone spreads them, by about √p at a dropout of p in the last layer
+    of the heads, in a collapsed model too.
 
-    It draws no random number and leaves the model as it is. Fewer than `LEAST_PROBE_ROWS` sentences are too few to
-    tell, and it says nothing. All processes take the first one's measurements. With the trainer's checkpoint,
-    its state is saved and, whatever `restore_callback_states_from_checkpoint` says, taken up again.
+    A collapse means that a quantity of `measure_spread` is below its share (`LEAST_SHARES`) of its best value so far
+    in `CHECKS_TO_ALARM` of the last `RECENT_CHECKS` checks. It is over once all are above `RECOVERY` times that. The
+    values of encoders differ widely, so an encoder whose embeddings are similar from the start raises no alarm.
+
+    It draws no random number and does not change the model. It stays silent with fewer than `LEAST_PROBE_ROWS`
+    sentences, which are too few. All processes use the measurements of the first one. Its state is part of each
+    checkpoint and is always restored.
 
     Attributes:
         best: The best value of each quantity so far in this run.
-        latest: What was measured since the last line of the log.
-        recent_checks: Which of the most recent checks found too little, oldest first.
-        warned: Whether the present collapse has been told.
-        alarm_step: The optimizer step at which the first collapse was told, None where there was none.
+        latest: The measurements since the last line of the log.
+        recent_checks: Whether each of the most recent checks was low, oldest first.
+        warned: Whether the current collapse has been reported.
+        alarm_step: The optimizer step of the first report, None before.
 
     Raises:
         CollapseError: After the optimizer step, on all processes, with `stop_on_collapse`.
@@ -83,24 +84,24 @@ class CollapseMonitor(TrainerCallback, ExportableState):
 
     def __init__(self):
         self._probe: list[str] = []
-        self._forget()
+        self._reset()
 
     def state(self) -> dict:
-        """Return what a checkpoint keeps, as JSON can hold it."""
+        """Return the state for a checkpoint, as JSON can hold it."""
         return {"args": {}, "attributes": {name: getattr(self, name) for name in self._initial_state()}}
 
     def pop_metrics(self) -> dict[str, float]:
-        """Return what was measured since the last call, empty where nothing was."""
+        """Return the measurements since the last call; empty if there are none."""
         latest, self.latest = self.latest, {}
         return latest
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):
-        """Choose the sentences to watch and measure the start, or take up the state of the checkpoint."""
-        self._forget()
+        """Choose the sentences and measure the start, or restore the state of the checkpoint."""
+        self._reset()
         rows = min(MOST_PROBE_ROWS, args.local_batch_size * args.gradient_accumulation_steps)
-        watches = args.collapse_check_steps > 0 and processing_class is not None
+        is_active = args.collapse_check_steps > 0 and processing_class is not None
         dataset = getattr(train_dataloader, "dataset", None)
-        self._probe = _probe_sentences(getattr(dataset, "dataset", dataset), rows) if watches else []
+        self._probe = _probe_sentences(getattr(dataset, "dataset", dataset), rows) if is_active else []
         saved = (state.stateful_callbacks or {}).get(type(self).__name__) if state.global_step else None
         if saved:
             saved = saved[0] if isinstance(saved, list) else saved
@@ -115,7 +116,7 @@ class CollapseMonitor(TrainerCallback, ExportableState):
             )
 
     def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
-        """Measure, compare with the best, and warn or stop."""
+        """Measure, compare with the best values, and warn or stop."""
         if not self._probe or state.global_step % args.collapse_check_steps:
             return
         self.latest = self._measure(args, model, processing_class)
@@ -138,15 +139,15 @@ class CollapseMonitor(TrainerCallback, ExportableState):
             self.warned = False
 
     def _message(self, low: list[str], step: int, remedies: str) -> str:
-        found = ", ".join(
-            f"`{name}` is {self.latest[name]:.3g}, where {self.best[name] * LEAST_SHARES[name]:.3g} to "
+        values = ", ".join(
+            f"`{name}` is {self.latest[name]:.3g}, and {self.best[name] * LEAST_SHARES[name]:.3g} to "
             f"{self.best[name]:.3g} is healthy in this run"
             for name in low
         )
-        return f"The sentence embeddings have collapsed at step {step}: {found}. Start again {remedies}."
+        return f"The sentence embeddings have collapsed at step {step}: {values}. Start again {remedies}."
 
     def _measure(self, args, model, tokenizer) -> dict[str, float]:
-        """Measure the probe; empty where a number is not finite, which the trainer tells."""
+        """Measure the probe sentences; empty if a number is not finite, which the trainer reports."""
         embeddings = model.encode(self._probe, tokenizer, max_seq_length=args.max_seq_length)
         spread = measure_spread(embeddings.nan_to_num())
         values = torch.tensor(list(spread.values()), device=args.device)
@@ -154,7 +155,7 @@ class CollapseMonitor(TrainerCallback, ExportableState):
         broadcast(values)
         return dict(zip(spread, values.tolist(), strict=True)) if values.isfinite().all() else {}
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         for name, value in self._initial_state().items():
             setattr(self, name, value)
 
@@ -164,7 +165,7 @@ class CollapseMonitor(TrainerCallback, ExportableState):
 
 
 def _probe_sentences(train_dataset, rows: int) -> list[str]:
-    """Take different training sentences at even distances, of a stream the first; none where there are too few."""
+    """Return different training sentences, evenly spaced, or the first of a stream; none if there are too few."""
     if isinstance(train_dataset, InfiniteStream):
         texts = [row.get("text") for row in itertools.islice(train_dataset.one_pass(), rows)]
     elif isinstance(train_dataset, Dataset) and "text" in train_dataset.column_names:

@@ -89,7 +89,7 @@ class PreemptionHandler(TrainerCallback):
         saved = "which is saved" if self.saved_step == state.global_step else "which is not saved, unlike earlier ones"
         return (
             f"{cause} ended training after step {state.global_step} of {state.max_steps}, {saved}; resume with "
-            "--resume_from_checkpoint true."
+            "`resume_from_checkpoint` true."
         )
 
     def agree(self, args) -> bool:
@@ -99,7 +99,7 @@ class PreemptionHandler(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
         self._epoch_ends = False
-        # If an evaluation follows, `on_evaluate` stops: a callback that ends the run by its score is told apart there.
+        # If an evaluation follows, `on_evaluate` stops the run: `EndOfRun` must first see whether the score ends it.
         if self.agree(args) and not control.should_evaluate:
             control.should_training_stop = True
 

@@ -1,4 +1,4 @@
-"""What the negatives of one batch are like: pure functions of logits, ages, ids and keys."""
+"""Metrics of the negatives of one batch: pure functions of logits, ages, ids and keys."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,10 +17,10 @@ _COLUMNS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class AgeBins:
-    """Bins of equal width over the age of a key, the optimizer steps since the one that made it.
+    """Bins of equal width over the age of a key, the optimizer steps since it was made.
 
-    A batch sees no key younger than 1. Bin i holds the ages from i · width + 1 to (i + 1) · width; the last bin also
-    holds all that are older, as there are where optimizer steps were skipped.
+    A batch sees no key younger than 1. Bin i holds the ages from i · width + 1 to (i + 1) · width. The last bin also
+    holds older keys, which exist if optimizer steps were skipped.
 
     Args:
         count: Number of bins, at most `MOST_BINS`; 0 without a queue.
@@ -32,13 +32,13 @@ class AgeBins:
 
     @classmethod
     def of_queue(cls, queue_size: int, keys_per_step: int) -> "AgeBins":
-        """Return as many bins as the ages of a full queue need, of the least width that `MOST_BINS` allows."""
+        """Return the bins for the ages of a full queue, with the smallest width that `MOST_BINS` allows."""
         oldest = math.ceil(queue_size / keys_per_step)
         width = max(1, math.ceil(oldest / MOST_BINS))
         return cls(math.ceil(oldest / width), width)
 
     def first_ages(self) -> list[int]:
-        """Return the lowest age of each bin."""
+        """Return the lowest age in each bin."""
         return [1 + i * self.width for i in range(self.count)]
 
     def numbers(self, ages: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class AgeBins:
 
 @dataclass(frozen=True)
 class Groups:
-    """The numbers of the groups that negatives are counted in: those of `AgeBins`, and then these.
+    """Numbers of the groups of negatives: the bins of `AgeBins`, then the properties of this class.
 
     Args:
         bins: The bins of ages.
@@ -58,17 +58,17 @@ class Groups:
 
     @property
     def initial(self) -> int:
-        """Rows without an age in this run: the random initial ones, and keys that the model was given with."""
+        """Rows without an age in this run: random initial rows, and keys that were loaded with the model."""
         return self.bins.count
 
     @property
     def batch(self) -> int:
-        """Keys of the batch."""
+        """The keys of the batch."""
         return self.bins.count + 1
 
     @property
     def other(self) -> int:
-        """Negatives made of the queue that are not its rows, such as centroids."""
+        """Negatives computed from the queue that are not its rows, such as centroids."""
         return self.bins.count + 2
 
     @property
@@ -80,7 +80,7 @@ class Groups:
         """Return the group of each slot of a queue as the batch of an optimizer step sees it.
 
         Args:
-            enqueued_at: (K,) int64, the step that made each row, as `NegativeQueue` has them.
+            enqueued_at: (K,) int64, the step that made each row, see `NegativeQueue`.
             step: The optimizer step of the batch, counted from 1.
 
         Returns:
@@ -94,17 +94,17 @@ class Groups:
 
 @dataclass
 class NegativeWeights:
-    """How a batch's loss pulls at its negatives.
+    """How the gradient of a batch's loss spreads over its negatives.
 
     Args:
         shares: (G,) float64, the share of each group in the gradient on all negatives, ∂L/∂logit summed over the
-            batch; they sum to 1. None where there is no such gradient.
+            batch; they sum to 1. None if there is no such gradient.
         effective: exp(entropy) of the softmax over a query's negatives alone, mean over the queries that have any:
-            how many negatives of equal weight would be as spread. None where there are none.
+            the number of equally weighted negatives with the same entropy. None if there are none.
         count: Negatives of a query, mean over the queries.
         false_negative_rate: Share of the (query, negative) pairs whose two sentence ids are equal, among those whose
-            ids are both known; None where none are.
-        false_negative_share: Their share of the gradient on all negatives; None where `shares` or the rate is.
+            ids are both known; None if none are.
+        false_negative_share: Their share of the gradient on all negatives; None if `shares` or the rate is.
         loss: The mean InfoNCE loss of the logits.
     """
 
@@ -119,78 +119,90 @@ class NegativeWeights:
 @torch.no_grad()
 def weigh_negatives(
     chunks: Iterable[Tensor],
-    own: Tensor,
+    positive_logits: Tensor,
     groups: Tensor,
     num_groups: int,
     query_ids: Tensor,
     column_ids: Tensor,
 ) -> NegativeWeights:
-    """Measure how the softmax of the loss spreads over the negatives, passing over the columns once.
+    """Measure how the softmax of the loss spreads over the negatives, in one pass over the columns.
 
-    The gradient of the loss by the logit of a negative is its softmax probability over all candidates, over B. The
-    softmax is kept online, as running maximum and sums (Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867),
-    so no more than one chunk is held.
+    The gradient of the loss with respect to the logit of a negative is its softmax probability over all candidates,
+    divided by B. An online softmax with a running maximum and running sums (Milakov & Gimelshein 2018,
+    https://arxiv.org/abs/1805.02867) needs only one chunk in memory.
 
     Args:
-        chunks: Logits of the negatives, (B, n) float32 each, side by side (B, N); −∞ for what is none of a query's
-            negatives, such as its own key.
-        own: (B,) float32, the logit of each query's own key.
+        chunks: Logits of the negatives, (B, n) float32 each, together (B, N); −∞ for columns that are no negative of
+            a query, such as its own key.
+        positive_logits: (B,) float32, the logit of each query's own key.
         groups: (N,) int64, the group of each column; −1 for none.
         num_groups: G.
-        query_ids: (B,) int64, the sentence of each query, −1 where unknown.
-        column_ids: (N,) int64, the sentence of each column, −1 where unknown.
+        query_ids: (B,) int64, the sentence of each query, −1 if unknown.
+        column_ids: (N,) int64, the sentence of each column, −1 if unknown.
     """
-    rows = len(own)
-    top = own.new_full((rows,), float("-inf"))
-    total, spread, of_same = own.new_zeros(3, rows)
-    of_groups = own.new_zeros(rows, num_groups)
-    counts = torch.zeros(3, dtype=torch.int64, device=own.device)  # negatives, pairs of known ids, of equal ids
-    numbers = torch.arange(num_groups, device=own.device)
+    rows = len(positive_logits)
+    running_max = positive_logits.new_full((rows,), float("-inf"))
+    running_sum, running_entropy, same_sum = positive_logits.new_zeros(3, rows)
+    group_sums = positive_logits.new_zeros(rows, num_groups)
+    # the numbers of negatives, of pairs with known ids, and of pairs with equal ids
+    counts = torch.zeros(3, dtype=torch.int64, device=positive_logits.device)
+    numbers = torch.arange(num_groups, device=positive_logits.device)
     first = 0
     for logits in chunks:
         columns = slice(first, first + logits.shape[1])
         first = columns.stop
-        before, top = top, torch.maximum(top, logits.amax(1))
-        floor = top.masked_fill(top == float("-inf"), 0.0)  # (B,), finite where a query has had no negatives yet
-        weights = (logits - floor[:, None]).exp()  # (B, n)
-        shrunk = (before - floor).exp()
-        spread = shrunk * spread + torch.xlogy(shrunk, shrunk) * total + torch.xlogy(weights, weights).sum(1)
-        total = shrunk * total + weights.sum(1)
-        belongs = (groups[columns, None] == numbers).to(weights)  # (n, G); a product sums in one order on a GPU too
-        of_groups = shrunk[:, None] * of_groups + weights @ belongs
-        there = logits > float("-inf")
-        known = there & (query_ids >= 0)[:, None] & (column_ids[columns] >= 0)
-        same = known & (query_ids[:, None] == column_ids[columns])
-        of_same = shrunk * of_same + (weights * same).sum(1)
-        counts += torch.stack([there.sum(), known.sum(), same.sum()])
-    return _sum_up(*(part.cpu().double() for part in (own, top, total, spread, of_groups, of_same)), counts.tolist())
+        old_max, running_max = running_max, torch.maximum(running_max, logits.amax(1))
+        finite_max = running_max.masked_fill(running_max == float("-inf"), 0.0)  # (B,), for queries without negatives
+        weights = (logits - finite_max[:, None]).exp()  # (B, n)
+        rescale = (old_max - finite_max).exp()
+        running_entropy = rescale * running_entropy + torch.xlogy(rescale, rescale) * running_sum
+        running_entropy += torch.xlogy(weights, weights).sum(1)
+        running_sum = rescale * running_sum + weights.sum(1)
+        is_in_group = (groups[columns, None] == numbers).to(weights)  # (n, G); a product is deterministic on a GPU too
+        group_sums = rescale[:, None] * group_sums + weights @ is_in_group
+        is_negative = logits > float("-inf")
+        is_known = is_negative & (query_ids >= 0)[:, None] & (column_ids[columns] >= 0)
+        is_same = is_known & (query_ids[:, None] == column_ids[columns])
+        same_sum = rescale * same_sum + (weights * is_same).sum(1)
+        counts += torch.stack([is_negative.sum(), is_known.sum(), is_same.sum()])
+    sums = (positive_logits, running_max, running_sum, running_entropy, group_sums, same_sum)
+    return _summarize(*(part.cpu().double() for part in sums), counts.tolist())
 
 
-def _sum_up(own, top, total, spread, of_groups, of_same, counts: list[int]) -> NegativeWeights:
-    """Put together what `weigh_negatives` summed for each query, relative to exp of its `top`."""
-    some = total > 0
-    log_total = top + total.log()  # (B,), −∞ where a query has no negatives
-    pull = torch.sigmoid(log_total - own)  # (B,), the gradient on all negatives of a query
-    pulled = pull.sum()
-    scale = torch.where(some, pull / total, 0.0)
-    shares = (scale[:, None] * of_groups).sum(0) / pulled if pulled > 0 else None
-    entropy = total.log() - spread / total
+def _summarize(
+    positive_logits: Tensor,
+    maximum: Tensor,
+    total: Tensor,
+    entropy_sum: Tensor,
+    group_sums: Tensor,
+    same_sum: Tensor,
+    counts: list[int],
+) -> NegativeWeights:
+    """Combine the sums of `weigh_negatives`, which are relative to exp of each query's `maximum`."""
+    has_negatives = total > 0
+    log_total = maximum + total.log()  # (B,), −∞ for a query without negatives
+    gradient = torch.sigmoid(log_total - positive_logits)  # (B,), on all negatives of a query
+    gradient_sum = gradient.sum()
+    scale = torch.where(has_negatives, gradient / total, 0.0)
+    shares = (scale[:, None] * group_sums).sum(0) / gradient_sum if gradient_sum > 0 else None
+    entropy = total.log() - entropy_sum / total
     negatives, known, same = counts
+    has_shares = known and shares is not None
     return NegativeWeights(
         shares=shares,
-        effective=entropy[some].exp().mean().item() if some.any() else None,
-        count=negatives / len(own),
+        effective=entropy[has_negatives].exp().mean().item() if has_negatives.any() else None,
+        count=negatives / len(positive_logits),
         false_negative_rate=same / known if known else None,
-        false_negative_share=((scale * of_same).sum() / pulled).item() if known and shares is not None else None,
-        loss=F.softplus(log_total - own).mean().item(),
+        false_negative_share=((scale * same_sum).sum() / gradient_sum).item() if has_shares else None,
+        loss=F.softplus(log_total - positive_logits).mean().item(),
     )
 
 
 def negative_columns(logits: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """Give the columns of logits (B, C + N) in chunks, −∞ in the column of each query's own key.
+    """Yield the columns of logits (B, C + N) in chunks, −∞ in the column of each query's own key.
 
     Args:
-        logits: As the model's output has them.
+        logits: The logits of the model's output.
         labels: (B,) int64, the column of each query's own key.
     """
     for first in range(0, logits.shape[1], _COLUMNS_AT_ONCE):
@@ -202,30 +214,30 @@ def negative_columns(logits: Tensor, labels: Tensor) -> Iterator[Tensor]:
 def recomputed_columns(
     queries: Tensor, keys: Tensor, rows: Tensor, log_weights: Tensor, temperature: float, in_batch_negatives: bool
 ) -> Iterator[Tensor]:
-    """Give the same for a queue whose logits were not held, computing them again chunk by chunk.
+    """Yield the same for a queue whose logits were not stored, computing them again chunk by chunk.
 
     Args:
-        queries, keys: (B, D), the batch's own.
+        queries, keys: (B, D) of the batch.
         rows, log_weights: (K, D) and (K,), the queue, and what is added to its logits.
         temperature, in_batch_negatives: As `contrastive_logits` takes them.
     """
-    of_batch = contrastive_logits(queries, keys, rows[:0], temperature, None, in_batch_negatives)
-    yield of_batch.fill_diagonal_(float("-inf"))
+    batch_logits = contrastive_logits(queries, keys, rows[:0], temperature, None, in_batch_negatives)
+    yield batch_logits.fill_diagonal_(float("-inf"))
     for first in range(0, len(rows), _COLUMNS_AT_ONCE):
         chunk = slice(first, first + _COLUMNS_AT_ONCE)
         yield contrastive_logits(queries, keys[:0], rows[chunk], temperature, log_weights=log_weights[chunk])
 
 
 def spread_evenly(items: Tensor, count: int) -> Tensor:
-    """Return at most `count` of the items (N,), at even distances, the first and the last among them."""
+    """Return at most `count` of the items (N,), evenly spaced, including the first and the last."""
     if len(items) <= count:
         return items
-    places = torch.linspace(0, len(items) - 1, count, dtype=torch.float64).round().long()
-    return items[places.to(items.device)]
+    indices = torch.linspace(0, len(items) - 1, count, dtype=torch.float64).round().long()
+    return items[indices.to(items.device)]
 
 
 def means_by_group(values: Tensor, groups: Tensor, count: int) -> tuple[list[float | None], list[int]]:
-    """Return the mean of the values of each group, None where it has none, and how many it has.
+    """Return for each group the mean of its values, None if it has none, and their number.
 
     Args:
         values: (N,) floats.
@@ -234,5 +246,5 @@ def means_by_group(values: Tensor, groups: Tensor, count: int) -> tuple[list[flo
     """
     values, groups = values.cpu().double(), groups.cpu()
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, values).tolist()
-    numbers = torch.bincount(groups, minlength=count).tolist()
-    return [total / number if number else None for total, number in zip(sums, numbers, strict=True)], numbers
+    counts = torch.bincount(groups, minlength=count).tolist()
+    return [total / size if size else None for total, size in zip(sums, counts, strict=True)], counts

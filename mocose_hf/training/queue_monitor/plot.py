@@ -1,4 +1,4 @@
-"""The figure of a run's queue of negatives, drawn from the lines of its telemetry."""
+"""Draw the figure of a run's queue of negatives from the lines of the queue monitor."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,36 +18,36 @@ QUEUE_MONITOR_FILES = ("queue_monitor.jsonl", "queue_monitor.png")
 """The lines that `QueueMonitor` writes, and their figure."""
 
 _MOST_LINES = 6
-"""Steps that are shown each by a line of its own, from the first to the last."""
+"""Steps that are drawn as a line of their own, from the first to the last."""
 
 _LEAST_KEYS = 8
-"""Keys that a dot of drift is the mean of; one alone says more of its dropout than of its age."""
+"""Minimum keys for a point of drift. A single key shows more of dropout than of age."""
 
 _LEAST_SHARE = 0.01
-"""Height of a panel of zeros."""
+"""Height of a panel in which all values are 0."""
 
 
 def plot_queue_monitor(lines: str | Path, path: str | Path) -> bool:
-    """Draw what the queue was like in a run: drift and gradient by age, and how they changed over its steps.
+    """Draw drift and gradient by the age of keys, and their course over the steps of a run.
 
     Args:
         lines: A `queue_monitor.jsonl`, as `mocose_hf.QueueMonitor` writes it.
-        path: A .png or .svg file, written anew.
+        path: A .png or .svg file; an existing one is replaced.
 
     Returns:
-        Whether it was drawn, which it is not where there is no line.
+        Whether it was drawn; it is not if there are no lines.
 
     Raises:
-        InputError: Where the lines cannot be read, the name ends otherwise or matplotlib is missing.
+        InputError: If the lines cannot be read, the file name ends otherwise, or matplotlib is missing.
     """
     return save_figure(queue_monitor_figure(read_queue_monitor(lines)), path)
 
 
 def read_queue_monitor(path: str | Path) -> list[dict]:
-    """Return the records of a file of telemetry, in the order of its lines.
+    """Return the records in a file of the queue monitor, in the order of its lines.
 
     Raises:
-        InputError: Where the file cannot be read, or a line is no record.
+        InputError: If the file cannot be read, or a line is no record.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -58,25 +58,25 @@ def read_queue_monitor(path: str | Path) -> list[dict]:
         try:
             record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: is not JSON ({one_line(error)}); drop the line.") from error
+            raise InputError(f"{path}, line {number}: is not JSON ({one_line(error)}); delete the line.") from error
         if record is not None and not (isinstance(record, dict) and isinstance(record.get("step"), int)):
-            raise InputError(f"{path}, line {number}: is no record of a step; drop the line.")
+            raise InputError(f"{path}, line {number}: is no record of a step; delete the line.")
         records += [] if record is None else [record]
     return records
 
 
 def queue_monitor_figure(records: Sequence[Mapping]) -> "Figure | None":
-    """Return the figure of `plot_queue_monitor`, None where there are no records."""
+    """Return the figure of `plot_queue_monitor`, None if there are no records."""
     if not records:
         return None
     figure = new_figure(width=12.0, height=6.6)
     shown = _spread(records)
-    drift = _panel(figure, 1, "Drift of the keys", "Age of the key (optimizer steps)", "Cosine to its key of now")
+    drift = _panel(figure, 1, "Drift of the keys", "Age of the key (optimizer steps)", "Cosine to its current key")
     pull = _panel(figure, 2, "Gradient by age", "Age of the key (optimizer steps)", "Share of the gradient")
     _draw_by_age(drift, shown, _drift_by_age)
     _draw_by_age(pull, shown, _gradient_by_age)
     _draw_uniform_share(pull, shown[-1])
-    _draw_steps_of_colours(figure, shown, [axes for axes in (drift, pull) if axes.lines])
+    _draw_colour_bar(figure, shown, [axes for axes in (drift, pull) if axes.lines])
 
     parts = _panel(figure, 3, "Gradient by source", "Optimizer step", "Share of the gradient")
     sources = {"Queue": "queue_gradient_share", "Batch": "in_batch_gradient_share"}
@@ -85,17 +85,17 @@ def queue_monitor_figure(records: Sequence[Mapping]) -> "Figure | None":
     effective = _panel(figure, 4, "Effective negatives", "Optimizer step", "Negatives of a query")
     _draw_over_steps(effective, records, {"Effective": "effective_negatives", "All": "negatives"})
     distance = _panel(figure, 5, "Maximum traceable distance", "Optimizer step", "Optimizer steps (log scale)")
-    distances = {"Of the moment": "current_d_trace", "Of the start, the paper's": "d_trace"}
+    distances = {"Current": "current_d_trace", "At the start (paper)": "d_trace"}
     _draw_over_steps(distance, records, distances, logarithmic=True)
     false = _panel(figure, 6, "False negatives by sentence id", "Optimizer step", "Share")
-    shares = {"Of the pairs": "false_negative_rate", "Of the gradient": "false_negative_gradient_share"}
+    shares = {"Share of pairs": "false_negative_rate", "Share of gradient": "false_negative_gradient_share"}
     _draw_over_steps(false, records, shares)
     false.yaxis.set_major_formatter(_percent)
     return figure
 
 
 def _spread(records: Sequence[Mapping]) -> list[Mapping]:
-    """Return a few records at even distances, the first and the last among them."""
+    """Return a few records, evenly spaced, including the first and the last."""
     places = np.linspace(0, len(records) - 1, min(_MOST_LINES, len(records))).round().astype(int)
     return [records[place] for place in places]
 
@@ -109,7 +109,7 @@ def _panel(figure: "Figure", place: int, title: str, across: str, up: str) -> "A
 
 
 def _column(record: Mapping, name: str) -> np.ndarray:
-    """Return the values of the bins, NaN where there is none."""
+    """Return the values of the bins, NaN if there are none."""
     values = np.asarray(record.get(name) or [], dtype=float)
     return values if len(values) else np.full(len(record.get("first_ages") or []), np.nan)
 
@@ -120,7 +120,7 @@ def _ages(record: Mapping) -> np.ndarray:
 
 
 def _drift_by_age(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Return ages and drift, of neighbouring bins together where they hold few keys; the batch's own are of age 0."""
+    """Return ages and drift; bins with few keys are merged with their neighbours. The batch's own keys have age 0."""
     columns = (_ages(record), _column(record, "key_drift_by_age"), _column(record, "sampled_by_age"))
     points = [] if record.get("batch_key_drift") is None else [(0.0, record["batch_key_drift"])]
     age = drift = keys = 0.0
@@ -130,36 +130,36 @@ def _drift_by_age(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
         if keys >= _LEAST_KEYS:
             points.append((age / keys, drift / keys))
             age = drift = keys = 0.0
-    if keys >= _LEAST_KEYS / 2 or (keys and len(points) < 2):  # the oldest, and fewer than the others
+    if keys >= _LEAST_KEYS / 2 or (keys and len(points) < 2):  # the oldest keys, fewer than for the other points
         points.append((age / keys, drift / keys))
     ages, values = np.asarray(points, dtype=float).reshape(-1, 2).T
     return ages, values
 
 
 def _gradient_by_age(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ages of the bins that hold rows, and their shares."""
+    """Return the ages of the bins that hold rows, and their shares of the gradient."""
     shares = _column(record, "gradient_share_by_age")
     held = np.isfinite(shares) & (_column(record, "rows_by_age") > 0)
     return _ages(record)[held], shares[held]
 
 
 def _draw_by_age(axes: "Axes", records: Sequence[Mapping], points_of: Callable) -> None:
-    """Draw a line of each record, from dark to light as the steps go on."""
+    """Draw a line for each record, from dark to light in the order of steps."""
     for number, record in enumerate(records):
         ages, values = points_of(record)
         if len(ages):
             colour = _colours(len(records))(number)
             axes.plot(ages, values, color=colour, linewidth=1.6, marker="o", markersize=3.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _say_where_empty(axes)
+    _label_if_empty(axes)
 
 
 def _draw_uniform_share(axes: "Axes", record: Mapping) -> None:
-    """Draw what the share of each bin would be if all negatives of a query pulled alike."""
+    """Draw the share of each bin if all negatives of a query had the same gradient."""
     ages, rows = _ages(record), _column(record, "rows_by_age")
     if record.get("negatives") and len(_gradient_by_age(record)[0]):
         options = {"color": INK, "linestyle": "--", "linewidth": 1.2}
-        axes.plot(ages, np.where(rows > 0, rows, np.nan) / record["negatives"], label="All pulling alike", **options)
+        axes.plot(ages, np.where(rows > 0, rows, np.nan) / record["negatives"], label="Equal gradients", **options)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8, loc="upper right")
 
@@ -171,8 +171,8 @@ def _colours(count: int):
     return ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, count)))
 
 
-def _draw_steps_of_colours(figure: "Figure", records: Sequence[Mapping], places: Sequence["Axes"]) -> None:
-    """Draw beside the panels by age which colour is which step."""
+def _draw_colour_bar(figure: "Figure", records: Sequence[Mapping], places: Sequence["Axes"]) -> None:
+    """Draw the colour bar of the steps beside the panels by age."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -194,13 +194,13 @@ def _draw_over_steps(
     highest: float | None = None,
     logarithmic: bool = False,
 ) -> None:
-    """Draw a line of each of some values over the steps, all but the first dashed."""
+    """Draw a line over the steps for each of several values, all but the first dashed."""
     for number, (label, name) in enumerate(names.items()):
         points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
         if points:
             options = {"color": COLOURS[number], "linestyle": "--" if number else "-", "linewidth": 1.6}
             axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=3, clip_on=False, **options)
-    _say_where_empty(axes)
+    _label_if_empty(axes)
     if not axes.lines:
         return
     axes.legend(frameon=False, fontsize=8)
@@ -217,7 +217,7 @@ def _draw_over_steps(
     axes.set_ylim(0, highest or 1.08 * top or _LEAST_SHARE)
 
 
-def _say_where_empty(axes: "Axes") -> None:
+def _label_if_empty(axes: "Axes") -> None:
     if not axes.lines:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=INK)
         axes.set_xticks([])

@@ -1,8 +1,9 @@
-"""Which values the settings of a training take, told by the name of the option before anything is built."""
+"""Validate the values of training arguments, before anything is built from them."""
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from numbers import Real
 
 import torch
@@ -15,40 +16,55 @@ from mocose_hf.data.text_augmentation import KEY_AUGMENTATIONS
 from mocose_hf.errors import one_line
 from mocose_hf.models.view_augmentation import VIEWS
 
+
+@dataclass(frozen=True)
+class _Range:
+    """The values that some options may have; None is always allowed here.
+
+    Args:
+        description: The range in words, after the name of the option.
+        contains: Whether a value is in the range.
+        names: The options, separated by spaces.
+    """
+
+    description: str
+    contains: Callable[[float], bool]
+    names: str
+
+
 _RANGES = (
-    ("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end repetition_rate"),
-    (
+    _Range("lies in [0, 1]", lambda value: 0 <= value <= 1, "ema_decay ema_decay_end repetition_rate"),
+    _Range(
         "lies in [0, 1)",
         lambda value: 0 <= value < 1,
         "adam_beta1 adam_beta2 deletion_rate feature_cutoff token_cutoff",
     ),
-    ("lies in (0, 1]", lambda value: 0 < value <= 1, "crop_share key_augmentation_rate"),
-    ("lies in [0, 2**32)", lambda value: 0 <= value < 2**32, "seed data_seed"),
-    (
+    _Range("lies in (0, 1]", lambda value: 0 < value <= 1, "crop_share key_augmentation_rate"),
+    _Range("lies in [0, 2**32)", lambda value: 0 <= value < 2**32, "seed data_seed"),
+    _Range(
         "is at least 1",
         lambda value: 1 <= value < math.inf,
         "ema_schedule_steps per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps",
     ),
-    ("is at least 3, a token between two marks", lambda value: 3 <= value < math.inf, "max_seq_length"),
-    ("is at least 1, or -1 for no limit", lambda value: value == -1 or 1 <= value < math.inf, "max_steps"),
-    (
+    _Range("is at least 3, a token between two marks", lambda value: 3 <= value < math.inf, "max_seq_length"),
+    _Range("is at least 1, or -1 for no limit", lambda value: value == -1 or 1 <= value < math.inf, "max_steps"),
+    _Range(
         "is at least 0",
         lambda value: 0 <= value < math.inf,
         "collapse_check_steps dataloader_num_workers queue_monitor_steps",
     ),
-    (
+    _Range(
         "is a number, 0 or above",
         lambda value: 0 <= value < math.inf,
         "embedding_noise fgsm_epsilon head_learning_rate learning_rate max_grad_norm neftune_noise_alpha warmup_steps "
         "weight_decay",
     ),
-    (
+    _Range(
         "is a number above 0",
         lambda value: 0 < value < math.inf,
         "adam_epsilon eval_steps logging_steps num_train_epochs save_steps",
     ),
 )
-"""What is asked of the value, whether it is so, and the options that it is asked of; None is left to each."""
 
 _JSON_OPTIONS = (
     "accelerator_config",
@@ -59,33 +75,33 @@ _JSON_OPTIONS = (
 )
 
 _FILE_OPTIONS = ("accelerator_config", "fsdp_config")
-"""Those of them that may name a file instead."""
+"""The JSON options that may name a file instead."""
 
 
-def check_values(args) -> None:
-    """Refuse values that no training can use, before transformers looks at them.
+def validate_values(args) -> None:
+    """Validate numbers, JSON and key=value options, before transformers reads them.
 
     Raises:
-        ValueError: In one line, with the option's name in backticks.
+        ValueError: If a value cannot be used; the message names the option in backticks.
     """
-    for words, fits, names in _RANGES:
-        for name in names.split():
+    for allowed in _RANGES:
+        for name in allowed.names.split():
             value = getattr(args, name)
-            if value is not None and not (isinstance(value, Real) and fits(value)):
-                raise ValueError(f"`{name}` {words}, but is {value!s:.60}.")
+            if value is not None and not (isinstance(value, Real) and allowed.contains(value)):
+                raise ValueError(f"`{name}` {allowed.description}, but is {value!s:.60}.")
     for name in _JSON_OPTIONS:
-        _check_json(name, getattr(args, name))
-    _check_accelerator_config(args.accelerator_config)
+        _validate_json(name, getattr(args, name))
+    _validate_accelerator_config(args.accelerator_config)
     for pair in args.optim_args.split(",") if args.optim_args else []:
         if pair.count("=") != 1:
             raise ValueError(f"`optim_args` holds {pair[:60]!r}; write key=value,key=value.")
 
 
-def check_precision(args) -> None:
-    """Refuse precisions that the device does not have, before transformers looks at them.
+def validate_precision(args) -> None:
+    """Validate the precision, before transformers reads it.
 
     Raises:
-        ValueError: In one line, with the name of each option to change in backticks.
+        ValueError: If the device does not support it; the message names the options to change.
     """
     on_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.fp16 and on_cpu:
@@ -110,19 +126,19 @@ VIEW_CHANGES = (
     "feature_cutoff",
     "embedding_noise",
 )
-"""Options that change a view, which `augment_view` names."""
+"""Options that change a view; `augment_view` names the view."""
 
 
 def changes_a_view(args) -> bool:
-    """Return whether any of `VIEW_CHANGES` is on."""
+    """Return whether any of `VIEW_CHANGES` has an effect."""
     return args.crop_share < 1.0 or any(getattr(args, name) for name in VIEW_CHANGES if name != "crop_share")
 
 
-def check_augmentations(args) -> None:
-    """Refuse names that no augmentation has, and settings of augmentations that are not on.
+def validate_augmentations(args) -> None:
+    """Validate the options of augmentations.
 
     Raises:
-        ValueError: In one line.
+        ValueError: If a name is unknown, or a setting belongs to an augmentation that has no effect.
     """
     if args.augment_view not in VIEWS:
         raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
@@ -144,10 +160,10 @@ SCHEDULES_BY_SCORE = ("reduce_lr_on_plateau", "greedy")
 
 
 def follow_score(args) -> None:
-    """Tell a schedule that follows a score whether more of it is better.
+    """Set `mode` of a schedule that follows a score: max if more of the score is better, else min.
 
     Raises:
-        ValueError: If `lr_scheduler_kwargs` says the opposite.
+        ValueError: If `lr_scheduler_kwargs` sets the opposite.
     """
     if args.lr_scheduler_type not in SCHEDULES_BY_SCORE:
         return
@@ -161,11 +177,11 @@ def follow_score(args) -> None:
     args.lr_scheduler_kwargs = given | {"mode": mode}
 
 
-def check_scheduler(args) -> None:
-    """Refuse a learning rate schedule that its arguments do not fit, by a few steps of one.
+def validate_scheduler(args) -> None:
+    """Validate the learning rate schedule by a few steps of a small one.
 
     Raises:
-        ValueError: In one line, where it cannot be built or stepped.
+        ValueError: If it cannot be built or stepped with its arguments.
     """
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     try:
@@ -180,18 +196,18 @@ def check_scheduler(args) -> None:
             for _ in range(4):
                 optimizer.step()
                 scheduler.step()
-    except Exception as error:  # each schedule raises kinds of its own on arguments that it cannot calculate with
+    except Exception as error:  # each schedule raises other kinds on arguments that it cannot use
         raise ValueError(
             f"`lr_scheduler_type` {args.lr_scheduler_type.value} does not work with these `lr_scheduler_kwargs` "
             f"({one_line(error)}); give the arguments that this schedule takes."
         ) from error
 
 
-def check_loading(args) -> None:
-    """Refuse ways of loading batches that would give others than one uninterrupted process sees.
+def validate_loading(args) -> None:
+    """Validate that batches are the same with any number of processes, and after a resume.
 
     Raises:
-        ValueError: In one line.
+        ValueError: If an option changes them.
     """
     if args.parallelism_config is not None:
         raise ValueError(
@@ -222,16 +238,16 @@ def check_loading(args) -> None:
         )
 
 
-def _check_json(name: str, value) -> None:
-    """Refuse a word that is no JSON object, unless it may name a file."""
+def _validate_json(name: str, value) -> None:
+    """Raise a `ValueError` if a value is no JSON object and cannot name a file."""
     if value is None or isinstance(value, dict) or (name in _FILE_OPTIONS and not _looks_like_json(value)):
         return
     wanted = f"write a JSON object, such as '{{\"key\": 1}}'{', or a file' if name in _FILE_OPTIONS else ''}"
     try:
-        made = json.loads(value)
+        parsed = json.loads(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`{name}` is not valid JSON ({one_line(error)}); {wanted}.") from error
-    if not isinstance(made, dict):
+    if not isinstance(parsed, dict):
         raise ValueError(f"`{name}` is JSON, but no object; {wanted}.")
 
 
@@ -239,25 +255,25 @@ def _looks_like_json(value) -> bool:
     return isinstance(value, str) and value.lstrip()[:1] in ("{", "[")
 
 
-def _check_accelerator_config(value) -> None:
-    """Refuse entries that accelerate does not know, and a file that cannot be read."""
+def _validate_accelerator_config(value) -> None:
+    """Raise a `ValueError` if a file cannot be read, or accelerate does not know an entry."""
     if value is None or isinstance(value, AcceleratorConfig):
         return
     try:
         if isinstance(value, str):
             value = json.loads(value) if _looks_like_json(value) else AcceleratorConfig.from_json_file(value)
-        made = value if isinstance(value, AcceleratorConfig) else AcceleratorConfig(**value)
+        config = value if isinstance(value, AcceleratorConfig) else AcceleratorConfig(**value)
     except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"`accelerator_config` cannot be used ({one_line(error)}); write a JSON object of the fields of "
             "transformers' AcceleratorConfig, or the path of a file that holds one."
         ) from error
-    for name, entry in asdict(made).items():
-        given = isinstance(entry, dict | type(None)) if name == "gradient_accumulation_kwargs" else _is_truth(entry)
-        if not given:
-            raise ValueError(f"`accelerator_config` sets {name} to {str(entry)[:60]!r}; mend that entry.")
+    for name, entry in asdict(config).items():
+        takes_dict = name == "gradient_accumulation_kwargs"
+        if not (isinstance(entry, dict | type(None)) if takes_dict else _is_boolean(entry)):
+            raise ValueError(f"`accelerator_config` sets {name} to {str(entry)[:60]!r}; correct that entry.")
 
 
-def _is_truth(value) -> bool:
-    """Whether it is true, false or nothing, or the word for one; transformers turns words into values."""
+def _is_boolean(value) -> bool:
+    """Return whether a value is true, false or None, or the word for one; transformers converts words."""
     return str(value).lower() in ("true", "false", "none")

@@ -1,6 +1,6 @@
-"""What becomes of the options of transformers' `TrainingArguments` and `Trainer`: each one works or is refused.
+"""Which options of transformers' `TrainingArguments` and `Trainer` are supported; all others raise an error.
 
-docs/options.md is the table for users; a test compares it with this file and with the installed transformers.
+docs/options.md is the table for users. A test compares it with this file and with the installed transformers.
 """
 
 from copy import copy
@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from mocose_hf.errors import one_line
 
-WORKING = """
+SUPPORTED = """
 activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon accelerator_config bf16
 bf16_full_eval data_seed dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
 dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
@@ -27,12 +27,12 @@ save_total_limit seed skip_memory_metrics tf32 torch_compile torch_compile_backe
 torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cpu
 warmup_steps weight_decay
 """.split()  # noqa: SIM905
-"""Fields that do what transformers says."""
+"""Fields that work as transformers documents them."""
 
 _NO_PREDICTIONS = "evaluation scores sentence embeddings and gathers no predictions of a model"
 _NO_LABELS = "the contrastive loss has no labels"
 
-REFUSED = {
+UNSUPPORTED = {
     "auto_find_batch_size": "a run started over midway keeps its queue; lower `per_device_train_batch_size`",
     "average_tokens_across_devices": "the loss is a mean over sentences, not over tokens",
     "batch_eval_metrics": _NO_PREDICTIONS,
@@ -45,7 +45,7 @@ REFUSED = {
     "fsdp_config": "FSDP is not supported; set `deepspeed` to ds_configs/zero3.json, which shards as FSDP does",
     "hub_always_push": "the finished model is pushed once",
     "hub_strategy": "checkpoints hold pickles, which are not to be shared",
-    "ignore_data_skip": "a run that goes on must see each sentence once",
+    "ignore_data_skip": "a resumed run must see each sentence once",
     "include_for_metrics": _NO_PREDICTIONS,
     "label_names": _NO_LABELS,
     "label_smoothing_factor": _NO_LABELS,
@@ -55,13 +55,13 @@ REFUSED = {
     "parallelism_config": "each process holds the whole model; set `deepspeed` to shard it",
     "prediction_loss_only": _NO_PREDICTIONS,
     "remove_unused_columns": "the collator needs the text columns",
-    "save_only_model": "a run cannot go on from weights alone",
+    "save_only_model": "a run cannot resume from weights alone",
     "use_cache": "an encoder generates no text",
     "use_liger_kernel": "there are no Liger kernels for these encoders",
 }
-"""Fields that would have no effect or do harm, and why; any value but the default is refused."""
+"""Fields that would have no effect or do harm, with the reason. Any value but the default raises an error."""
 
-TRAINER_WORKING = [
+TRAINER_SUPPORTED = [
     "model",
     "args",
     "data_collator",
@@ -73,14 +73,14 @@ TRAINER_WORKING = [
     "optimizers",
     "optimizer_cls_and_kwargs",
 ]
-"""Arguments of the trainer that do what transformers says."""
+"""Arguments of the trainer that work as transformers documents them."""
 
-TRAINER_REFUSED = {
+TRAINER_UNSUPPORTED = {
     "compute_loss_func": "the loss is that of the model; override `contrast` of the model",
     "compute_metrics": f"{_NO_PREDICTIONS}; override `evaluate`, which returns the scores by name",
     "preprocess_logits_for_metrics": _NO_PREDICTIONS,
 }
-"""Arguments of the trainer that would have no effect, and why; any value but None is refused."""
+"""Arguments of the trainer that would have no effect, with the reason. Any value but None raises an error."""
 
 _GROUPED = ("group_by_length", "batch_rebalance")
 _TAKE_NO_OPTIM_ARGS = ("adafactor", "adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused", "adamw_torch_xla")
@@ -88,22 +88,22 @@ _TAKE_TARGET_MODULES = ("galore", "apollo")
 _TAKE_THE_MODEL = (*_TAKE_TARGET_MODULES, "lomo", "adalomo")
 
 
-def check_idle_options(args) -> None:
-    """Refuse options that would have no effect.
+def validate_options(args) -> None:
+    """Validate the options that would have no effect.
 
     Args:
         args: Training arguments before transformers has processed them.
 
     Raises:
-        ValueError: With the option, the reason and, if there is one, the remedy.
+        ValueError: If one is set; the message has the reason and, if there is one, the remedy.
     """
     for field in fields(args):
-        if field.name in REFUSED and field.name != "parallelism_config":  # which `check_loading` looks at
+        if field.name in UNSUPPORTED and field.name != "parallelism_config":  # `validate_loading` checks it
             default = field.default if field.default_factory is MISSING else field.default_factory()
             value = getattr(args, field.name)
             if value != default and (value or default):
                 shown = str(default).lower() if isinstance(default, bool) else f"`{default}`"
-                raise ValueError(f"`{field.name}` must stay {shown}: {REFUSED[field.name]}.")
+                raise ValueError(f"`{field.name}` must stay {shown}: {UNSUPPORTED[field.name]}.")
     strategy = getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)
     if strategy in _GROUPED:
         raise ValueError(
@@ -128,8 +128,8 @@ def check_idle_options(args) -> None:
         )
 
 
-def check_named_optimizer(args) -> None:
-    """Build the optimizer that `optim` names for a parameter of its own, so that a missing library shows at once.
+def validate_optimizer_name(args) -> None:
+    """Build the optimizer that `optim` names for a dummy parameter, so that a missing library shows at once.
 
     Raises:
         ValueError: If it cannot be built, or an entry of `optim_args` has no effect.
@@ -143,46 +143,46 @@ def check_named_optimizer(args) -> None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
         if not needs_model:
             kind([torch.nn.Parameter(torch.zeros(1))], **options)
-    except Exception as error:  # each library fails in its own way
+    except Exception as error:  # each library raises other kinds
         if needs_model and not isinstance(error, ImportError):
-            return  # for want of a model, after its library was found
+            return  # its library is there, but it needs a model
         named = f"`optim` {name}" + (f" with `optim_args` {args.optim_args!s:.60}" if entries else "")
         raise ValueError(
             f"{named} cannot be built ({one_line(error)}); install what it needs, or choose another."
         ) from error
-    for place, entry in enumerate(entries):
-        if _is_ignored(args, entries, place, options):
+    for index, entry in enumerate(entries):
+        if _is_ignored(args, entries, index, options):
             raise ValueError(
                 f"`optim_args` holds {entry.strip()[:60]}, which has no effect with `optim` {name}; leave it out."
             )
 
 
-def _is_ignored(args, entries: list[str], place: int, options: dict[str, object]) -> bool:
-    """Return whether an optimizer has the same options with another value of one entry of `optim_args`."""
-    key, _, value = entries[place].partition("=")
+def _is_ignored(args, entries: list[str], index: int, options: dict[str, object]) -> bool:
+    """Return whether another value of one entry of `optim_args` gives the optimizer the same options."""
+    key, _, value = entries[index].partition("=")
     try:
         other = str(int(value) + 1 if value.strip().lstrip("-").isdigit() else float(value) + 1)
     except ValueError:
         other = "false" if value.strip().lower() in ("true", "1", "yes") else "true"
     changed = copy(args)
-    changed.optim_args = ",".join([*entries[:place], f"{key}={other}", *entries[place + 1 :]])
+    changed.optim_args = ",".join([*entries[:index], f"{key}={other}", *entries[index + 1 :]])
     try:
         return Trainer.get_optimizer_cls_and_kwargs(changed)[1] == options
-    except Exception:  # it was looked at
+    except Exception:  # the entry was read
         return False
 
 
-def check_trainer_options(options: dict[str, object]) -> None:
-    """Refuse arguments of the trainer that would have no effect.
+def validate_trainer_options(options: dict[str, object]) -> None:
+    """Validate the arguments that the trainer passes on to `transformers.Trainer`.
 
     Args:
-        options: What is handed on to `transformers.Trainer`.
+        options: The arguments by name.
 
     Raises:
-        TypeError, ValueError: With the argument and the reason.
+        TypeError, ValueError: If one is unknown or would have no effect.
     """
     for name, value in options.items():
-        if name in TRAINER_REFUSED and value is not None:
-            raise ValueError(f"`{name}` is not supported: {TRAINER_REFUSED[name]}.")
-        if name not in TRAINER_WORKING and name not in TRAINER_REFUSED:
+        if name in TRAINER_UNSUPPORTED and value is not None:
+            raise ValueError(f"`{name}` is not supported: {TRAINER_UNSUPPORTED[name]}.")
+        if name not in TRAINER_SUPPORTED and name not in TRAINER_UNSUPPORTED:
             raise TypeError(f"MoCoSETrainer has no argument `{name[:40]}`; see help(MoCoSETrainer).")

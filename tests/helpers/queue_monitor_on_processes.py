@@ -1,4 +1,4 @@
-"""Train with telemetry of the queue on as many processes as the launcher started, and write what each ends with.
+"""Train with monitor of the queue on as many processes as the launcher started, and write what each ends with.
 
 Called with the encoder's directory and the output directory.
 """

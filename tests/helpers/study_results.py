@@ -1,4 +1,4 @@
-"""Made-up trials of studies, as a folder of finished and unfinished runs gives them."""
+"""Invented trials of studies, finished and unfinished."""
 
 import random
 
@@ -7,7 +7,7 @@ from mocose_hf.study import Cell, Study, TrialResult
 SEEDS = (42, 43, 44)
 
 NASTY = "η|½ ≥ 5% a_b & <b>$x$</b>"
-"""A label with what LaTeX, Markdown, HTML and matplotlib each take for a mark of their own."""
+"""A label with special characters of LaTeX, Markdown, HTML and matplotlib."""
 
 
 def complete(study: str, cell: str, seed: int, score: float, **more) -> TrialResult:

@@ -1,4 +1,4 @@
-"""The statistics of shared seeds, against numbers by hand, statsmodels and scipy, and simulated studies."""
+"""The statistics of shared seeds, compared with numbers by hand, statsmodels, scipy and simulated studies."""
 
 import math
 import random
@@ -21,9 +21,9 @@ from mocose_hf.study.analysis.block_design import (
 from mocose_hf.study.analysis.seed_tests import holm, paired_test, spread_over_seeds
 
 BY_HAND = {"a": {1: 70.0, 2: 72.0, 3: 74.0}, "b": {1: 71.0, 2: 74.0, 3: 74.0}, "c": {1: 75.0, 2: 76.0, 3: 80.0}}
-"""Cells 72, 73 and 77 of mean 74, seeds 72, 74 and 76: what is left is (0, 0, 0), (0, 1, −1) and (0, −1, 1).
+"""Cell means 72, 73, 77 and seed means 72, 74, 76 around 74 leave residuals (0, 0, 0), (0, 1, −1), (0, −1, 1).
 
-So the sum of squares is 4 over (3 − 1)(3 − 1) degrees of freedom, and the variance of the noise 1.
+Their sum of squares is 4 with (3 − 1)(3 − 1) degrees of freedom, so the residual variance is 1.
 """
 
 
@@ -35,12 +35,12 @@ def no_warnings():
 
 
 def table(figures) -> dict[str, dict[int, float]]:
-    """Scores of an array of cells by seeds."""
+    """Return the scores in an array (cells, seeds)."""
     return {str(cell): dict(enumerate(map(float, of_seeds))) for cell, of_seeds in enumerate(figures)}
 
 
 def correlated(draw, studies: int, correlation: float) -> np.ndarray:
-    """Scores of standard deviation 1 of 20 cells with 3 seeds, which all cells share to a degree."""
+    """Return scores with standard deviation 1 of 20 cells with 3 seeds, correlated over cells."""
     seeds, own = draw.normal(size=(studies, 1, 3)), draw.normal(size=(studies, 20, 3))
     return 70 + math.sqrt(correlation) * seeds + math.sqrt(1 - correlation) * own
 
@@ -114,7 +114,7 @@ def test_of_two_cells_the_block_test_is_the_paired_test():
     draw = random.Random(0)
     for seeds in (2, 3, 7):
         first, second = ({seed: draw.gauss(70, 1) for seed in range(seeds)} for _ in range(2))
-        extra = {100: 12.0}  # a seed of one cell alone tells nothing of the difference
+        extra = {100: 12.0}  # a seed of only one cell does not count
         result, paired = block_test({"a": first | extra, "b": second}, "a", "b"), paired_test(first, second)
         assert result.p == pytest.approx(paired.p, rel=1e-9)
         assert (result.difference, result.low, result.high) == pytest.approx(
@@ -129,7 +129,7 @@ def test_the_shift_of_a_seed_is_not_in_the_block_test():
 
 
 def test_a_wild_cell_does_not_hide_the_differences_of_the_others():
-    """The shifts are medians, so a cell that collapsed with one seed leaves them as they are."""
+    """Seed effects are medians, so a collapsed cell does not change them."""
     draw = random.Random(3)
     scores = {cell: {seed: 70 + seed + draw.gauss(0, 0.1) for seed in range(4)} for cell in "abcde"}
     scores["a"] = {seed: score + 1 for seed, score in scores["a"].items()}
@@ -214,14 +214,14 @@ MOST = 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / STUDIES)
 
 
 def null_studies(noise: np.ndarray, seeds: int = 3, studies: int = STUDIES, seed: int = 1) -> np.ndarray:
-    """Scores (studies, cells, seeds) of cells without a difference; a seed shifts all cells alike."""
+    """Return scores (studies, cells, seeds) of equal cells; a seed affects all cells equally."""
     draw = np.random.default_rng(seed)
     own = draw.normal(size=(studies, len(noise), seeds)) * noise[:, None]
     return 70 + 2 * draw.normal(size=(studies, 1, seeds)) + own
 
 
 def block_p_values(figures: np.ndarray) -> np.ndarray:
-    """Unadjusted p of the block test of each cell with the first one, (studies, cells − 1)."""
+    """Return the unadjusted p of each cell against the first, (studies, cells − 1)."""
     default, p_values = figures[:, 0], []
     for cell in range(1, figures.shape[1]):
         shifts = seed_effects(np.delete(figures, [0, cell], axis=1))
@@ -232,7 +232,7 @@ def block_p_values(figures: np.ndarray) -> np.ndarray:
 
 
 def rejects(p_values: np.ndarray) -> np.ndarray:
-    """Whether Holm's method rejects any hypothesis: its first step is Bonferroni's."""
+    """Return whether Holm's method rejects any hypothesis: its first step is Bonferroni's."""
     return p_values.min(axis=1) * p_values.shape[1] < 0.05
 
 
@@ -245,7 +245,7 @@ def test_the_simulation_tests_what_a_study_tests():
 
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 def test_without_a_difference_a_test_finds_one_in_5_of_100_studies_at_most(noise):
-    """The block test with one size of noise for all cells finds one in up to 38 of 100."""
+    """A test that assumes equal noise in all cells finds a difference in up to 38 of 100."""
     figures = null_studies(noise)
     paired = stats.ttest_rel(figures[:, 1:], figures[:, :1], axis=-1).pvalue
     assert rejects(block_p_values(figures)).mean() <= MOST

@@ -28,7 +28,7 @@ grid:
 
 
 WHOLE = ("headline", "augmentations", "recipes")
-"""Studies whose cells differ in kind, and not in a number alone."""
+"""Studies whose cells differ in more than a number, so that all of them run."""
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def options(files, encoder_dir) -> list[str]:
 
 
 def table(folder: Path, name: str) -> list[dict[str, str]]:
-    """Read the CSV of a study's trials, less what takes another time in each run."""
+    """Read the CSV of a study's trials without the run times."""
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def some_of(study) -> list[str]:
-    """The labels of five cells at most: the default, the first, the last, and two between."""
+    """Return the labels of at most five cells: the default, the first, the last, and two between."""
     labels = [cell.label for cell in study.cells]
     spread = [labels[i * (len(labels) - 1) // 3] for i in range(4)]
     return list(dict.fromkeys([study.default_label, *spread]))
@@ -75,9 +75,9 @@ def test_each_named_study_runs_and_is_reported(name, options, files, capsys):
     assert code == 0, output.err
     folder = files / "study"
     rows = table(folder, name)
-    left_out = output.out.count("Skipped:")  # synonyms, where WordNet is not there
-    assert left_out <= 1
-    assert [row["state"] for row in rows] == ["complete"] * (len(labels) - left_out)
+    skipped = output.out.count("Skipped:")  # synonyms, if WordNet is missing
+    assert skipped <= 1
+    assert [row["state"] for row in rows] == ["complete"] * (len(labels) - skipped)
     assert all(float(row["dev_spearman"]) <= 100 for row in rows)
     for ending in ("_summary.csv", ".md", ".tex", ".png", ".svg"):
         assert (folder / f"{name}{ending}").stat().st_size > 100, ending
@@ -105,7 +105,7 @@ def start(options: list[str], *more: str) -> subprocess.Popen:
 
 
 def read_until(process: subprocess.Popen, words: str, times: int) -> list[str]:
-    """Read the lines of a command until so many hold these words."""
+    """Read the output of a command until `times` lines contain these words."""
     lines = []
     while sum(words in line for line in lines) < times:
         line = process.stdout.readline()

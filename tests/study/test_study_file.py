@@ -137,7 +137,7 @@ def test_an_invalid_file_name_fails(tmp_path, name):
 
 
 def layers(first: str, deepest: int, entry) -> str:
-    """Nested aliases: each layer names ten times the one before."""
+    """Return nested aliases: each layer contains the one before ten times."""
     return first + "".join(entry(i, ", ".join([f"*a{i - 1}"] * 10)) for i in range(1, deepest))
 
 

@@ -1,4 +1,4 @@
-"""Titles, labels, options and reasons of unknown content: no formula, no HTML, no terminal escape in any file."""
+"""Hostile titles, labels, options and reasons: no file contains a formula, HTML or a terminal escape."""
 
 import csv
 import re
@@ -50,7 +50,7 @@ def test_control_characters_are_shown():
 
 @pytest.fixture(params=["bars", "line", "curves", "spectrum"])
 def hostile(request) -> tuple[Study, list[TrialResult], dict]:
-    """A study whose every text is hostile in all three ways."""
+    """A study in which every text is hostile in all three ways."""
     bad = [FORMULA, HTML + ESCAPE]
     cells = [Cell(text, column, {FORMULA: HTML + ESCAPE}, x=1.0) for text in bad for column in ("", HTML, "@x")]
     study = Study("s", HTML + ESCAPE, FORMULA + ESCAPE, HTML, cells, plot=request.param, x_label=HTML + ESCAPE)

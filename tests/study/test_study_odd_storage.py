@@ -1,4 +1,4 @@
-"""Storages that hold other studies, or what this package did not write, end in one line."""
+"""Storages with other studies, or with damaged content, fail with one line."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ STUDY = Study("mine", "Mine", "Which?", "", [Cell("a"), Cell("b", options={"ema_
 
 
 def fill(path: Path) -> None:
-    """Write a storage of two complete trials and one that waits."""
+    """Write a storage with two complete trials and a waiting one."""
     store = TrialStore(open_storage(f"sqlite:///{path}"), "mine")
     store.begin({"encoder": "bert"})
     store.declare(STUDY.as_dict())

@@ -1,4 +1,4 @@
-"""Intervals over development pairs, against a slow bootstrap with scipy's own correlation."""
+"""Intervals over development pairs, compared with a slow bootstrap that uses scipy's correlation."""
 
 import json
 import math

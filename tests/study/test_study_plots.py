@@ -1,4 +1,4 @@
-"""The plots of studies: what their axes hold, that nothing is cut off, and that odd studies are drawn."""
+"""The plots of studies: their content, that nothing is cut off, and that unusual studies can be drawn."""
 
 import itertools
 import math
@@ -50,14 +50,14 @@ def legend_names(figure) -> list[str]:
 
 
 def tick_labels(axis) -> list:
-    """The labels of the ticks that are drawn."""
+    """Return the visible tick labels."""
     low, high = sorted(axis.get_view_interval())
     ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     return [tick.label1 for tick in ticks if tick.label1.get_visible() and tick.label1.get_text()]
 
 
 def texts_of(figure):
-    """All texts that can be seen."""
+    """Yield all visible texts."""
     for axes in figure.axes:
         yield from (text for text in axes.texts if text.get_text())
         yield axes.title
@@ -164,13 +164,13 @@ def test_many_cells_are_named_below_panels_that_keep_their_height():
 
 
 def bar_patches(axes) -> list:
-    """The bars of a panel, from above."""
+    """Return the bars of a panel from top to bottom."""
     patches = [patch for container in axes.containers for patch in getattr(container, "patches", [])]
     return sorted(patches, key=lambda patch: patch.get_y())
 
 
 def bars_of(axes) -> list[tuple[float, float]]:
-    """Start and end of each bar, from above."""
+    """Return the start and end of each bar from top to bottom."""
     return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bar_patches(axes)]
 
 
@@ -243,7 +243,7 @@ def test_without_the_default_means_are_dots():
 
 
 def band_of(axes) -> list[float] | None:
-    """Where the grey band begins and ends."""
+    """Return the limits of the grey band, None without a band."""
     bands = [patch for patch in axes.patches if patch.get_facecolor()[:3] == pytest.approx((239 / 255,) * 3)]
     return [bands[0].get_x(), bands[0].get_x() + bands[0].get_width()] if bands else None
 
@@ -277,7 +277,7 @@ def test_bars_without_a_column_are_named_none():
 
 
 def test_sizes_that_are_columns_make_a_line_for_each_row():
-    """Table 7 as it is declared: its rows are the initial parts of the queue, its columns the sizes."""
+    """In Table 7 the rows are the initial parts of the queue, and the columns its sizes."""
     study = PAPER_STUDIES["table7"]
     results = [complete("table7", cell.label, 0, 70.0 + number / 20) for number, cell in enumerate(study.cells)]
     figure = drawn(study, results)
@@ -390,7 +390,7 @@ def test_the_mean_is_of_the_steps_that_all_seeds_have():
 
 
 def test_the_curve_of_a_failed_trial_is_drawn():
-    """Such as one that was stopped when its embeddings collapsed."""
+    """For example, a run that stopped when its embeddings collapsed."""
     trial = TrialResult("s", "a", 1, "failed", {"alarm_step": 15.0}, [(0, 60.0), (20, 20.0)], reason="collapsed")
     figure = drawn(study_of([Cell("a")], "curves"), [trial])
     assert figure.axes[0].collections[0].get_offsets().tolist() == [[15.0, 30.0]]
@@ -420,7 +420,7 @@ def test_a_spectrum_with_a_nan_is_not_drawn():
 
 
 def test_random_studies_are_drawn():
-    """Any mixture of missing cells, seeds, figures of the paper and values of x."""
+    """Mixtures of missing cells, seeds, paper figures and values of x."""
     draw = random.Random(11)
     for plot in ("bars", "line") * 6:
         columns = draw.choice([[""], ["u", "v"], ["u", "v", "w"]])

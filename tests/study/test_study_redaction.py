@@ -1,4 +1,4 @@
-"""Secrets given to a study stand nowhere: not in its storage, its results, its report or what it prints."""
+"""No secret of a study reaches its storage, its results, its report or its output."""
 
 import json
 
@@ -83,7 +83,7 @@ def files_with(folder, *secrets: str) -> list[str]:
 
 
 def test_no_file_of_a_study_holds_a_secret(study_options, study_files, capsys):
-    """Not that of the command line, nor those of a study file, of all cells and of one."""
+    """This covers secrets from the command line and from a study file."""
     own = f"hf_{'a1B2' * 8}"
     (study_files / "mine.yaml").write_text(f"cells:\n  a:\n  b: {{hub_token: {own}}}\n")
     code = main(["run", str(study_files / "mine.yaml"), *study_options, "--hub-token", TOKEN, "--seeds", "0"])

@@ -1,4 +1,4 @@
-"""The folder of a report: its files, the page, and what a second or a killed report does to the first."""
+"""The folder of a report: its files, its page, and the effect of a second or a killed report."""
 
 import base64
 import csv
@@ -28,7 +28,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Check that tags are closed in order and keep what the page holds."""
+    """Parse a page, and check that its tags are closed in order."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -203,7 +203,7 @@ def test_each_row_of_a_table_has_all_its_cells(report):
 
 
 def test_each_section_lists_the_settings(report):
-    """In its own section: that the first took 300 steps stands where the others say theirs."""
+    """Each section lists the settings of its own study only."""
     text = (report[0] / PAGE).read_text(encoding="utf-8")
     sections = re.findall(r'<section id=".*?</section>', text, re.DOTALL)
     for steps, section in enumerate(sections, start=300):
@@ -241,7 +241,7 @@ def test_no_study_at_all_is_a_page(tmp_path):
 
 
 def test_the_overview_counts_only_existing_tests(report, tmp_path):
-    """Two single seeds are compared with nothing, so none of none was expected apart."""
+    """Cells with a single seed are not tested, so they do not count."""
     names = ("one", "two")
     studies = [Study(name, name, "Why?", "", [Cell("a"), Cell("b")], plot="") for name in names]
     results = [[complete(name, cell, 0, 70.0) for cell in "ab"] for name in names]
@@ -277,7 +277,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 class Stored:
-    """A storage's study of which one optional cell was left out."""
+    """A stored study that skipped an optional cell."""
 
     def __init__(self, storage, name: str):
         self.name, self.skipped = name, storage
@@ -297,7 +297,7 @@ class Stored:
 
 
 def test_the_command_reports_the_settings_of_a_storage(tmp_path, monkeypatch, capsys):
-    """Also what the study itself has no field for: which optional cells were left out."""
+    """The report includes the skipped cells, which are no field of the study."""
     monkeypatch.setattr(trial_store, "TrialStore", Stored)
     monkeypatch.setattr(storage, "study_names", lambda _: ["mine"])
     command._report(tmp_path, {"left_out": ["b"]}, shown=["mine"])
@@ -344,12 +344,12 @@ def test_obsolete_files_of_a_study_are_deleted_and_other_studies_stay(tmp_path):
     assert "one.png" not in names
     assert "one.svg" not in names
     assert {"one.csv", "two.png", "two.csv"} <= names
-    write_report(tmp_path, [small("two", "bars")])  # which are known as a report's still
+    write_report(tmp_path, [small("two", "bars")])  # the manifest still lists its files
 
 
 @pytest.mark.parametrize("number", range(7))
 def test_a_killed_report_leaves_whole_files(tmp_path, monkeypatch, number):
-    """The number-th file that takes its place is the last."""
+    """The report dies when it is about to replace file number `number`."""
     write_report(tmp_path, [small(score=70.0)])
     before = contents_of_files(tmp_path)
     replace, done = Path.replace, []

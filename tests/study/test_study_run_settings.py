@@ -1,4 +1,4 @@
-"""What a report says of how its study was run."""
+"""The settings in a report."""
 
 from study_results import complete
 
@@ -25,7 +25,7 @@ def test_the_facts_are_the_encoder_the_data_the_seeds_and_what_all_trials_have_i
         ("development pairs", "pairs.tsv"),
         ("SHA-256 of the training sentences", SHA256),
         ("seeds", "0, 1, 2"),
-        ("ema_decay", "0.8"),  # of all cells but that which sets it
+        ("ema_decay", "0.8"),  # the cell that sets it is an exception
         ("max_steps", "9"),
     ]
 

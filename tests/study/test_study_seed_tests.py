@@ -1,4 +1,4 @@
-"""Statistics of a few seeds, against numbers worked by hand and scipy's own, and what they make of a study."""
+"""Statistics of a few seeds, compared with numbers by hand and with scipy, and their use in a study."""
 
 import math
 import random
@@ -76,7 +76,7 @@ def test_too_few_seeds_are_not_tested():
 
 @pytest.mark.parametrize("step", [0.0, 0.1])
 def test_differences_that_do_not_vary_are_not_tested(step):
-    """0.1 added to each differs by rounding alone, of which scipy makes a p of about 0."""
+    """Adding 0.1 to each score leaves only rounding error, for which scipy returns a p of about 0."""
     default = {1: 70.3, 2: 71.7, 3: 69.1}
     analysis = paired_test({seed: score + step for seed, score in default.items()}, default)
     assert analysis.p is None

@@ -1,4 +1,4 @@
-"""Tables of studies and what is output below them, and their CSV, Markdown and LaTeX."""
+"""Tables of studies with their notes, and their CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ DECAY, QUEUE = analyse(*decay_study()), analyse(*queue_study())
 
 
 def small_study(*scores: list[float], **study) -> tuple[Study, list[TrialResult]]:
-    """A study of cells "a", "b", …, with a score for each of seeds 0, 1, …."""
+    """A study of the cells "a", "b", … with a score for each seed 0, 1, …."""
     cells = [Cell(row) for row in "abcdefgh"[: len(scores)]]
     analysis = Study(**{"name": "s", "title": "S", "question": "Why?", "source": "", "cells": cells} | study)
     results = [
@@ -138,7 +138,7 @@ def test_the_grid_has_ours_above_the_papers():
 
 
 def test_the_grid_marks_what_is_significant():
-    """Both tests are always shown; with two seeds and 18 comparisons, one cell is below by both."""
+    """The grid shows both tests. With two seeds and 18 comparisons, one cell is worse by both."""
     rows = texts(study_table(QUEUE))
     marks = [entry.text.partition(") ")[2] for entry in rows["K = 4096"][:3]]
     assert marks == ["", "↓ (↓)", ""]
@@ -372,7 +372,7 @@ def test_the_trials_csv_has_all_options_those_that_are_alike_too():
 
 
 def test_a_waiting_trial_has_the_options_that_it_will_run_with():
-    """The others' rate in place of the study's own, which the command line overrode, and its cell's own decay."""
+    """Its rate comes from the other trials, because the command line overrode the study's; its decay from its cell."""
     study, results = decay_study()
     study = Study(**vars(study) | {"options": {"learning_rate": 1e-3}})
     lines = list(csv.DictReader(io.StringIO(trials_csv(analyse(study, results)))))
@@ -439,7 +439,7 @@ def test_markdown_has_title_question_and_notes():
 
 
 def test_a_grid_is_followed_by_its_cells_with_their_tests():
-    """Which are what its marks are of; a study of one column has them in its table."""
+    """A grid shows the tests only as marks, so a second table lists them. A study of one column needs one table."""
     text = study_markdown(QUEUE)
     grid, cells = markdown_table(study_table(QUEUE)), markdown_table(cell_table(QUEUE))
     assert 0 < text.index(grid) < text.index(cells)
@@ -455,8 +455,8 @@ def test_a_grid_is_followed_by_its_cells_with_their_tests():
 
 
 def assert_pdflatex_can_read(text: str) -> None:
-    """Braces, environments and mathematics are closed, and only marks that it knows without a package are in it."""
-    # What is escaped is no mark.
+    """Check that braces, environments and mathematics are closed, and that no character needs a package."""
+    # Escaped characters have no special meaning.
     bare = re.sub(r"\\[\\&%$#_{}]", "", re.sub(r"(?m)^%.*$", "", text))
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0

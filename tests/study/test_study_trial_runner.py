@@ -267,7 +267,7 @@ def test_options_that_a_cell_makes_idle_are_left_out_of_it(runner):
     result = runner.run("no queue", cell, seed=0)
     assert (result.state, result.reason) == ("complete", "")
     assert result.options["queue_size"] == 0
-    assert "queue_init_size" not in result.options  # which all other cells have
+    assert "queue_init_size" not in result.options  # all other cells have it
     assert runner.run("a", {}, seed=0).options["queue_init_size"] == 4
 
 

@@ -152,7 +152,7 @@ def test_a_trial_enqueued_twice_runs_once(url):
     store = store_of(url)
     store.enqueue(KEYS[:1], CELLS)
     other = store_of(url)
-    other._current_trials = lambda: []  # as it looks to a worker that starts at the same moment
+    other._current_trials = lambda: []  # what a worker sees that starts at the same moment
     other.enqueue(KEYS[:1], CELLS)
     del other._current_trials
 
@@ -217,7 +217,7 @@ def test_a_trial_claimed_by_a_worker_that_died_at_once_is_found(url, monkeypatch
     store = store_of(url)
     store.enqueue(KEYS[:1], CELLS)
     set_attribute = store._set
-    store._set = lambda *args, **kwargs: None  # killed before it could say who it was
+    store._set = lambda *args, **kwargs: None  # killed before it could store its identity
     store.claim()
     store._set = set_attribute
 
@@ -233,7 +233,7 @@ def take_all(url: str, taken, barrier) -> None:
     keys = [("a", (seed,)) for seed in range(8)]
     store.enqueue(keys, CELLS)
     lease = store.claim()
-    barrier.wait(timeout=120)  # each holds a trial while the other takes one
+    barrier.wait(timeout=120)  # each holds a trial while the other claims one
     while lease is not None:
         taken.put((os.getpid(), lease.seeds))
         store.record(lease, complete(lease))
@@ -324,7 +324,7 @@ def test_a_resumed_search_runs_the_missing_seeds(url, monkeypatch):
 
 
 def run_search(store: TrialStore, seeds: tuple[int, ...], max_settings: int = 3) -> list[Lease]:
-    """Run what a search has left; a score is its seed."""
+    """Run the remaining trials of a search; the score is the seed."""
     taken = []
     store.enqueue([("the options as given", seeds)], {"the options as given": {}})
     while (

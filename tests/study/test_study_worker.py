@@ -1,4 +1,4 @@
-"""What a worker checks, enters and refuses before it runs anything."""
+"""What a worker validates and enqueues before it runs anything."""
 
 import shutil
 
@@ -51,7 +51,7 @@ def prepare(storage, study, options, seeds=(0,), cells=None, say=lambda line: No
 
 
 def run_all(worker, store) -> list[tuple[str, int]]:
-    """Take what the worker would run, as if each trial gave 50."""
+    """Claim all trials of the worker, and record a score of 50 for each."""
     taken = []
     while (lease := worker._next()) is not None:
         for seed in lease.seeds:

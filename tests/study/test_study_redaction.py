@@ -126,7 +126,7 @@ def test_a_secret_makes_no_cells(tmp_path):
         read_study_file(path)
     assert TOKEN not in str(error.value)
     with pytest.raises(InputError, match="--hub_token is a secret"):
-        Worker(Search("mine", "Mine", "", {"hub_token": None}, trials=2), (0,), {}, tmp_path, print).check()
+        Worker(Search("mine", "Mine", "", {"hub_token": None}, trials=2), (0,), {}, tmp_path, print).validate()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_no_error_shows_the_password_of_a_storage(action, url, study_options, st
 
 
 def test_a_path_that_is_no_url_is_shown(tmp_path):
-    with pytest.raises(InputError, match=r"--storage runs/study\.db: cannot be opened \(it is not a URL"):
+    with pytest.raises(InputError, match=r"--storage runs/study\.db: cannot be opened \(it is not a valid URL"):
         open_storage("runs/study.db")
 
 

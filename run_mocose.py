@@ -21,6 +21,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
+from mocose_hf.cli.merging import merge_with_start
 from mocose_hf.cli.options import Options, parse_command_line, printable_command
 from mocose_hf.cli.output_dir import check_output_dir, check_results_dir, clear_output_dir, saving
 from mocose_hf.cli.recipe_choice import choose_recipe, record_choice
@@ -123,6 +124,7 @@ def train(options: Options, command: str, held: ExitStack) -> None:
                 clear_output_dir(options.output_dir)
         record_choice(options, choice)
         result = trainer.train(resume_from_checkpoint=checkpoint)
+    merge_with_start(trainer, options)
     with saving(options.output_dir):
         scores = score(trainer, options, result.metrics)
         selections = compare(trainer, tasks)
@@ -184,6 +186,9 @@ def check_options(options: Options) -> None:
             "there is nothing to do: give --train_file or --dataset_name to train, and --eval_tasks, "
             "--validation_file, --retrieval_file, --label_file or --senteval_dir to score."
         )
+    if options.model.merge_with_start and (not options.trains or options.training.deepspeed):
+        reason = "DeepSpeed holds the weights in parts" if options.trains else "nothing is trained"
+        raise InputError(f"--merge_with_start moves trained weights, but {reason}; leave it out.")
     if not options.trains and options.output_dir is not None:
         check_results_dir(options.output_dir, options.data.overwrite_output_dir)
     if options.data.streaming:

@@ -14,6 +14,7 @@ from mocose_hf.data.streaming import HubDataset, SentenceStream
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.evaluation.held_out import hold_out
 from mocose_hf.models.loading import (
+    PretrainedEncoder,
     encoder_sha256,
     load_encoder,
     load_encoder_config,
@@ -70,13 +71,20 @@ def open_stream(options: Options) -> SentenceStream:
     return stream
 
 
+def load_start(options: Options) -> PretrainedEncoder:
+    """Load the encoder to start from."""
+    source = options.model
+    with _loading(source.model_name_or_path):
+        return load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
+
+
 def build_model(options: Options):
     """Build model and tokenizer from the seed and the encoder to start from."""
     source = options.model
     set_seed(options.training.seed)
+    encoder = load_start(options)
     with _loading(source.model_name_or_path):
         tokenizer = load_tokenizer(source.model_name_or_path, **_of_the_hub(options))
-        encoder = load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
         validate_tokenizer(tokenizer, encoder.encoder)
     try:
         return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer

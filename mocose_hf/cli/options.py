@@ -92,6 +92,13 @@ class ModelArguments:
             "configuration file and typed options override a recipe's."
         },
     )
+    merge_with_start: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the start in the weights of the exported encoder, in [0, 1). More of it keeps more of "
+            "what the start can do on other text (WiSE-FT), and less of the training."
+        },
+    )
     algorithm: str = field(
         default="mocose",
         metadata={
@@ -108,6 +115,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if not 0.0 <= self.merge_with_start < 1.0:
+            raise ValueError(f"`merge_with_start` lies in [0, 1), but is {self.merge_with_start}.")
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"`algorithm` is one of {', '.join(ALGORITHMS)}, but is {self.algorithm:.40}.")
 

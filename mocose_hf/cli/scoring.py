@@ -155,7 +155,11 @@ def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
     end = f"best, step {step_of(best)}" if best else f"last, step {trainer.state.global_step}"
-    end = f"{end}: the start" if is_start(trainer) else end
+    share = options.model.merge_with_start
+    if is_start(trainer):
+        end = f"{end}: the start"
+    elif share:
+        end = f"{end}, merged with {share:g} of the start"
     start = [("start", _scores(e, names)) for e in evaluations if e["step"] == 0][:1]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)

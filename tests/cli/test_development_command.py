@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from builders import REPOSITORY, WORDS, sentences
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mocose_hf import MoCoSEForPreTraining
@@ -15,6 +17,7 @@ from mocose_hf.cli import recipe_choice
 from mocose_hf.evaluation.score_tables import development_tables
 from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings
 from mocose_hf.models.losses import reshape_keys
+from mocose_hf.training.trainer import MoCoSETrainer
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -266,3 +269,51 @@ def test_typed_options_may_leave_nothing_to_choose(command, files, capsys):
     assert "of the start's embeddings" not in capsys.readouterr().out
     assert not (out / "recipe.json").exists()
     assert MoCoSEForPreTraining.from_pretrained(out).config.in_batch_weight == 1.0
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_exported_encoder_is_merged_with_the_start(command, files, capsys, encoder_dir, resume):
+    argv = training(files, "--label_file", files["bank"], "--learning_rate", "1e-3", "--metric_for_best_model")
+    argv += ["bank_knn_accuracy_at_1", "--load_best_model_at_end", "false", "--save_steps", 3]
+    plain = load_file(command(*argv, output_dir="plain") / "sentence_encoder" / "model.safetensors")
+    argv += ["--merge_with_start", 0.25]
+    out = command(*argv, output_dir="merged")
+    if resume:
+        shutil.rmtree(out / "sentence_encoder")
+        capsys.readouterr()
+        command(*argv, "--resume_from_checkpoint", "true", output_dir="merged")
+    assert "last, step 6, merged with 0.25 of the start" in capsys.readouterr().out
+    merged = load_file(out / "sentence_encoder" / "model.safetensors")
+    start = load_file(encoder_dir / "model.safetensors")
+    assert any(not torch.equal(merged[name], plain[name]) for name in merged)
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, 0.75 * plain[name] + 0.25 * start[name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_start_is_kept_if_the_merged_encoder_is_worse(command, files, capsys, monkeypatch, encoder_dir):
+    argv = training(files, "--label_file", files["bank"], "--learning_rate", "1e-3", "--merge_with_start", 0.5)
+    argv += ["--metric_for_best_model", "bank_precision_at_10"]
+    best = {0: 50.0, 3: 60.0, 6: 55.0}
+    real = MoCoSETrainer.evaluate
+
+    def evaluate(trainer, *args, **kwargs):
+        metrics = real(trainer, *args, **kwargs)
+        merged = trainer.state.global_step == 6 and not trainer._is_training
+        metrics["eval_bank_precision_at_10"] = 40.0 if merged else best[trainer.state.global_step]
+        trainer.state.log_history[-1]["eval_bank_precision_at_10"] = metrics["eval_bank_precision_at_10"]
+        return metrics
+
+    monkeypatch.setattr(MoCoSETrainer, "evaluate", evaluate)
+    out = command(*argv)
+    printed = capsys.readouterr().out
+    assert "Merged with the start, the encoder has a worse bank_precision_at_10 than the start alone." in printed
+    assert "best, step 0: the start" in printed
+    kept = load_file(out / "sentence_encoder" / "model.safetensors")
+    start = load_file(encoder_dir / "model.safetensors")
+    assert all(torch.equal(weight, start[name]) for name, weight in kept.items())
+
+
+@pytest.mark.parametrize("options", [["--merge_with_start", "1"], ["--merge_with_start", "0.5", "--do_eval"]])
+def test_a_merge_that_has_no_meaning_fails(command, files, capsys, options):
+    command(*options, "--label_file", files["bank"], code=2)
+    assert "merge_with_start" in capsys.readouterr().err

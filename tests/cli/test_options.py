@@ -28,6 +28,7 @@ MODEL = {
     "cache_dir": ("models", "models"),
     "attn_implementation": ("eager", "eager"),
     "recipe": ("paper", "paper"),
+    "merge_with_start": ("0.5", 0.5),
     "algorithm": ("simcse", "simcse"),
     "stale_fgsm_epsilon": ("1e-3", 0.001),
 }

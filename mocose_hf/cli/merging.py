@@ -1,0 +1,43 @@
+"""Merge the trained encoder with the start, which keeps more of what the start can do on other text (WiSE-FT)."""
+
+import torch
+from torch import nn
+
+from mocose_hf.cli.factory import load_start
+from mocose_hf.cli.options import Options
+from mocose_hf.cli.scoring import is_start
+from mocose_hf.evaluation.checkpoint_selection import is_greater_better
+from mocose_hf.training.trainer import MoCoSETrainer
+
+
+def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
+    """Move the weights of the trained encoder by `merge_with_start` of the way back to the start (arXiv 2109.01903).
+
+    Checkpoints keep the trained weights. If the run keeps its best checkpoint and the merged encoder scores below the
+    start, the encoder becomes the start.
+    """
+    share = options.model.merge_with_start
+    if not share or is_start(trainer):
+        return
+    source, model = load_start(options), trainer.accelerator.unwrap_model(trainer.model)
+    merged = [(model.mocose.encoder, source.encoder)]
+    if source.pooler is not None and model.config.use_pooler:
+        merged.append((model.pooler, source.pooler))
+    _interpolate(merged, share)
+    metric = f"eval_{trainer.args.best_metric}"
+    scores = [entry[metric] for entry in trainer.state.log_history if entry["step"] == 0 and metric in entry]
+    if not trainer.args.load_best_model_at_end or not scores:
+        return
+    sign = 1.0 if is_greater_better(trainer.args.best_metric) else -1.0
+    if sign * trainer.evaluate()[metric] < sign * scores[0]:
+        options.say(f"Merged with the start, the encoder has a worse {trainer.args.best_metric} than the start alone.")
+        _interpolate(merged, 1.0)
+        trainer.state.best_model_checkpoint = trainer.checkpoint_path(0)
+
+
+@torch.no_grad()
+def _interpolate(merged: list[tuple[nn.Module, nn.Module]], share: float) -> None:
+    for module, source in merged:
+        start = dict(source.named_parameters())
+        for name, parameter in module.named_parameters():
+            parameter.lerp_(start[name].to(parameter.device), share)

@@ -1,4 +1,4 @@
-"""How figures look and how they are saved: without pyplot, so that no window and no state of the caller is touched."""
+"""Create, style and save figures without pyplot, so that the caller's windows and state stay untouched."""
 
 import io
 import warnings
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 
-# Okabe & Ito's colours, told apart under every common colour blindness, with grey for yellow, which is faint on white.
+# Okabe and Ito's colours, distinct under all common colour blindness; grey replaces yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -22,7 +22,7 @@ INK, FAINT = "#333333", "#E3E3E3"
 
 
 def line_style(number: int) -> dict[str, str]:
-    """Return colour and dashes of a line; neighbours differ in both, so that they are told apart in grey too."""
+    """Return colour and dashes of a line; neighbours differ in both, so that they are distinct in grey too."""
     turns = number + number // len(COLOURS)
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[turns % len(DASHES)]}
 
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of a size in inches.
 
     Raises:
-        InputError: Where matplotlib is missing.
+        InputError: If matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
@@ -42,7 +42,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def new_axes(figure: "Figure", *place: int, **options) -> "Axes":
-    """Return new axes of a figure, where and with what `add_subplot` takes."""
+    """Return new axes of a figure; arguments as `add_subplot` takes them."""
     axes = figure.add_subplot(*place, **options)
     axes.set_axisbelow(True)
     axes.grid(color=FAINT, linewidth=0.8)
@@ -52,17 +52,17 @@ def new_axes(figure: "Figure", *place: int, **options) -> "Axes":
     return axes
 
 
-def write_as_it_is(text, name: str) -> None:
-    """Show a name in a text of matplotlib as it is, whatever marks it holds."""
+def set_literal_text(text, name: str) -> None:
+    """Set a matplotlib text to a name literally, even if it has dollar signs."""
     text.set_parse_math(False)
     text.set_text(name)
 
 
-def check_suffix(path: str | Path) -> str:
-    """Return how the name of a file of a figure ends, in small letters.
+def validate_suffix(path: str | Path) -> str:
+    """Return the suffix of a figure's file in lower case.
 
     Raises:
-        InputError: Where it is none of `SUFFIXES`.
+        InputError: If it is not in `SUFFIXES`.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -71,25 +71,25 @@ def check_suffix(path: str | Path) -> str:
 
 
 def figure_bytes(figure: "Figure", suffix: str) -> bytes:
-    """Return the content of a figure's file, the same for the same figure."""
+    """Return the content of a figure's file; equal figures give equal bytes."""
     import matplotlib
 
-    # No date, version or random name in the file: the same numbers give the same bytes.
+    # Without date, version and random names, so that equal figures give equal bytes.
     metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
     content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "mocose_hf"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks, in an encoder's name
+        warnings.filterwarnings("ignore", message="Glyph")  # missing in the font, in an encoder's name
         figure.savefig(content, format=suffix[1:], dpi=200, metadata=metadata)
     return content.getvalue()
 
 
 def save_figure(figure: "Figure | None", path: str | Path) -> bool:
-    """Write a figure into a .png or .svg file, the same bytes for the same figure; return whether there is one.
+    """Write a figure into a .png or .svg file, and return whether there is a figure.
 
     Raises:
-        InputError: Where the name ends otherwise.
+        InputError: If the name has another suffix.
     """
-    suffix = check_suffix(path)
+    suffix = validate_suffix(path)
     if figure is None:
         return False
     Path(path).write_bytes(figure_bytes(figure, suffix))

@@ -1,4 +1,4 @@
-"""Figures of an embedding space; each is drawn by one function and saved by another."""
+"""Figures of an embedding space: singular values, and the path of a run through alignment and uniformity."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,15 @@ from mocose_hf.plotting import (
     new_axes,
     new_figure,
     save_figure,
-    write_as_it_is,
+    set_literal_text,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PLACES = [(across, up) for up in ("bottom", "top") for across in ("center", "left", "right")]
+_PLACEMENTS = [(across, up) for up in ("bottom", "top") for across in ("center", "left", "right")]
 _CLEARANCE = 4
-"""Pixels between a label and the line, at 100 an inch."""
+"""Pixels between a label and the line, at 100 pixels per inch."""
 
 _DOTS_PER_SEGMENT = 20
 
@@ -31,35 +31,35 @@ _DOTS_PER_SEGMENT = 20
 def plot_spectrum(spectra: Mapping[str, Tensor], path: str | Path) -> bool:
     """Draw the singular values of embedding matrices by index, one line per encoder, as in the paper's Figure 7.
 
-    See https://arxiv.org/abs/2202.13093. The y axis is logarithmic: encoders whose embeddings are of different lengths
-    are then the same curve at different heights, and a cliff at the end is seen beside a peak at the start.
+    See https://arxiv.org/abs/2202.13093. The y axis is logarithmic, so the length of the embeddings only shifts a
+    curve, and a steep end stays visible beside a peak at the start.
 
     Args:
-        spectra: For each encoder's name its singular values, largest first, as `singular_values` gives them.
-        path: A .png or .svg file, written anew.
+        spectra: The singular values of each encoder by its name, largest first, as of `singular_values`.
+        path: A .png or .svg file, which is replaced.
 
     Returns:
-        Whether it was drawn, which it is not where there is no singular value above 0.
+        Whether there is a singular value above 0 to draw.
 
     Raises:
-        InputError: Where the name ends otherwise or matplotlib is missing.
+        InputError: If the name has another suffix or matplotlib is not installed.
     """
     return save_figure(spectrum_figure(spectra), path)
 
 
 def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> bool:
-    """Draw the way of a run through the plane of uniformity and alignment; lower left is better.
+    """Draw the path of a run through the plane of uniformity and alignment; lower left is better.
 
     As in Wang & Isola 2020 (https://arxiv.org/abs/2005.10242) and SimCSE (https://arxiv.org/abs/2104.08821).
 
     Args:
-        history: Entries such as `trainer.state.log_history` has; those that hold finite `step`, `eval_dev_alignment`
-            and `eval_dev_uniformity` are drawn in order of their steps, of each step the first: the last step may be
-            followed by an evaluation of the best checkpoint.
-        path: As for `plot_spectrum`.
+        history: Entries of `trainer.state.log_history`. Those with finite `step`, `eval_dev_alignment` and
+            `eval_dev_uniformity` are drawn in order of their steps. The first entry of a step counts, because the best
+            checkpoint may be evaluated after the last step.
+        path: As in `plot_spectrum`.
 
     Returns:
-        Whether it was drawn, which it is not where there is no such entry.
+        Whether there is such an entry.
 
     Raises:
         InputError: As `plot_spectrum`.
@@ -68,7 +68,7 @@ def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> b
 
 
 def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
-    """Return the figure of `plot_spectrum`, None where there is nothing to draw."""
+    """Return the figure of `plot_spectrum`, None if there is nothing to draw."""
     lines = {name: _above_rounding([float(v) for v in values]) for name, values in spectra.items()}
     lines = {name: values for name, values in lines.items() if values}
     if not lines:
@@ -82,7 +82,7 @@ def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
             values,
             **line_style(number),
             linewidth=1.8,
-            marker="o",  # at the first value alone, which would be lost in the steep start
+            marker="o",  # only at the first value, which the steep start would hide
             markevery=[0],
             markersize=5,
         )
@@ -91,17 +91,17 @@ def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
     axes.set_xlabel("Index of the singular value")
     axes.set_ylabel("Singular value (log scale)")
     if len(lines) > 1:
-        # The labels are set afterwards, as a legend leaves out those that start with "_".
+        # Labels are set afterwards, because a legend omits labels that start with "_".
         legend = axes.legend(handles, [str(i) for i in range(len(handles))], frameon=False, handlelength=3.2)
         for text, name in zip(legend.get_texts(), lines, strict=True):
-            write_as_it_is(text, name)
+            set_literal_text(text, name)
     else:
-        write_as_it_is(axes.title, next(iter(lines)))
+        set_literal_text(axes.title, next(iter(lines)))
     return figure
 
 
 def alignment_uniformity_figure(history: Iterable[Mapping]) -> "Figure | None":
-    """Return the figure of `plot_alignment_uniformity`, None where there is nothing to draw."""
+    """Return the figure of `plot_alignment_uniformity`, None if there is nothing to draw."""
     points = _points(history)
     if not points:
         return None
@@ -125,7 +125,7 @@ def alignment_uniformity_figure(history: Iterable[Mapping]) -> "Figure | None":
 
 
 def _points(history: Iterable[Mapping]) -> list[tuple[float, float, float]]:
-    """Return step, uniformity and alignment of the entries that hold them, in order of steps."""
+    """Return step, uniformity and alignment of the entries that have them, in order of steps."""
     points = {}
     for entry in history:
         point = tuple(entry.get(name) for name in ("step", "eval_dev_uniformity", "eval_dev_alignment"))
@@ -135,13 +135,13 @@ def _points(history: Iterable[Mapping]) -> list[tuple[float, float, float]]:
 
 
 def _label_ends(figure: "Figure", axes, points: Sequence[tuple[float, float, float]]) -> None:
-    """Write the step at the first and the last point, where the label hides least of the line and of the other."""
+    """Label the first and the last point with their steps, where the label hides least of the line."""
     from matplotlib.patheffects import withStroke
 
-    figure.draw_without_rendering()  # lays the figure out: labels are measured in its pixels
-    inside = axes.get_window_extent()
+    figure.draw_without_rendering()  # computes the layout that labels are measured in
+    window = axes.get_window_extent()
     line = _dots_along(axes.transData.transform([point[1:] for point in points]))
-    taken = []
+    label_boxes = []
     for step, *point in dict.fromkeys((points[0], points[-1])):
         label = axes.annotate(
             f"step {step:,}",
@@ -154,30 +154,30 @@ def _label_ends(figure: "Figure", axes, points: Sequence[tuple[float, float, flo
             zorder=3,
         )
 
-        def hidden(place, label=label) -> float:
-            _put(label, *place)
+        def hidden_dots(placement, label=label) -> float:
+            _place_label(label, *placement)
             box = label.get_window_extent()
-            outside = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
-            overlaps = outside or any(box.overlaps(other) for other in taken)
+            outside = box.x0 < window.x0 or box.x1 > window.x1 or box.y0 < window.y0 or box.y1 > window.y1
+            overlaps = outside or any(box.overlaps(other) for other in label_boxes)
             return math.inf if overlaps else sum(box.padded(_CLEARANCE).contains(*dot) for dot in line)
 
-        _put(label, *min(_PLACES, key=hidden))
-        taken.append(label.get_window_extent())
+        _place_label(label, *min(_PLACEMENTS, key=hidden_dots))
+        label_boxes.append(label.get_window_extent())
 
 
-def _put(label, across: str, up: str) -> None:
-    """Put a label beside its point."""
+def _place_label(label, across: str, up: str) -> None:
+    """Place a label beside its point."""
     label.set(ha=across, va=up)
     label.set_position((0, 8 if up == "bottom" else -8))
 
 
 def _dots_along(corners: np.ndarray) -> np.ndarray:
-    """Return points on the line through the corners, (N, 2), close to each other."""
+    """Return closely spaced points on the line through the corners, (N, 2)."""
     along = np.linspace(0, len(corners) - 1, 1 + (len(corners) - 1) * _DOTS_PER_SEGMENT)
     return np.stack([np.interp(along, range(len(corners)), axis) for axis in corners.T], axis=1)
 
 
 def _above_rounding(values: list[float]) -> list[float]:
-    """Return the values before the first that rounding alone makes differ from 0."""
+    """Return the values above rounding errors."""
     floor = ROUNDING * max(values, default=0.0)
     return [value for value in values if value > floor]

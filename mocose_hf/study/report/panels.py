@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocose_hf.plotting import INK, new_axes, write_as_it_is
+from mocose_hf.plotting import INK, new_axes, set_literal_text
 from mocose_hf.study.analysis.analysis import Analysis
 from mocose_hf.study.metrics import Metric
 from mocose_hf.study.report.tables import paper_name
@@ -102,4 +102,4 @@ def legend_below(figure: "Figure", handles: Sequence, names: Sequence[str], room
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - room))
     for text, name in zip(legend.get_texts(), names, strict=True):
-        write_as_it_is(text, name)
+        set_literal_text(text, name)

@@ -42,8 +42,8 @@ API = Path(__file__).parent / "api"
 def write_api_pages() -> None:
     """Write the pages of the API reference, which git ignores."""
     API.mkdir(exist_ok=True)
-    public = sorted((name, module) for name, module in mocose_hf._MODULES.items())
-    rows = "\n".join(f"| `mocose_hf.{name}` | {{py:obj}}`mocose_hf.{module}.{name}` |" for name, module in public)
+    public = [(name, getattr(mocose_hf, name).__module__) for name in sorted(mocose_hf.__all__) if name[0] != "_"]
+    rows = "\n".join(f"| `mocose_hf.{name}` | {{py:obj}}`{module}.{name}` |" for name, module in public)
     rooms = [room for room in ROOMS if (Path(mocose_hf.__file__).parent / room).is_dir()]
     listed = "\n".join([*rooms, "package"])
     toctree = f"```{{toctree}}\n{listed}\n```"

@@ -1,4 +1,4 @@
-"""Run an encoder on a few tokens to find out whether it can embed sentences, before it is trained."""
+"""Run an encoder on a few tokens before training to find out whether it can embed sentences."""
 
 import inspect
 from collections.abc import Iterator
@@ -19,18 +19,17 @@ if TYPE_CHECKING:  # importing it takes seconds, and configurations need only `v
 logger = logging.get_logger(__name__)
 
 CPU_TOLERANCE = 1e-4
-"""Largest difference between two results that count as equal, as a share of the largest value."""
+"""Largest difference between two results that count as equal, as a fraction of the largest value."""
 
 GPU_TOLERANCE = 1e-2
-"""The same on other devices, where TF32 keeps three digits."""
+"""The same on other devices, because TF32 keeps three digits."""
 
 
 @contextmanager
 def probing(encoder: "PreTrainedModel") -> Iterator[None]:
-    """Let an encoder run in evaluation mode inside, on any device and in any precision; put it back afterwards.
+    """Put an encoder into evaluation mode inside, with an attention that runs on any device and in any precision.
 
-    Its modes, its attention and torch's random states are then as before. Flash and flex attention give way to one
-    that runs everywhere.
+    Afterwards its modes, its attention and torch's random states are as before.
     """
     before = attention_of(encoder)
     devices = [encoder.device] if encoder.device.type == "cuda" else []
@@ -45,7 +44,7 @@ def probing(encoder: "PreTrainedModel") -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside, and each of its modules back into its own mode afterwards."""
+    """Put a model into evaluation mode inside, and restore the mode of each of its modules afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -56,7 +55,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def validate_family(config: PreTrainedConfig) -> None:
-    """Raise an error if models of a configuration are no encoders of text alone, without building one.
+    """Raise an error if a configuration is not that of an encoder of text alone.
 
     Raises:
         ValueError: If they have a decoder, or need a processor of images or sounds.
@@ -67,7 +66,7 @@ def validate_family(config: PreTrainedConfig) -> None:
         raise ValueError(f"`{config.model_type}` is an encoder-decoder, but MoCoSE needs an encoder; start from one.")
     if config.model_type in PROCESSOR_MAPPING_NAMES:
         raise ValueError(
-            f"`{config.model_type}` takes more than text, so it needs a processor that an export does not hold; start "
+            f"`{config.model_type}` takes more than text, so it needs a processor that no export contains; start "
             "from an encoder of text alone."
         )
 
@@ -85,7 +84,7 @@ def validate_encoder(encoder: "PreTrainedModel", pooling_mode: str) -> None:
 
     Raises:
         ValueError: If the encoder needs more than tokens, returns no embedding of each token, depends on padding or
-            on chance, or is causal while `pooling_mode` is "cls".
+            on random numbers, or is causal while `pooling_mode` is "cls".
     """
     family = encoder.config.model_type
     tokens = _tokens(encoder, 7)  # (7,)
@@ -111,10 +110,10 @@ def validate_encoder(encoder: "PreTrainedModel", pooling_mode: str) -> None:
         mask[0, 4:] = 0
         if not _is_close(alone, _run(encoder, padded, mask)[:1, :4], scale):
             raise ValueError(
-                f"`{family}` lets padding change the embedding of a sentence, so a sentence would have another "
-                "embedding in each batch; start from an encoder of another family."
+                f"`{family}` lets padding change the embedding of a sentence, so it would depend on the batch; "
+                " start from an encoder of another family."
             )
-        _check_sight(encoder, pooling_mode)
+        _validate_attention(encoder, pooling_mode)
         encoder.train()
         _run(encoder, padded, mask)
 
@@ -124,9 +123,9 @@ def validate_autocast(encoder: "PreTrainedModel", option: str, dtype: torch.dtyp
     """Raise an error if an encoder fails under automatic mixed precision, as some families do.
 
     Args:
-        encoder: In any mode, which is kept.
-        option: The name of the option that asks for it.
-        dtype: What to compute in.
+        encoder: An encoder in any mode, which does not change.
+        option: The name of the training argument that asks for it.
+        dtype: The autocast dtype.
 
     Raises:
         ValueError: With the encoder's own reason.
@@ -144,7 +143,7 @@ def validate_autocast(encoder: "PreTrainedModel", option: str, dtype: torch.dtyp
 def has_idle_parameters(encoder: "PreTrainedModel") -> bool:
     """Return whether some trainable parameters of an encoder can be without gradient in a training step.
 
-    These are parameters that play no part for text alone, and all those of an encoder that skips layers at random.
+    These are parameters that text alone does not use, and all parameters of an encoder that skips layers at random.
     """
     if getattr(encoder.config, "layerdrop", 0.0) > 0.0:
         return True
@@ -156,7 +155,7 @@ def has_idle_parameters(encoder: "PreTrainedModel") -> bool:
     return any(gradient is None for gradient in gradients)
 
 
-def _check_sight(encoder: "PreTrainedModel", pooling_mode: str) -> None:
+def _validate_attention(encoder: "PreTrainedModel", pooling_mode: str) -> None:
     """Raise an error if [CLS] pooling would ignore the sentence; warn if no token depends on another one.
 
     Args:
@@ -164,7 +163,7 @@ def _check_sight(encoder: "PreTrainedModel", pooling_mode: str) -> None:
         pooling_mode: As `pool` takes it.
     """
     family = encoder.config.model_type
-    first_sees_last, last_sees_first = _first_and_last_sight(encoder)
+    first_sees_last, last_sees_first = _find_dependencies(encoder)
     if not first_sees_last and pooling_mode == "cls":
         raise ValueError(
             f"`pooling_mode` is cls, but the first token of this `{family}` encoder does not depend on the tokens "
@@ -178,26 +177,26 @@ def _check_sight(encoder: "PreTrainedModel", pooling_mode: str) -> None:
         )
 
 
-def _first_and_last_sight(encoder: "PreTrainedModel") -> tuple[bool, bool]:
-    """Return whether the first of four tokens depends on the last one, and the last one on the first one.
+def _find_dependencies(encoder: "PreTrainedModel") -> tuple[bool, bool]:
+    """Return whether the first of four tokens depends on the last one, and whether the last depends on the first.
 
-    The gradient tells: it is 0 exactly where attention is masked. Values would not, as a mixture of experts rounds
-    them differently with each other token.
+    This uses the gradient, which is exactly 0 under masked attention. Values are unreliable, because a mixture of
+    experts rounds them differently depending on the other tokens.
     """
-    looked_up = []
+    embeddings_seen = []
 
-    def note(module: nn.Module, args: tuple, output) -> None:
+    def record(module: nn.Module, args: tuple, output) -> None:
         embeddings = output[0] if isinstance(output, tuple) else output
         if not embeddings.requires_grad:
             embeddings.requires_grad_()
-        looked_up.append(embeddings)
+        embeddings_seen.append(embeddings)
 
-    hook = encoder.get_input_embeddings().register_forward_hook(note)
+    hook = encoder.get_input_embeddings().register_forward_hook(record)
     try:
         for training in (False, True):  # the other mode is for families without gradients in evaluation mode
             encoder.train(training)
             try:
-                return _depends(encoder, looked_up, 0, 3), _depends(encoder, looked_up, 3, 0)
+                return _depends(encoder, embeddings_seen, 0, 3), _depends(encoder, embeddings_seen, 3, 0)
             except (AssertionError, RuntimeError) as error:
                 reason = one_line(error)
     finally:
@@ -207,18 +206,18 @@ def _first_and_last_sight(encoder: "PreTrainedModel") -> tuple[bool, bool]:
 
 
 @torch.enable_grad()
-def _depends(encoder: "PreTrainedModel", looked_up: list[Tensor], token: int, other: int) -> bool:
+def _depends(encoder: "PreTrainedModel", embeddings_seen: list[Tensor], token: int, other: int) -> bool:
     """Return whether the hidden state of a token depends on the embedding of another one.
 
     Args:
-        encoder: It appends what it looks up to `looked_up`.
-        looked_up: Results of the encoder's look-ups, each (1, L, E).
-        token, other: Places among four tokens.
+        encoder: An encoder with a hook that appends its word embeddings, (1, L, E), to `embeddings_seen`.
+        embeddings_seen: The list that the hook fills.
+        token, other: Indices of two of the four tokens.
     """
-    looked_up.clear()
+    embeddings_seen.clear()
     hidden = _run(encoder, _tokens(encoder, 4)[None])[0, token]  # (H,)
-    weights = torch.arange(1.0, len(hidden) + 1, device=hidden.device)  # all alike would be cancelled by a norm
-    (gradient,) = torch.autograd.grad((hidden * weights).sum(), looked_up[0])
+    weights = torch.arange(1.0, len(hidden) + 1, device=hidden.device)  # a norm would cancel equal weights
+    (gradient,) = torch.autograd.grad((hidden * weights).sum(), embeddings_seen[0])
     return bool(gradient.flatten(0, -2)[other].any())
 
 
@@ -242,12 +241,12 @@ def _run(encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor | None = None)
 
 
 def _tokens(encoder: "PreTrainedModel", count: int) -> Tensor:
-    """Return different token ids (count,), none of them that of padding if the vocabulary is large enough."""
+    """Return different token ids (count,), without that of padding if the vocabulary is large enough."""
     return (torch.arange(count, device=encoder.device) + padding_id(encoder) + 1) % vocabulary_rows(encoder)
 
 
 def vocabulary_rows(encoder: "PreTrainedModel") -> int:
-    """Return how many token ids an encoder has embeddings for.
+    """Return the number of token ids that an encoder has embeddings for.
 
     Raises:
         ValueError: If the encoder has no table of token embeddings.
@@ -261,7 +260,7 @@ def vocabulary_rows(encoder: "PreTrainedModel") -> int:
 
 
 def padding_id(encoder: "PreTrainedModel") -> int:
-    """Return the token id that an encoder's configuration gives to padding, 0 if it gives none."""
+    """Return the id of the padding token in an encoder's configuration, 0 if it has none."""
     return getattr(encoder.config, "pad_token_id", None) or 0
 
 

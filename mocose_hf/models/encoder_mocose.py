@@ -1,4 +1,4 @@
-"""The encoder that MoCoSE trains, and what its models have in common with transformers."""
+"""The encoder that all algorithms train, and the common ground of its models with transformers."""
 
 import inspect
 
@@ -17,7 +17,7 @@ from mocose_hf.parallel.deepspeed import whole_weights
 
 
 class MoCoSEPreTrainedModel(PreTrainedModel):
-    """Tie the MoCoSE models to the loading and saving of transformers."""
+    """Load and save all models of this package as transformers does."""
 
     config_class = ContrastiveConfig
     base_model_prefix = "mocose"
@@ -30,7 +30,7 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load as any `PreTrainedModel`, from safetensors; under DeepSpeed ZeRO-3 too, each process loads all."""
+        """Load as any `PreTrainedModel`, only from safetensors; under ZeRO-3 each process loads the whole model."""
         kwargs["use_safetensors"] = True
         with whole_weights():
             return super().from_pretrained(*args, **kwargs)
@@ -46,8 +46,8 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
 class MoCoSEModel(MoCoSEPreTrainedModel):
     """The trained encoder: token embeddings and, as `pooler_output`, the sentence embedding.
 
-    This is the online encoder of `MoCoSEForPreTraining` without the heads, which serve training alone: the embedding
-    is pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
+    This is the online encoder of `MoCoSEForPreTraining` without the heads, which only training uses: the embedding is
+    pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
     """
 
     config_class = MoCoSEConfig
@@ -76,15 +76,15 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode a padded batch.
 
-        The embedding is the same whichever side the padding is on: the encoder itself sees it on the right.
+        The side of the padding does not change the embedding: the encoder itself always gets it on the right.
 
         Args:
             input_ids: (B, L) int64.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
             token_type_ids: (B, L) int64; ignored if the encoder takes none.
-            prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
-            encoder_options: Passed on to the encoder, such as `inputs_embeds` or `output_hidden_states`. With
-                `position_ids` the batch reaches the encoder as it is.
+            prompt_length: Number of tokens at the start of each sentence that are not pooled; None to pool all.
+            encoder_options: Further arguments of the encoder, such as `inputs_embeds` or `output_hidden_states`. With
+                `position_ids` the encoder gets the batch unchanged.
 
         Returns:
             `last_hidden_state` (B, L, H) and `pooler_output` (B, H), pooled by `config.pooling_mode`; a tuple of the
@@ -95,7 +95,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         if self.takes_token_types:
             batch["token_type_ids"] = token_type_ids
         batch = {name: rows for name, rows in batch.items() if rows is not None}
-        starts = None  # (B,), the place of each first token
+        starts = None  # (B,), the index of each first token
         if attention_mask is not None and attention_mask.ndim == 2 and "position_ids" not in encoder_options:
             starts = first_tokens(attention_mask)
             attention_mask = rotate_rows(attention_mask, starts)
@@ -125,7 +125,7 @@ def build_encoder(config: ContrastiveConfig) -> PreTrainedModel:
     with whole_weights():
         encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = nn.Identity()  # not None, which some families would call
+        encoder.pooler = nn.Identity()  # some families would call None
     return encoder
 
 

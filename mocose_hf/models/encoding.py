@@ -1,4 +1,4 @@
-"""Turn sentences into embeddings outside training."""
+"""Encode sentences outside training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,31 +29,31 @@ def encode(
     autocast_dtype: torch.dtype | None = None,
     show_progress: bool = False,
 ) -> Tensor:
-    """Embed sentences with dropout off, in batches of equal length as far as there are such, in the order given.
+    """Embed sentences with dropout off, in batches of similar length, and return them in the given order.
 
-    The settings of the embedding in the model's configuration are honoured: lower-casing, the default prompt,
-    normalisation and the number of dimensions. `SentenceTransformer.encode` gives the same for the exported model.
+    It uses the embedding settings of the configuration: lower-casing, default prompt, normalisation and number of
+    dimensions. `SentenceTransformer.encode` of the exported model gives the same embeddings.
 
     Args:
-        model: A `MoCoSEModel`; it is left in the mode it was in.
+        model: A `MoCoSEModel`; its mode does not change.
         sentences: N texts.
         tokenizer: The tokenizer saved with the model.
         batch_size: Sentences per forward.
         max_seq_length: Longest input in tokens; None for `longest_input`.
         normalize: Whether to scale each embedding to length 1 at the end, even if the model itself does not.
-        prompt, prompt_name: As `resolve_prompt` takes them; the model's default prompt if both are None.
-        autocast_dtype: What to compute in, such as `torch.bfloat16`; the dtype of the weights where None.
-        show_progress: Whether to show a bar.
+        prompt, prompt_name: As in `resolve_prompt`; the model's default prompt if both are None.
+        autocast_dtype: The autocast dtype, such as `torch.bfloat16`; None for the dtype of the weights.
+        show_progress: Whether to show a progress bar.
 
     Returns:
-        (N, H) float32, on the CPU; the first `truncate_dim` dimensions if the configuration has that.
+        (N, H) float32, on the CPU; only the first `truncate_dim` dimensions if the configuration sets it.
 
     Raises:
-        TypeError: Where one sentence is given instead of a list.
+        TypeError: If one sentence is given instead of a list.
         InputError: If a sentence has no token.
     """
     if isinstance(sentences, str):
-        raise TypeError("`encode` takes a list of sentences; put the one sentence into a list.")
+        raise TypeError("`encode` takes a list of sentences; put the sentence into a list.")
     config = model.config
     tokenizer = lower_case(tokenizer) if config.do_lower_case else tokenizer
     max_seq_length = max_seq_length or longest_input(tokenizer, config)
@@ -79,7 +79,7 @@ def encode(
 
 
 def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> list[dict[str, list[int]]]:
-    """Return the tokens of each sentence, unpadded, all in one call: lengths are known before batches are made."""
+    """Return the unpadded tokens of each sentence, so that sentences can be sorted by length before batching."""
     if not sentences:
         return []
     options = {"truncation": max_seq_length is not None, "max_length": max_seq_length}
@@ -89,25 +89,25 @@ def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> li
 
 
 def longest_input(tokenizer, config) -> int | None:
-    """Return the longest input of a model in tokens: its own `max_seq_length`, if tokenizer and encoder allow it."""
+    """Return the longest input of a model in tokens: the smallest limit of configuration, tokenizer and encoder."""
     limits = (config.max_seq_length, encoder_max_length(tokenizer, config.encoder_config))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def model_inputs(columns: Mapping) -> dict:
-    """Return those columns of a tokenizer's output that models of this package take."""
+    """Return the columns of a tokenizer's output that models of this package take."""
     return {name: columns[name] for name in MODEL_INPUTS if name in columns}
 
 
 def validate_tokens(rows: Iterable[Sequence[int] | Tensor], sentences: Sequence[str]) -> None:
-    """Raise an error if a sentence has no token, as it then has no embedding.
+    """Raise an error if a sentence has no token, because it would have no embedding.
 
     Args:
         rows: The tokens of each sentence, or its mask.
         sentences: Their texts.
 
     Raises:
-        InputError: With the first such sentence.
+        InputError: If there is such a sentence; the message quotes the first one.
     """
     for row, sentence in zip(rows, sentences, strict=True):
         if not (row.any() if isinstance(row, Tensor) else len(row)):
@@ -115,10 +115,10 @@ def validate_tokens(rows: Iterable[Sequence[int] | Tensor], sentences: Sequence[
 
 
 PADDING = {"padding": True, "padding_side": "right", "return_attention_mask": True}
-"""How batches are padded, whatever the tokenizer says."""
+"""The padding of all batches, whatever the tokenizer's own settings are."""
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""What a tokenizer may give to the models of this package."""
+"""The columns that a tokenizer may pass to the models of this package."""
 
 
 def encoder_max_length(tokenizer, encoder_config) -> int | None:
@@ -135,7 +135,7 @@ def encoder_max_length(tokenizer, encoder_config) -> int | None:
 
 
 NO_LIMIT = LARGE_INTEGER
-"""A `model_max_length` from here on stands for no limit in transformers."""
+"""In transformers, a `model_max_length` of at least this means no limit."""
 
 OFFSET_POSITIONS: dict[str, int | None] = {
     "camembert": None,
@@ -152,4 +152,4 @@ OFFSET_POSITIONS: dict[str, int | None] = {
     "xlm-roberta-xl": None,
     "xmod": None,
 }
-"""How many positions a family never uses, as it counts from behind that of padding; None for `pad_token_id` + 1."""
+"""Number of positions that a family never uses, because it counts from after padding; None for `pad_token_id` + 1."""

@@ -7,12 +7,12 @@ from mocose_hf.models.configuration_mocose import MoCoSEConfig
 
 
 def build_pooler(config: ContrastiveConfig) -> nn.Module:
-    """Build the dense layer (H, H) on the pooled embedding; without `use_pooler`, the identity."""
+    """Build the dense layer (H, H) on the pooled embedding, or the identity without `use_pooler`."""
     return nn.Linear(config.hidden_size, config.hidden_size) if config.use_pooler else nn.Identity()
 
 
 def build_projection_head(config: MoCoSEConfig) -> nn.Sequential:
-    """Build P layers of Linear, LayerNorm and Dropout from H to D; none is the identity (paper, Table 4)."""
+    """Build P layers of Linear, LayerNorm and Dropout from H to D; P = 0 is the identity."""
     width = config.hidden_size
     layers = [_head_layer(config, width, width) for _ in range(config.num_projection_layers - 1)]
     if config.num_projection_layers > 0:
@@ -21,7 +21,7 @@ def build_projection_head(config: MoCoSEConfig) -> nn.Sequential:
 
 
 def build_predictor(config: MoCoSEConfig) -> nn.Sequential:
-    """Build M − 1 layers of Linear, LayerNorm and Dropout on D, then Linear and tanh; none is the identity."""
+    """Build M − 1 layers of Linear, LayerNorm and Dropout on D, then Linear and tanh; M = 0 is the identity."""
     dim = config.embedding_dim
     layers = [_head_layer(config, dim, dim) for _ in range(config.num_predictor_layers - 1)]
     if config.num_predictor_layers > 0:

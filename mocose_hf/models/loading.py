@@ -1,4 +1,4 @@
-"""Find encoder, pooler and pooling in whatever a training may start from."""
+"""Load encoders and tokenizers from plain, sentence-transformers and MoCoSE models, without running their code."""
 
 import copy
 import inspect
@@ -56,9 +56,9 @@ class PretrainedEncoder:
 
     Args:
         encoder: In float32.
-        pooler: The dense layer (H, H) of its own pooler, None where it has none or it was not trained.
-        pooling_mode: The pooling it was made for; "cls", the paper's, where it says nothing.
-        settings: What else it says of its embeddings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
+        pooler: The dense layer (H, H) of its own pooler, None if it has none or it was not trained.
+        pooling_mode: The pooling of the model; "cls", the paper's, if it states none.
+        settings: Its other embedding settings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
     """
 
     encoder: PreTrainedModel
@@ -69,16 +69,16 @@ class PretrainedEncoder:
 
 @whole_weights()
 def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hub_options) -> PretrainedEncoder:
-    """Load the encoder of a plain, a sentence-transformers or a MoCoSE model, and run nothing that comes with it.
+    """Load the encoder of a plain, a sentence-transformers or a MoCoSE model, without running code that comes with it.
 
     Args:
         name_or_path: A directory or a hub id.
-        attn_implementation: As `AutoModel.from_pretrained` takes it.
+        attn_implementation: As in `AutoModel.from_pretrained`.
         hub_options: `revision` and `cache_dir`.
 
     Raises:
-        OSError: Where there are no weights in safetensors.
-        ValueError: Where the model needs code of its own, is no encoder of text, or lacks some of its weights.
+        OSError: If there are no weights in safetensors.
+        ValueError: If the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
     config, layout, hub_options = _load_config(name_or_path, hub_options)
     pooling_mode, settings = "cls", {}
@@ -89,21 +89,21 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
     options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    with _code_refused():
+    with _explained_code_refusal():
         validate_family(config)
-        _check_encoder_files(name_or_path, config, hub_options)
+        _find_weight_files(name_or_path, config, hub_options)
         if layout is None and isinstance(config, ContrastiveConfig):
             model, info = AutoModelForPreTraining.from_pretrained(
                 name_or_path, output_loading_info=True, trust_remote_code=False, **options
             )
-            _check_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
+            _validate_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
             pooler = model.pooler if config.use_pooler else None
             return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
-    _check_takes_text(encoder)
-    _check_weights(encoder, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
+    _validate_takes_text(encoder)
+    _validate_weights(encoder, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
     dense = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         dense = None
@@ -111,18 +111,18 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
 
 
 def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
-    """Say what of a sentence-transformers model is not honoured, or not everywhere."""
+    """Yield a warning for each setting of a sentence-transformers model that is not used, or not everywhere."""
     if layout.other_modules:
         yield (
-            f"has modules beyond encoder, pooling and normalisation, which are left out of training, scores and "
-            f"export: {', '.join(layout.other_modules)}."
+            f"has modules beyond encoder, pooling and normalisation, which training, scores and export leave out: "
+            f"{', '.join(layout.other_modules)}."
         )
     if layout.other_settings:
-        yield f"has settings that are not honoured, so its embeddings may differ: {'; '.join(layout.other_settings)}."
+        yield f"has unsupported settings, so its embeddings may differ: {'; '.join(layout.other_settings)}."
     if layout.default_prompt_name is None and any(layout.prompts.values()):
-        named = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
+        names = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
         yield (
-            f"has the prompts {named}, but none is its default, so sentences get none in training and scores; set "
+            f"has the prompts {names}, but no default, so training and scores use none; set "
             f"`default_prompt_name` in its {MODEL_FILE} for one."
         )
     if layout.truncate_dim is not None:
@@ -132,7 +132,7 @@ def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
     if layout.similarity_fn_name != "cosine":
         yield (
             f"compares embeddings by {layout.similarity_fn_name} (`similarity_fn_name`); scores on pairs do too, "
-            "training and all other scores go by cosine."
+            "training and all other scores use the cosine."
         )
 
 
@@ -147,13 +147,13 @@ def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
 
 
 def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
-    """Return the files that `load_encoder` reads configuration and weights from, on this machine.
+    """Return the local paths of the configuration and weights that `load_encoder` reads.
 
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
     config, _, hub_options = _load_config(name_or_path, hub_options)
-    names = ["config.json", *dict.fromkeys(_check_encoder_files(name_or_path, config, hub_options))]
+    names = ["config.json", *dict.fromkeys(_find_weight_files(name_or_path, config, hub_options))]
     return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
 
 
@@ -175,7 +175,7 @@ def encoder_sha256(name_or_path: str, **hub_options) -> str:
 
 
 def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
-    """Return the dense layer of an encoder's own pooler, None where it has none."""
+    """Return the dense layer of an encoder's own pooler, None if it has none."""
     pooler = getattr(encoder, "pooler", None)
     return pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
 
@@ -184,12 +184,12 @@ def load_tokenizer(name_or_path: str, **hub_options):
     """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit and lower-casing.
 
     Raises:
-        OSError: Where there is none; transformers makes one that knows special tokens alone.
-        ValueError: Where it needs code of its own, cannot pad, or has a limit that is none.
+        OSError: If there is none; transformers would create one that knows only special tokens.
+        ValueError: If it needs code of its own, cannot pad, or its length limit is no number above 0.
     """
     layout, hub_options = locate_encoder(name_or_path, hub_options)
-    _check_tokenizer_class(name_or_path, hub_options)
-    with _code_refused():
+    _validate_tokenizer_class(name_or_path, hub_options)
+    with _explained_code_refusal():
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     if layout is not None and layout.max_seq_length:
         tokenizer.model_max_length = layout.max_seq_length
@@ -199,7 +199,9 @@ def load_tokenizer(name_or_path: str, **hub_options):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
     longest = tokenizer.model_max_length
     if not isinstance(longest, Real) or not longest > 0:
-        raise ValueError(f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; mend that entry")
+        raise ValueError(
+            f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; correct that entry"
+        )
     if tokenizer.pad_token is None:
         raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
     fix_padding(tokenizer)
@@ -209,25 +211,25 @@ def load_tokenizer(name_or_path: str, **hub_options):
 def fix_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Make a tokenizer pad on the right and return attention masks, in saved copies too.
 
-    Encoders count absolute positions from the left, and without a mask they take padding for tokens.
+    Encoders count absolute positions from the left, and without a mask they treat padding as tokens.
     """
     tokenizer.padding_side = "right"
     if "attention_mask" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
     for name in ("padding_side", "model_input_names"):
-        tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # nothing else is saved
+        tokenizer.init_kwargs[name] = getattr(tokenizer, name)  # only these arguments are saved
 
 
 def validate_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
-    """Refuse a tokenizer whose tokens the encoder has no embeddings for, or that gives it more than tokens.
+    """Raise an error if a tokenizer does not fit an encoder.
 
     Raises:
-        ValueError: In one line.
+        ValueError: If the encoder has no embedding for one of its tokens, or it returns more than tokens.
     """
-    more = tokenizer(["a"]).keys() & (inspect.signature(encoder.forward).parameters.keys() - set(MODEL_INPUTS))
-    if more:
+    extra = tokenizer(["a"]).keys() & (inspect.signature(encoder.forward).parameters.keys() - set(MODEL_INPUTS))
+    if extra:
         raise ValueError(
-            f"the tokenizer also returns `{min(more)}`, which this package does not pass on to `"
+            f"the tokenizer also returns `{min(extra)}`, which this package does not pass on to `"
             f"{encoder.config.model_type}`; start from an encoder of another family"
         )
     rows = vocabulary_rows(encoder)
@@ -239,10 +241,10 @@ def validate_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedMo
         )
 
 
-def _usable(name_or_path: str, hub_options: dict) -> dict:
-    """Drop options that were not given and, where the hub's name cannot be resolved, look in the cache alone.
+def _usable_hub_options(name_or_path: str, hub_options: dict) -> dict:
+    """Return the options that are not None; without a connection to the hub, use only the cache.
 
-    The hub's client would otherwise try again for over a minute (huggingface_hub 2.4).
+    If the hub's name cannot be resolved, its client would retry for over a minute (huggingface_hub 2.4).
     """
     options = {name: value for name, value in hub_options.items() if value is not None}
     if not Path(name_or_path).is_dir() and not getproxies():
@@ -254,8 +256,8 @@ def _usable(name_or_path: str, hub_options: dict) -> dict:
 
 
 def locate_encoder(name_or_path: str, hub_options: dict) -> tuple[SentenceTransformersLayout | None, dict]:
-    """Return a sentence-transformers model's layout, None of another, and the options that find the encoder in it."""
-    hub_options = _usable(name_or_path, hub_options)
+    """Return the layout of a sentence-transformers model, else None, and the hub options that locate its encoder."""
+    hub_options = _usable_hub_options(name_or_path, hub_options)
     layout = read_layout(name_or_path, **hub_options)
     if layout is not None and layout.encoder_folder:
         hub_options["subfolder"] = layout.encoder_folder
@@ -265,45 +267,46 @@ def locate_encoder(name_or_path: str, hub_options: dict) -> tuple[SentenceTransf
 def _load_config(
     name_or_path: str, hub_options: dict
 ) -> tuple[PreTrainedConfig, SentenceTransformersLayout | None, dict]:
-    """Return the configuration that lies with an encoder's weights, the layout, and the options that find both."""
+    """Return the configuration of an encoder, the model's layout, and the hub options that locate the encoder."""
     layout, hub_options = locate_encoder(name_or_path, hub_options)
-    with _code_refused():
+    with _explained_code_refusal():
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     return config, layout, hub_options
 
 
 @contextmanager
-def _code_refused() -> Iterator[None]:
-    """Tell of code that would come with a model, without the advice of transformers to allow it."""
+def _explained_code_refusal() -> Iterator[None]:
+    """Replace the advice of transformers to allow a model's own code by an error that says what to do."""
     try:
         yield
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            "it needs Python code that comes with it, which is not run; start from a kind of model that transformers "
-            "itself has"
+            "it needs Python code that comes with it, which is not run; start from a model type that is part of "
+            "transformers"
         ) from error
 
 
-def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> list[str]:
-    """Return the names of the files of weights; refuse those that would bring code, or are not in safetensors.
+def _find_weight_files(name_or_path: str, config: PreTrainedConfig, hub_options: dict) -> list[str]:
+    """Return the names of the files of weights, which must be in safetensors.
 
-    `use_safetensors` alone does not do that (transformers 5.23): it lets an index name shards that are pickles, and
-    has a bot convert the pickle of a hub model, whose answer is then loaded unseen.
+    `use_safetensors` alone does not ensure that (transformers 5.23): an index may name shards that are pickles, and
+    the pickle of a hub model is converted by a bot, whose result is loaded without a check.
 
     Raises:
-        OSError, ValueError: In one line.
+        OSError: If there are no weights in safetensors.
+        ValueError: If the configuration asks for code on the hub, or the model is an adapter.
     """
     for part in _parts(config):
         for name in ("attn_implementation", "experts_implementation"):
-            wanted = getattr(part, f"_{name}", None)
-            if "/" in str(wanted):
+            value = getattr(part, f"_{name}", None)
+            if "/" in str(value):
                 raise ValueError(
-                    f"its configuration asks for `{name}` {wanted}, which is code on the hub; take that entry out"
+                    f"its configuration asks for `{name}` {value}, which is code on the hub; remove that entry"
                 )
     if _has(name_or_path, "adapter_config.json", hub_options):
-        raise ValueError("it is an adapter of another model; merge the two, and start from what that gives")
+        raise ValueError("it is an adapter of another model; merge the two, and start from the result")
     named = getattr(config, "transformers_weights", None)
     names = [named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
     files = [name for name in names if _has(name_or_path, name, hub_options)][:1]
@@ -316,8 +319,8 @@ def _check_encoder_files(name_or_path: str, config: PreTrainedConfig, hub_option
     return [str(name) for name in files]
 
 
-def _check_takes_text(encoder: PreTrainedModel) -> None:
-    """Refuse a model of images or sounds."""
+def _validate_takes_text(encoder: PreTrainedModel) -> None:
+    """Raise a `ValueError` for a model of images or sounds."""
     if "input_ids" not in inspect.signature(encoder.forward).parameters:
         raise ValueError(
             f"`{encoder.config.model_type}` takes `{encoder.main_input_name}`, but an encoder of text is needed; "
@@ -325,10 +328,10 @@ def _check_takes_text(encoder: PreTrainedModel) -> None:
         )
 
 
-def _check_weights(model: PreTrainedModel, missing: list[str]) -> None:
-    """Refuse a model with parameters that its files have no values for; transformers would draw them at random.
+def _validate_weights(model: PreTrainedModel, missing: list[str]) -> None:
+    """Raise a `ValueError` if files lack parameters, which transformers would draw at random.
 
-    Buffers are made anew alike each time, so files of older versions may lack them or hold more.
+    Buffers have constant values, so files of other versions may lack some of them or hold more.
     """
     missing = sorted(set(missing) & {name for name, _ in model.named_parameters()})
     if missing:
@@ -338,8 +341,8 @@ def _check_weights(model: PreTrainedModel, missing: list[str]) -> None:
         )
 
 
-def _check_tokenizer_class(name_or_path: str, hub_options: dict) -> None:
-    """Refuse a tokenizer class that is none: transformers would load anything of that name, and ask about its code."""
+def _validate_tokenizer_class(name_or_path: str, hub_options: dict) -> None:
+    """Raise a `ValueError` if `tokenizer_class` names something else, which transformers would load all the same."""
     config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)
     for content in (config, read_json(name_or_path, "tokenizer_config.json", hub_options)):
         named = content.get("tokenizer_class") if isinstance(content, dict) else None
@@ -362,7 +365,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def save_tokenizer(tokenizer, directory) -> None:
-    """Save a tokenizer for transformers 4 and 5: it pads on the right, and its last call leaves no trace."""
+    """Save a tokenizer for transformers 4 and 5: it pads on the right and forgets the settings of its last call."""
     tokenizer = copy.deepcopy(tokenizer)
     fix_padding(tokenizer)
     if tokenizer.is_fast:

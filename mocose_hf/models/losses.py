@@ -237,20 +237,20 @@ def reshape_keys(
     temperature: float = 0.05,
     log_weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the keys as the rows reshape them, (B, D) float32, L2-normalised.
+    """Return the keys, whitened and smoothed by the rows, (B, D) float32, L2-normalised.
 
-    First whitening, softly: with μ and UΛUᵀ the mean and the covariance of the rows, a key k and each row become
-    (k − μ) U Λ^(−w/2) Uᵀ, L2-normalised (w = 1: https://arxiv.org/abs/2103.15316). This weakens what all rows share.
-    Then smoothing: k becomes (1 − s)·k + s·m, L2-normalised, with m the L2-normalised mean of the rows n_l under the
-    softmax over l of k·n_l / τ. This weakens what tells a key from its neighbours (mean shift,
-    https://arxiv.org/abs/2105.07269).
+    First soft whitening: with μ and UΛUᵀ the mean and the covariance of the rows, a key k and each row become
+    (k − μ) U Λ^(−w/2) Uᵀ, L2-normalised (w = 1: https://arxiv.org/abs/2103.15316). This weakens the directions that
+    all rows share. Then smoothing: k becomes (1 − s)·k + s·m, L2-normalised, with m the L2-normalised mean of the rows
+    n_l under the softmax over l of k·n_l / τ. This weakens the differences between a key and its neighbours (mean
+    shift, https://arxiv.org/abs/2105.07269).
 
     Args:
         keys: (B, D), L2-normalised.
         rows: (N, D), L2-normalised, N ≥ 1.
         excluded: (B, N) bool, rows that a key is not smoothed with. A key without any row is not smoothed.
-        whitening: w in [0, 1]; 0 leaves mean and covariance as they are.
-        smoothing: s in [0, 1); 0 leaves keys alone.
+        whitening: w in [0, 1]; 0 for none.
+        smoothing: s in [0, 1); 0 for none.
         temperature: τ > 0.
         log_weights: (N,), the log of how many times each row counts, as in `contrastive_logits`.
     """
@@ -258,25 +258,25 @@ def reshape_keys(
         keys, rows = keys.detach().float(), rows.float()
         log_weights = rows.new_zeros(len(rows)) if log_weights is None else log_weights.float()  # (N,)
         if whitening > 0.0:
-            shares = log_weights.softmax(dim=0)[:, None]  # (N, 1)
-            mean = (shares * rows).sum(dim=0)  # (D,)
+            row_weights = log_weights.softmax(dim=0)[:, None]  # (N, 1)
+            mean = (row_weights * rows).sum(dim=0)  # (D,)
             centred = rows - mean  # (N, D)
-            variances, axes = torch.linalg.eigh((shares * centred).T @ centred)  # (D,), (D, D)
+            variances, axes = torch.linalg.eigh((row_weights * centred).T @ centred)  # (D,), (D, D)
             variances = variances.clamp(min=MIN_VARIANCE * float(variances.max()))
             matrix = axes @ (variances[:, None] ** (-whitening / 2) * axes.T)  # (D, D)
             keys, rows = F.normalize((keys - mean) @ matrix, dim=-1), F.normalize(centred @ matrix, dim=-1)
         if smoothing > 0.0:
             similarity = keys @ rows.T / temperature + log_weights  # (B, N)
             excluded = excluded | (log_weights == float("-inf"))
-            has_some = ~excluded.all(dim=1, keepdim=True)  # (B, 1)
-            weights = similarity.masked_fill(excluded & has_some, float("-inf")).softmax(dim=1)  # (B, N)
+            has_rows = ~excluded.all(dim=1, keepdim=True)  # (B, 1)
+            weights = similarity.masked_fill(excluded & has_rows, float("-inf")).softmax(dim=1)  # (B, N)
             smoothed = (1.0 - smoothing) * keys + smoothing * F.normalize(weights @ rows, dim=-1)
-            keys = torch.where(has_some, F.normalize(smoothed, dim=-1), keys)
+            keys = torch.where(has_rows, F.normalize(smoothed, dim=-1), keys)
     return keys
 
 
 MIN_VARIANCE = 1e-4
-"""Least variance along an axis that whitening divides by, as a share of the largest one."""
+"""Smallest variance along an axis that whitening divides by, as a fraction of the largest one."""
 
 
 def reshaping_loss(queries: Tensor, reshaped_keys: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lower-case text inside the tokenizer, so that every user of the tokenizer sees the same."""
+"""Lower-case text inside the tokenizer, so that all users of the tokenizer get the same tokens."""
 
 import copy
 
@@ -10,14 +10,14 @@ logger = logging.get_logger(__name__)
 
 
 def lower_case(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that puts text in lower case first, as sentence-transformers does for `do_lower_case`.
+    """Return a tokenizer that lower-cases text first, as sentence-transformers does for `do_lower_case`.
 
     Args:
-        tokenizer: Stays as it is. It is returned itself if it lower-cases already.
+        tokenizer: A tokenizer, which does not change. It is returned itself if it lower-cases already.
 
     Returns:
         A `PreTrainedTokenizerFast`, because transformers 5 rebuilds the normalizer of other classes on loading and
-        would lose the lower-casing. A tokenizer that has no fast backend is copied and gets `do_lower_case`.
+        would lose the lower-casing. A tokenizer without a fast backend is copied and gets `do_lower_case`.
     """
     if not tokenizer.is_fast:
         lowered = copy.deepcopy(tokenizer)

@@ -13,7 +13,7 @@ def pool(token_embeddings: Tensor, attention_mask: Tensor | None, mode: str) -> 
         token_embeddings: (B, L, H), the encoder's last hidden state.
         attention_mask: (B, L), 1 for tokens and 0 for padding on either side; None if there is no padding.
         mode: "cls" for the first token, "lasttoken" for the last one, "mean" or "max" over all tokens. Padding never
-            counts. All modes equal those of the module `Pooling` of sentence-transformers to the last bit
+            counts. All modes equal those of sentence-transformers' `Pooling` bit for bit
             (https://sbert.net/docs/package_reference).
 
     Raises:
@@ -24,11 +24,11 @@ def pool(token_embeddings: Tensor, attention_mask: Tensor | None, mode: str) -> 
     if attention_mask is None:
         attention_mask = token_embeddings.new_ones(token_embeddings.shape[:2])
     if mode in ("cls", "lasttoken"):
-        places = first_tokens(attention_mask) if mode == "cls" else last_tokens(attention_mask)  # (B,)
-        return token_embeddings.take_along_dim(places[:, None, None], dim=1).squeeze(1)
+        indices = first_tokens(attention_mask) if mode == "cls" else last_tokens(attention_mask)  # (B,)
+        return token_embeddings.take_along_dim(indices[:, None, None], dim=1).squeeze(1)
     mask = attention_mask.unsqueeze(-1).expand(token_embeddings.shape)
     if mode == "mean":
-        # Sums of half-precision numbers are taken in float32, or the count of a long sentence would be rounded.
+        # In half precision, the token count of a long sentence would be rounded.
         dtype = torch.promote_types(token_embeddings.dtype, torch.float32)
         mask = mask.to(token_embeddings.dtype)
         total = (token_embeddings * mask).sum(1, dtype=dtype)  # (B, H)
@@ -37,32 +37,32 @@ def pool(token_embeddings: Tensor, attention_mask: Tensor | None, mode: str) -> 
 
 
 def first_tokens(attention_mask: Tensor) -> Tensor:
-    """Return the place of each row's first token, (B,) int64, for a mask (B, L); 0 if the row has none."""
+    """Return the index of each row's first token, (B,) int64, for a mask (B, L); 0 if the row has none."""
     return attention_mask.int().argmax(1)
 
 
 def last_tokens(attention_mask: Tensor) -> Tensor:
-    """Return the place of each row's last token, (B,) int64, for a mask (B, L); L − 1 if the row has none."""
+    """Return the index of each row's last token, (B,) int64, for a mask (B, L); L − 1 if the row has none."""
     return attention_mask.shape[1] - 1 - attention_mask.int().flip(1).argmax(1)
 
 
 def rotate_rows(rows: Tensor, starts: Tensor) -> Tensor:
-    """Rotate each row of (B, L, …) so that what stood at `starts` (B,) comes first; negative starts undo it.
+    """Rotate each row of (B, L, …) so that the entry at `starts` (B,) comes first; negative starts undo it.
 
-    With the places of the first tokens this turns padding on the left into padding on the right, and leaves rows that
-    are padded on the right as they are.
+    With the indices of the first tokens, this moves padding from the left to the right. Rows that are padded on the
+    right do not change.
     """
     length = rows.shape[1]
-    places = (torch.arange(length, device=rows.device) + starts[:, None]) % length  # (B, L)
-    return rows.take_along_dim(places.view(*places.shape, *[1] * (rows.ndim - 2)), dim=1)
+    indices = (torch.arange(length, device=rows.device) + starts[:, None]) % length  # (B, L)
+    return rows.take_along_dim(indices.view(*indices.shape, *[1] * (rows.ndim - 2)), dim=1)
 
 
 def exclude_prompt(attention_mask: Tensor | None, prompt_length: int | None, tokens: Tensor) -> Tensor | None:
-    """Return the mask of the tokens to pool, (B, L), if the prompt at the start of each row is not to be pooled.
+    """Return the mask of the tokens to pool, (B, L), without the prompt at the start of each row.
 
     Args:
         attention_mask: (B, L), padded on the right; None if there is no padding.
-        prompt_length: Tokens of the prompt, special tokens before it included; None or 0 to pool all tokens.
+        prompt_length: Number of tokens of the prompt, including special tokens before it; None or 0 to pool all.
         tokens: (B, L, …), for shape and device.
     """
     if not prompt_length:

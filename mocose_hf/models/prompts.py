@@ -1,4 +1,4 @@
-"""The prompt that a model puts before every sentence."""
+"""The prompts that a model can put before sentences."""
 
 from mocose_hf.models.configuration_base import ContrastiveConfig
 
@@ -30,9 +30,9 @@ def prompt_options(config: ContrastiveConfig) -> dict[str, object]:
 
 
 def count_prompt_tokens(tokenizer, prompt: str, max_seq_length: int | None = None) -> int:
-    """Return the tokens that a prompt takes at the start of a sentence, special tokens before it included.
+    """Return the number of tokens of a prompt at the start of a sentence, including special tokens before it.
 
-    sentence-transformers counts in the same way: the tokens of the prompt alone, without a special token at its end.
+    As in sentence-transformers, these are the tokens of the prompt alone, without a special token at its end.
     """
     ids = tokenizer(prompt, truncation=max_seq_length is not None, max_length=max_seq_length)["input_ids"]
     return len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""Which queued keys count as negatives, and how much: pure functions of tensors, in the queue's own order of slots.
+"""Which queued keys are negatives and with what weight: pure functions of tensors, in the queue's order of slots.
 
 No function reads a GPU value, so none forces a synchronisation.
 """
@@ -19,40 +19,37 @@ WINDOWS = {
     "oldest": "0.5-1",
     "without_middle": "0-0.25,0.75-1",
 }
-"""The named windows as ranges of shares, 0 the newest row in use and 1 the oldest.
+"""The windows of Table 8 of https://arxiv.org/abs/2202.13093, as fractions of the filled queue, newest row first."""
 
-Those of Table 8 of https://arxiv.org/abs/2202.13093.
-"""
+_FRACTION = r"([01](?:\.[0-9]{1,6})?|\.[0-9]{1,6}|[0-9]{1,6}/[1-9][0-9]{0,5})"
+_RANGE = re.compile(rf"\s*{_FRACTION}\s*-\s*{_FRACTION}\s*")
 
-_SHARE = r"([01](?:\.[0-9]{1,6})?|\.[0-9]{1,6}|[0-9]{1,6}/[1-9][0-9]{0,5})"
-_RANGE = re.compile(rf"\s*{_SHARE}\s*-\s*{_SHARE}\s*")
-
-_LEAST_SOFTNESS = 1e-9  # of a queue of fewer than ten million rows the window is hard by then, to the last bit
+_MIN_SOFTNESS = 1e-9  # with fewer than ten million rows, such a window is hard to the last bit
 
 Ranges = tuple[tuple[Fraction, Fraction], ...]
 
 
 @cache
 def parse_window(window: str) -> Ranges:
-    """Return the ranges of shares that a window stands for, rising, with those that touch made one.
+    """Return the ranges of fractions that a window consists of, in rising order; ranges that touch are merged.
 
     Args:
         window: A name of `WINDOWS`, or ranges such as 0-0.25,0.5-0.75 or 0-1/3, of up to six digits after the point
             or in numerator and denominator.
 
     Raises:
-        ValueError: Where it is neither, or a range does not rise within [0, 1], or two overlap.
+        ValueError: If it is neither, or a range does not rise within [0, 1], or two ranges overlap.
     """
     ranges: list[tuple[Fraction, Fraction]] = []
     parts = [_RANGE.fullmatch(part) for part in WINDOWS.get(window, window).split(",")]
-    fits = all(parts)
+    is_valid = all(parts)
     for first, last in sorted((Fraction(part[1]), Fraction(part[2])) for part in parts if part):
-        fits = fits and first < last <= 1 and (not ranges or ranges[-1][1] <= first)
+        is_valid = is_valid and first < last <= 1 and (not ranges or ranges[-1][1] <= first)
         if ranges and ranges[-1][1] == first:
             ranges[-1] = (ranges[-1][0], last)
         else:
             ranges.append((first, last))
-    if not fits:
+    if not is_valid:
         raise ValueError(
             f"`queue_window` is one of {', '.join(WINDOWS)}, or ranges that rise from 0, the newest row, to 1 and do "
             f"not overlap, such as 0-0.25,0.5-0.75, not {window[:60]!r}."
@@ -61,38 +58,38 @@ def parse_window(window: str) -> Ranges:
 
 
 def window_log_weights(ranks: Tensor, num_filled: Tensor, window: str, softness: float = 0.0) -> Tensor:
-    """Return the log of what each row of the queue counts under a window of ages.
+    """Return the log of each row's weight under a window of ages.
 
-    Of n rows in use, the share a of a range cuts before the row of rank e(a) = ⌈a·n⌉, exactly. So a row lies in
-    [a, b) where a·n ≤ rank < b·n, each lies in exactly one of windows that complement each other, and a window may be
-    empty while the queue nearly is. With a softness s, a row counts
-    w = Σ σ((rank + ½ − e(a)) / (n·s)) − σ((rank + ½ − e(b)) / (n·s)), summed over the ranges, where the first term is
-    1 for a = 0 and the second 0 for b = 1: neither end of the queue is an edge. The weights under windows that
-    complement each other sum to 1, and go to those of the hard windows as s goes to 0.
+    With n rows in use, the edge a of a range lies exactly before the row of rank e(a) = ⌈a·n⌉. A row lies in [a, b) if
+    a·n ≤ rank < b·n, so each row lies in exactly one of several complementary windows. A window can be empty while the
+    queue holds few rows.
+
+    With a softness s, the weight of a row is w = Σ σ((rank + ½ − e(a)) / (n·s)) − σ((rank + ½ − e(b)) / (n·s)), summed
+    over the ranges. The first term is 1 for a = 0 and the second 0 for b = 1, because the ends of the queue are no
+    edges. The weights of complementary windows sum to 1 and approach those of the hard windows as s approaches 0.
 
     Args:
         ranks: (K,) int64, the rank of each slot by age, 0 for the newest.
-        num_filled: Scalar int64, n, the number of slots in use; what is returned for ranks from n on means nothing.
-        window: As `parse_window` takes it.
-        softness: s ≥ 0, a share of the queue.
+        num_filled: Scalar int64, n, the number of slots in use. Values for ranks from n on are meaningless.
+        window: As in `parse_window`.
+        softness: s ≥ 0, a fraction of the filled queue.
 
     Returns:
-        (K,) float32: 0 or −∞ where the window is hard; where it is soft, up to 0, and −∞ under a range that is empty.
+        (K,) float32. A hard window gives 0 or −∞, a soft one at most 0, and −∞ in an empty range.
     """
     count = num_filled.clamp(min=1)
-    edges = [tuple(_first_rank(share, count) for share in ends) for ends in parse_window(window)]
+    edges = [tuple(_first_rank(edge, count) for edge in ends) for ends in parse_window(window)]
     if softness == 0.0:
         inside = torch.zeros_like(ranks, dtype=torch.bool)
         for first, last in edges:
             inside = inside | ((ranks >= first) & (ranks < last))
-        outside = torch.full_like(ranks, float("-inf"), dtype=torch.float32)
-        return outside.masked_fill_(inside, 0.0)
-    width = count * max(softness, _LEAST_SOFTNESS)
+        return torch.full_like(ranks, float("-inf"), dtype=torch.float32).masked_fill_(inside, 0.0)
+    width = count * max(softness, _MIN_SOFTNESS)
     parts = []
     for (start, end), (first, last) in zip(parse_window(window), edges, strict=True):
         rise = F.logsigmoid((ranks - first + 0.5) / width) if start > 0 else torch.zeros_like(ranks, dtype=width.dtype)
         fall = F.logsigmoid((last - ranks - 0.5) / width) if end < 1 else torch.zeros_like(rise)
-        # σ(x) − σ(y) = σ(x) · σ(−y) · (1 − e^(y−x)), which keeps its digits where both are small
+        # σ(x) − σ(y) = σ(x) · σ(−y) · (1 − e^(y−x)) stays precise if both are small.
         both = torch.log(-torch.expm1((first - last) / width)) if start > 0 and end < 1 else 0.0
         parts.append(rise + fall + both)
     return torch.stack(parts).logsumexp(0)
@@ -103,11 +100,11 @@ def half_life_log_weights(ages: Tensor, half_life: float) -> Tensor:
 
     Args:
         ages: (K,) int64 ≥ 0, in optimizer steps.
-        half_life: Optimizer steps, at least 1e-6 or at most −1e-6; where negative, the weight doubles instead.
+        half_life: Optimizer steps, at least 1e-6 or at most −1e-6. If negative, the weight doubles instead.
     """
     return ages.float() * (-math.log(2.0) / half_life)
 
 
-def _first_rank(share: Fraction, count: Tensor) -> Tensor:
-    """Return ⌈share · count⌉."""
-    return (count * share.numerator + (share.denominator - 1)) // share.denominator
+def _first_rank(edge: Fraction, count: Tensor) -> Tensor:
+    """Return ⌈edge · count⌉."""
+    return (count * edge.numerator + (edge.denominator - 1)) // edge.denominator

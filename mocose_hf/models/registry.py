@@ -1,4 +1,4 @@
-"""The algorithms that the command line offers by name; loading this makes their saved models known to `AutoModel`."""
+"""The algorithms that the command line offers by name; importing this registers their models with `AutoModel`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from mocose_hf.models.modeling_simcse import SimCSE
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way of training, and how a model card tells of it.
+    """A training algorithm and how a model card describes it.
 
     Args:
-        model: What `MoCoSETrainer` trains.
-        approach: What it trains by.
+        model: The class that `MoCoSETrainer` trains.
+        approach: Its principle in a few words.
         method: Its name and source, in Markdown.
-        arguments_left_out: Names of training arguments that it has no use for.
+        arguments_left_out: Names of training arguments that it does not use.
     """
 
     model: type[ContrastiveModel]
@@ -30,40 +30,39 @@ class Algorithm:
     arguments_left_out: tuple[str, ...] = ()
 
     def lacks(self, option: str) -> bool:
-        """Return whether an option is of another algorithm, or of the paper's, and has no place in this one."""
+        """Return whether another algorithm has this option and this one does not use it."""
         others = {name for kind in ALGORITHMS.values() for name in kind.model.config_class.option_names()}
-        of_others = others - set(self.model.config_class.option_names())
-        return option in self.arguments_left_out or option in of_others
+        return option in self.arguments_left_out or option in others - set(self.model.config_class.option_names())
 
     def from_encoder(self, source: PretrainedEncoder, given: Mapping[str, object]) -> ContrastiveModel:
-        """Start a new training from an encoder, with the options of all algorithms as one command has them.
+        """Start a new training from an encoder, given the options of all algorithms.
 
         Args:
             source: The encoder.
-            given: Fields of `MoCoSEConfig`, and of the other configurations, which are None where not given.
+            given: Fields of all configurations; None for the default.
 
         Raises:
-            ValueError: Where one has a value of its own, but the algorithm has no such option.
+            ValueError: If an option that the algorithm does not have differs from its default.
         """
         return self.model.from_encoder(source, **self._own(given))
 
     def validate(self, encoder_config: PreTrainedConfig, given: Mapping[str, object], args) -> None:
-        """Refuse options that `from_encoder` or a training would refuse, as far as that is known without weights.
+        """Raise the errors of `from_encoder` and of the trainer that need no weights.
 
         Args:
             encoder_config: The configuration of the encoder.
-            given: As of `from_encoder`.
+            given: As in `from_encoder`.
             args: `MoCoSETrainingArguments`.
 
         Raises:
-            ValueError: Naming the option.
+            ValueError: If an option cannot be used; the message names it.
         """
         config = self.model.config_class(encoder_config=encoder_config, **self._own(given))
         self.model.validate_resources(config)
         self.model.validate_settings(config, args)
 
     def _own(self, given: Mapping[str, object]) -> dict[str, object]:
-        """Return the options that are given and the algorithm's own; refuse others of another value than theirs."""
+        """Return the given options of this algorithm; raise a `ValueError` if another option has no default value."""
         own = self.model.config_class.option_names()
         for name, value in given.items():
             if name not in own and value != getattr(MoCoSEConfig, name, None):
@@ -90,4 +89,4 @@ ALGORITHMS = {
         ),
     )
 }
-"""By the names under which `--algorithm` takes them."""
+"""The algorithms by name."""

@@ -1,18 +1,18 @@
-"""Mend saved configurations, weights and tokenizers for other machines, users and releases of transformers."""
+"""Make saved configurations, weights and tokenizers portable to other machines, users and transformers releases."""
 
 import json
 from pathlib import Path
 
 _TOKENIZER_FILE = "tokenizer_config.json"
 _MACHINE_ENTRIES = ("backend", "is_local", "local_files_only")
-"""Entries that say how the tokenizer was loaded here; no release of transformers needs them."""
+"""Entries that describe how the tokenizer was loaded on this machine; no release of transformers needs them."""
 
 
 def make_tokenizer_portable(directory: str | Path) -> None:
-    """Rewrite a saved tokenizer_config.json so that transformers 4 reads it and nothing in it is of this machine.
+    """Rewrite a saved tokenizer_config.json so that transformers 4 reads it and it does not describe this machine.
 
     transformers 5 names its base class `TokenizersBackend` and writes `extra_special_tokens` as a list. Release 4
-    knows neither; release 5 reads the older names as well.
+    knows neither; release 5 also reads the older names.
     """
     path = Path(directory) / _TOKENIZER_FILE
     if not path.is_file():
@@ -30,7 +30,7 @@ def make_tokenizer_portable(directory: str | Path) -> None:
 def make_config_portable(directory: str | Path) -> None:
     """Add the names under which transformers 4 looks for rotary embeddings to a saved config.json.
 
-    Release 4 ignores `rope_parameters` and `layer_types` of release 5 and would use its defaults without a word.
+    Release 4 ignores `rope_parameters` and `layer_types` of release 5 and would silently use its defaults.
     """
     path = Path(directory) / "config.json"
     config = _read(path)
@@ -51,7 +51,7 @@ def make_config_portable(directory: str | Path) -> None:
 
 
 def equalize_file_modes(directory: str | Path) -> None:
-    """Give weights the file mode of config.json beside them; safetensors makes files that only their owner reads."""
+    """Give weights the file mode of config.json beside them; safetensors lets only the owner read them."""
     directory = Path(directory)
     config = directory / "config.json"
     if config.is_file():

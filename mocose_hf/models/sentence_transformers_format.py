@@ -1,7 +1,7 @@
-"""The directory layout of sentence-transformers: what we honour when we read one and write when we export one.
+"""Read and write the directory layout of sentence-transformers.
 
-Layout: https://sbert.net/docs/sentence_transformer/usage/custom_models.html. Read here rather than with the package,
-because a training machine need not have it installed.
+Layout: https://sbert.net/docs/sentence_transformer/usage/custom_models.html. This module does not need the package,
+which a training machine need not have installed.
 """
 
 import json
@@ -28,7 +28,7 @@ ENCODER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names of the file with the settings of the module `Transformer`, in the order that sentence-transformers tries."""
+"""Possible names of the settings file of the module `Transformer`, in the order that sentence-transformers tries."""
 
 MODEL_FILE = "config_sentence_transformers.json"
 
@@ -37,7 +37,7 @@ _DEFAULTS = {
     "module_output_name": "token_embeddings",
     "model_type": "SentenceTransformer",
 }
-"""Settings that change the embedding if they have any other value."""
+"""Settings that change the embedding unless they have this value."""
 
 _TEXT_FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 _WITHOUT_EFFECT = {"unpad_inputs", "query_length", "document_length", "query_expansion", "trust_remote_code"}
@@ -46,21 +46,21 @@ _WITHOUT_EFFECT = {"unpad_inputs", "query_length", "document_length", "query_exp
 
 @dataclass(frozen=True)
 class SentenceTransformersLayout:
-    """Where the encoder of a sentence-transformers model lies and how its embeddings are made.
+    """The location of the encoder of a sentence-transformers model, and its embedding settings.
 
     Args:
         encoder_folder: Folder of the encoder inside the model, "" for the model's own.
-        pooling_mode: The pooling it was made for: cls, mean, max, or another name that `MoCoSEConfig` refuses.
+        pooling_mode: Its pooling: cls, mean, max, or a name that `ContrastiveConfig` does not support.
         max_seq_length: Longest input in tokens, None for the tokenizer's own.
         other_modules: Classes of modules beyond encoder, pooling and normalisation, which change the embedding.
-        do_lower_case: Whether text is put in lower case before the tokenizer sees it.
+        do_lower_case: Whether text is lower-cased before it is tokenised.
         normalize: Whether embeddings are scaled to length 1.
         include_prompt: Whether the tokens of a prompt are pooled.
         prompts: Text to put before a sentence, by name.
-        default_prompt_name: The prompt that `encode` uses by itself, None for none.
+        default_prompt_name: The prompt that `encode` uses by default, None for none.
         truncate_dim: Number of leading dimensions that are kept, None for all.
         similarity_fn_name: How embeddings are compared, one of `SIMILARITY_FUNCTIONS`.
-        other_settings: Settings that change the embedding and that this package does not know, with their values.
+        other_settings: Unsupported settings that change the embedding, with their values.
     """
 
     encoder_folder: str
@@ -90,13 +90,13 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
         hub_options: `revision` and `cache_dir`, as `from_pretrained` takes them.
 
     Raises:
-        ValueError: If one of its files is not as it should be, or no module is a `Transformer`.
+        ValueError: If one of its files is malformed, or no module is a `Transformer`.
     """
     modules = read_json(name_or_path, "modules.json", hub_options)
     if modules is None:
         return None
-    _check_modules(modules, name_or_path)
-    found: dict[str, object] = {"pooling_mode": "mean"}
+    _validate_modules(modules, name_or_path)
+    settings_found: dict[str, object] = {"pooling_mode": "mean"}
     seen, others, unknown = [], [], []
     for module in modules:
         kind = module["type"].rsplit(".", 1)[-1]
@@ -106,27 +106,27 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
             settings = _read_object(name_or_path, f"{module['path']}/config.json", hub_options)
             names = [settings.get(f"module_{part}_name") or "sentence_embedding" for part in ("input", "output")]
             if names == ["sentence_embedding"] * 2:
-                found["normalize"] = True
+                settings_found["normalize"] = True
             else:
                 unknown.append(f"Normalize of {' to '.join(names)}")
         elif kind == "Transformer" and kind not in seen:
-            found["encoder_folder"] = module["path"]
-            found |= _encoder_settings(name_or_path, module["path"], hub_options, unknown)
+            settings_found["encoder_folder"] = module["path"]
+            settings_found |= _encoder_settings(name_or_path, module["path"], hub_options, unknown)
         elif kind == "Pooling" and kind not in seen:
             settings = _read_object(name_or_path, f"{module['path']}/config.json", hub_options)
-            found["pooling_mode"] = _pooling_mode(settings)
-            found["include_prompt"] = settings.get("include_prompt", True)
+            settings_found["pooling_mode"] = _pooling_mode(settings)
+            settings_found["include_prompt"] = settings.get("include_prompt", True)
         else:
             others.append(kind)
         seen.append(kind)
     if "Transformer" not in seen:
         raise ValueError(f"its modules are {', '.join(seen) or 'none'}, but a `Transformer` is needed; start from one")
-    found |= _model_settings(name_or_path, hub_options, unknown)
-    return SentenceTransformersLayout(other_modules=tuple(others), other_settings=tuple(unknown), **found)
+    settings_found |= _model_settings(name_or_path, hub_options, unknown)
+    return SentenceTransformersLayout(other_modules=tuple(others), other_settings=tuple(unknown), **settings_found)
 
 
 def _encoder_settings(name_or_path: str, folder: str, hub_options: dict, unknown: list[str]) -> dict[str, object]:
-    """Return the settings of a module `Transformer`; those that cannot be honoured are added to `unknown`."""
+    """Return the settings of a module `Transformer`; unsupported ones are added to `unknown`."""
     for name in ENCODER_FILES:
         settings = _read_object(name_or_path, f"{folder}/{name}", hub_options)
         if settings:
@@ -144,7 +144,7 @@ def _encoder_settings(name_or_path: str, folder: str, hub_options: dict, unknown
 
 
 def _model_settings(name_or_path: str, hub_options: dict, unknown: list[str]) -> dict[str, object]:
-    """Return the settings of the whole model; those that cannot be honoured are added to `unknown`.
+    """Return the settings of the whole model; unsupported ones are added to `unknown`.
 
     Raises:
         ValueError: If a prompt is not text or the default one is not among them.
@@ -153,13 +153,13 @@ def _model_settings(name_or_path: str, hub_options: dict, unknown: list[str]) ->
     unknown += _unusual({"model_type": settings.get("model_type")})
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(p, str | None) for p in prompts.values()):
-        raise ValueError(f"{name_or_path}/{MODEL_FILE}: `prompts` is not an object of names and texts; mend it.")
+        raise ValueError(f"{name_or_path}/{MODEL_FILE}: `prompts` is not an object of names and texts; correct it.")
     prompts = {name: prompt for name, prompt in prompts.items() if prompt is not None}
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise ValueError(
             f"{name_or_path}/{MODEL_FILE}: `default_prompt_name` is {default!r:.60}, but the prompts are "
-            f"{', '.join(prompts) or 'none'}; mend one of the two."
+            f"{', '.join(prompts) or 'none'}; correct one of the two."
         )
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in SIMILARITY_FUNCTIONS:
@@ -174,7 +174,7 @@ def _model_settings(name_or_path: str, hub_options: dict, unknown: list[str]) ->
 
 
 def _unusual(settings: dict) -> list[str]:
-    """Return the settings that have a default that is not the one given, each with its value."""
+    """Return the settings that differ from `_DEFAULTS`, each with its value."""
     given = {name: settings.get(name) for name in _DEFAULTS}
     return [f"{name} {value}" for name, value in given.items() if value not in (None, _DEFAULTS[name])]
 
@@ -182,12 +182,14 @@ def _unusual(settings: dict) -> list[str]:
 def _number(settings: dict, name: str, place: str) -> int | None:
     value = settings.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{place}: `{name}` is {value!r:.60}, but a whole number above 0 is needed; mend that entry.")
+        raise ValueError(
+            f"{place}: `{name}` is {value!r:.60}, but a whole number above 0 is needed; correct that entry."
+        )
     return value
 
 
 def read_json(name_or_path: str, filename: str, hub_options: dict):
-    """Return what a JSON file of a local directory or hub model holds, None where there is no such file."""
+    """Return the content of a JSON file of a local directory or hub model, None if there is no such file."""
     path = cached_file(
         name_or_path,
         filename,
@@ -220,12 +222,12 @@ def write_layout(
 ) -> None:
     """Turn the directory of a plain encoder into one that `SentenceTransformer` loads with these settings.
 
-    The files are those of sentence-transformers 2 to 5, which version 6 reads too; without them it would assume mean
+    The files are those of sentence-transformers 2 to 5, which version 6 reads too. Without them it would assume mean
     pooling.
 
     Args:
-        directory: Holds an encoder.
-        pooling_mode, max_seq_length: As `SentenceTransformersLayout` has them, like all that follows.
+        directory: The directory of an encoder.
+        pooling_mode, max_seq_length: As in `SentenceTransformersLayout`, like all arguments below.
         hidden_size: H, the width of the pooled embedding.
     """
     directory = Path(directory)
@@ -249,7 +251,7 @@ def write_layout(
     _write_json(directory / MODEL_FILE, model)
 
 
-def _check_modules(modules, name_or_path: str) -> None:
+def _validate_modules(modules, name_or_path: str) -> None:
     for module in modules if isinstance(modules, list) else [modules]:
         if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
             raise ValueError(f"{name_or_path}/modules.json: not a list of `path` and `type`; fetch the model again.")

@@ -1,9 +1,8 @@
-"""Batches without padding: the sentences of a batch stand in one row, each with its own positions and bounds.
+"""Batches without padding: all sentences of a batch in one row, each with its own positions and bounds.
 
-All layers but attention treat every token alone, so they run on the packed row as they are. Attention knows the
-bounds: a flash attention of transformers takes them by itself, and for all else one is registered here with
-transformers (https://huggingface.co/docs/transformers/attention_interface) that pads queries, keys and values, and
-nothing else.
+All layers except attention work on each token separately, so they run on the packed row unchanged. Attention needs the
+bounds of the sentences. Flash attention of transformers takes them. For all other encoders this module registers an
+attention that pads only queries, keys and values (https://huggingface.co/docs/transformers/attention_interface).
 """
 
 import inspect
@@ -21,18 +20,18 @@ from mocose_hf.compat import attention_of, can_set_attention, set_attention
 from mocose_hf.models.encoder_checks import evaluation_mode, padding_id, vocabulary_rows
 
 ATTENTION = "padding_free_sdpa"
-"""The name of the attention that is registered here."""
+"""The name of the attention that this module registers."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of a packed row lie in the padded batch (B, L).
+    """The positions of the tokens of a packed row in the padded batch (B, L).
 
     Args:
-        starts: (B,) int64, the place of each sentence's first token in the row.
-        slots: (T,) int64, the place of each token in the padded batch, which is seen as one row of B·L.
-        mask: (B, L) bool, which places of the padded batch hold a token.
-        longest: L, tokens of the longest sentence.
+        starts: (B,) int64, the index of each sentence's first token in the row.
+        slots: (T,) int64, the index of each token in the padded batch, flattened to B·L.
+        mask: (B, L) bool, which entries of the padded batch are tokens.
+        longest: L, the number of tokens of the longest sentence.
     """
 
     starts: Tensor
@@ -42,10 +41,10 @@ class Packing:
 
     @classmethod
     def of(cls, cu_seq_lens: Tensor, longest: int, num_tokens: int) -> "Packing":
-        """Make it of the bounds, on their device and without waiting for it.
+        """Build it from the bounds, on their device and without a synchronisation.
 
         Args:
-            cu_seq_lens: (B + 1,) integers, the place of each sentence's first token, and at the end T.
+            cu_seq_lens: (B + 1,) integers, the index of each sentence's first token, then T.
             longest: L.
             num_tokens: T.
         """
@@ -57,7 +56,7 @@ class Packing:
         return cls(starts, sentence * longest + places - starts[sentence], mask, longest)
 
     def attention_mask(self, sliding_window: int | None) -> Tensor:
-        """Return which keys a query sees, (B, 1, 1 or L, L) bool: its own sentence, as near as the window is wide."""
+        """Return which keys a query attends to, (B, 1, 1 or L, L) bool: those of its sentence within the window."""
         mask = self.mask[:, None, None]
         if sliding_window is None or self.longest <= sliding_window:
             return mask
@@ -65,17 +64,17 @@ class Packing:
         return mask & ((places[:, None] - places).abs() < sliding_window)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """Turn (T, …) into (B, L, …), zero where there is no token."""
+        """Return (T, …) as (B, L, …), with zeros as padding."""
         padded = _Scatter.apply(rows, self.slots, self.mask.numel())
         return padded.view(*self.mask.shape, *rows.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """Turn (B, L, …) into (T, …)."""
+        """Return (B, L, …) as (T, …)."""
         return _Gather.apply(padded.flatten(0, 1), self.slots)
 
 
 class _Scatter(torch.autograd.Function):
-    """Put rows into their slots; like its adjoint below faster than torch's own gradients, which add up."""
+    """Write rows into their slots. Its gradient is faster than torch's, which accumulates; so is that of `_Gather`."""
 
     @staticmethod
     def forward(ctx, rows, slots, size):
@@ -89,7 +88,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Take rows out of their slots, which all differ."""
+    """Read rows from their slots, which all differ."""
 
     @staticmethod
     def forward(ctx, padded, slots):
@@ -113,15 +112,15 @@ def padding_free_attention(
     sliding_window: int | None = None,
     **options,
 ) -> tuple[Tensor, None]:
-    """Attend within each sentence of a packed row, or as `sdpa` of transformers does where there is no `packing`.
+    """Attend within each sentence of a packed row; without `packing`, attend as `sdpa` of transformers does.
 
     Args:
         module: The attention layer.
         query, key, value: (1, heads, T, head size).
         attention_mask: Not used for a packed row.
-        packing: The bounds of the sentences.
-        sliding_window: Distance from which on tokens do not see each other, as layers of local attention give it.
-        options: As transformers' attention functions take them.
+        packing: The packing of the row.
+        sliding_window: Distance from which tokens do not attend to each other; layers of local attention pass it.
+        options: Further options of transformers' attention functions.
 
     Returns:
         (1, T, heads, head size), and None for the weights.
@@ -139,14 +138,14 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing: Packing) -> dict:
-    """Return what the attention of an encoder wants to know of a packed row, as options of its forward.
+    """Return the arguments of an encoder's forward that tell its attention the bounds of a packed row.
 
     Raises:
-        ValueError: Where its attention would let sentences see each other.
+        ValueError: If its attention would attend across sentences.
     """
     attention = attention_of(encoder)
     if attention == ATTENTION:
-        # transformers hands a mask of four dimensions on as it is; without one, it may make one of T² elements.
+        # transformers passes on a mask of four dimensions; without one, it may build one of T² elements.
         return {"packing": packing, "attention_mask": packing.mask.new_ones(1, 1, 1, 1)}
     if is_flash_attention_requested(requested_attention_implementation=attention):
         bounds, longest = cu_seq_lens.int(), packing.longest
@@ -159,12 +158,11 @@ def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing:
 
 @torch.no_grad()
 def find_first_position(encoder: PreTrainedModel) -> int | None:
-    """Return the position that a packed sentence starts at, None where the encoder cannot take packed sentences.
+    """Return the position at which a packed sentence starts, None if the encoder cannot take packed sentences.
 
-    It can where it leaves attention to transformers and gives, for two short sentences packed, what it gives for them
-    padded: with positions from 0, or from the one after that of padding, as RoBERTa and its kin count. Its attention
-    is then the one of this module, or still its flash attention, which takes bounds too; otherwise it is left as it
-    was.
+    It can if transformers chooses its attention and it embeds short sentences the same way packed and padded.
+    Positions start at 0, or after the padding position as in RoBERTa. The encoder then uses the attention of this
+    module, or keeps its flash attention, which takes bounds too. Otherwise its attention does not change.
     """
     before = attention_of(encoder)
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
@@ -175,7 +173,7 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
         with evaluation_mode(encoder):
             encoder.set_attn_implementation(ATTENTION)
             starts = (0, padding_id(encoder) + 1)
-            first = next((start for start in starts if _packs_alike(encoder, start)), None)
+            first = next((start for start in starts if _embeds_packed_as_padded(encoder, start)), None)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
         pass
     finally:
@@ -184,11 +182,11 @@ def find_first_position(encoder: PreTrainedModel) -> int | None:
     return first
 
 
-def _packs_alike(encoder: PreTrainedModel, first_position: int) -> bool:
-    """Return whether an encoder without dropout gives packed sentences the embeddings that it gives padded ones."""
+def _embeds_packed_as_padded(encoder: PreTrainedModel, first_position: int) -> bool:
+    """Return whether an encoder without dropout embeds packed sentences as it embeds padded ones."""
     device, padding = encoder.device, padding_id(encoder)
     limit = getattr(encoder.config, "max_position_embeddings", None) or 0
-    # A packed row is longer than any sentence, and some families raise an error for that.
+    # Some families raise an error if a packed row is longer than their longest sentence.
     pairs = limit // 5 + 1 if limit <= _MOST_POSITIONS_TRIED else 1
     lengths = [3, 2] * pairs
     bounds = torch.tensor([0, *accumulate(lengths)], device=device)
@@ -198,10 +196,10 @@ def _packs_alike(encoder: PreTrainedModel, first_position: int) -> bool:
     tokens, positions = tokens.repeat(pairs), positions.repeat(pairs)  # (T,)
     padded = torch.full(packing.mask.shape, padding, device=device)
     padded[packing.mask] = tokens
-    wanted = encoder(input_ids=padded, attention_mask=packing.mask.long()).last_hidden_state[packing.mask]
+    expected = encoder(input_ids=padded, attention_mask=packing.mask.long()).last_hidden_state[packing.mask]
     options = bounds_for_attention(encoder, bounds, packing)
-    found = encoder(input_ids=tokens[None], position_ids=positions[None], **options).last_hidden_state[0]
-    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    output = encoder(input_ids=tokens[None], position_ids=positions[None], **options).last_hidden_state[0]
+    return torch.allclose(output, expected, rtol=1e-3, atol=1e-3)
 
 
 _MOST_POSITIONS_TRIED = 1024

@@ -1,4 +1,4 @@
-"""Run the encoder of one branch on its view of a batch, padded or packed, up to the sentence embedding."""
+"""The view that one branch has of a batch, padded or packed, and its encoding to sentence embeddings."""
 
 import inspect
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ class View:
     Args:
         input_ids, attention_mask, token_type_ids: (B, L); packed (1, T), and no mask.
         position_ids: Of a packed view, (1, T) int64, each token's position in its sentence.
-        cu_seq_lens_q: Of a packed view, (B + 1,) int32, the place of each first token in the row, and at the end T.
-        max_length_q: Of a packed view, the tokens of the longest sentence.
-        inputs_embeds: (B, L, E) or (1, T, E), what the encoder is given in the place of the tokens' own word
-            embeddings, before positions and normalisation; None for these.
-        prompt_length: Tokens at the start of each sentence that are not pooled; None to pool all.
+        cu_seq_lens_q: Of a packed view, (B + 1,) int32, the index of each sentence's first token, then T.
+        max_length_q: Of a packed view, the number of tokens of the longest sentence.
+        inputs_embeds: (B, L, E) or (1, T, E), embeddings that replace the tokens' own word embeddings, before
+            positions and normalisation; None for the tokens' own.
+        prompt_length: Number of tokens at the start of each sentence that are not pooled; None to pool all.
     """
 
     input_ids: Tensor
@@ -38,13 +38,13 @@ class View:
     prompt_length: int | None = None
 
     def padded_right(self) -> "View":
-        """Return the view with padding on the right, as encoders with absolute positions need it."""
+        """Return the view with padding on the right, which encoders with absolute positions need."""
         if self.attention_mask is None:
             return self
         starts = first_tokens(self.attention_mask)  # (B,)
         names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, **{name: rotate_rows(rows, starts) for name, rows in given.items()})
+        rows = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, **{name: rotate_rows(values, starts) for name, values in rows.items()})
 
 
 def split_views(batch: Mapping[str, Tensor | int]) -> tuple[View, View]:
@@ -61,17 +61,17 @@ def embed_tokens(encoder: PreTrainedModel, view: View) -> Tensor:
 
 
 def embed_view(
-    encoder: PreTrainedModel, view: View, pooling_mode: str, takes_token_types: bool, first_tokens_alone: bool
+    encoder: PreTrainedModel, view: View, pooling_mode: str, takes_token_types: bool, first_tokens_only: bool
 ) -> Tensor:
     """Return the pooled embeddings of a view, (B, H).
 
     Args:
         encoder: The encoder of the branch.
-        view: What it sees, padded on either side or packed.
-        pooling_mode: As `pool` takes it.
-        takes_token_types: Whether the encoder is given `token_type_ids`.
-        first_tokens_alone: Whether its last layer, prepared by `prepare_last_layer`, computes no more than first
-            tokens; for the pooling mode "cls".
+        view: Its view, padded on either side or packed.
+        pooling_mode: As in `pool`.
+        takes_token_types: Whether the encoder takes `token_type_ids`.
+        first_tokens_only: Whether its last layer, prepared by `prepare_last_layer`, computes only first tokens; for
+            the pooling mode "cls".
     """
     view = view.padded_right()
     options = {"attention_mask": view.attention_mask}
@@ -81,13 +81,13 @@ def embed_view(
     if view.cu_seq_lens_q is not None:
         packing = Packing.of(view.cu_seq_lens_q, view.max_length_q, view.input_ids.shape[1])
         options |= {"position_ids": view.position_ids} | bounds_for_attention(encoder, view.cu_seq_lens_q, packing)
-    if first_tokens_alone:
+    if first_tokens_only:
         options[FIRST_TOKENS] = view.input_ids.new_zeros(1) if packing is None else packing.starts
     name = "input_ids" if view.inputs_embeds is None else "inputs_embeds"
     hidden = encoder(**{name: getattr(view, name)}, return_dict=True, **options)
     hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)
-    if first_tokens_alone:
-        if hidden.shape[1] != len(options[FIRST_TOKENS]):  # the hooks were not heard, as in some compiled graphs
+    if first_tokens_only:
+        if hidden.shape[1] != len(options[FIRST_TOKENS]):  # some compiled graphs skip the hooks
             hidden = hidden.index_select(1, options[FIRST_TOKENS])
         return hidden.flatten(0, 1)
     if packing is None:
@@ -98,10 +98,10 @@ def embed_view(
 
 @torch.no_grad()
 def takes_embeddings(encoder: PreTrainedModel) -> bool:
-    """Return whether an encoder makes of the word embeddings of tokens, padded on the right, what it makes of these.
+    """Return whether an encoder gives the same output for tokens and for their word embeddings, padded on the right.
 
-    Encoders that count positions by the tokens' padding index, such as RoBERTa, do so for such batches. Those that
-    take no embeddings, or scale them on the way, do not.
+    Encoders that derive positions from the padding token, such as RoBERTa, do so for such batches. Encoders that take
+    no embeddings, or scale them, do not.
     """
     if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
         return False
@@ -111,9 +111,9 @@ def takes_embeddings(encoder: PreTrainedModel) -> bool:
     tokens = tokens.masked_fill(mask == 0, padding)
     try:
         with probing(encoder):
-            wanted = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
+            expected = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state[mask.bool()]
             embeddings = embed_tokens(encoder, View(tokens))
-            found = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
+            output = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state[mask.bool()]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # each family fails in its own way
         return False
-    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    return torch.allclose(output, expected, rtol=1e-3, atol=1e-3)

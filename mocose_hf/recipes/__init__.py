@@ -8,4 +8,4 @@ CHOICES = {"domain": ("domain-topics", "domain-search")}
 _FILES = {path.stem.replace("_", "-"): path for path in Path(__file__).parent.glob("*.yaml")}
 
 RECIPES = dict(sorted((_FILES | {name: _FILES[others[0]] for name, others in CHOICES.items()}).items()))
-"""The file of each recipe."""
+"""The YAML file of each recipe, by name."""

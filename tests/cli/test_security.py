@@ -360,7 +360,7 @@ def test_a_model_that_needs_its_own_code_is_refused_without_a_question(model_dir
     if own_tokenizer:
         auto_map = {"AutoTokenizer": ["own.OwnTokenizer", None]}
         edit_json(model_dir / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=auto_map)
-    assert start().startswith("it needs Python code that comes with it, which is not run; start from a kind of model")
+    assert start().startswith("it needs Python code that comes with it, which is not run; start from a model type")
     assert not code.exists()
     AutoModel.from_pretrained(model_dir, trust_remote_code=True)
     assert code.exists()

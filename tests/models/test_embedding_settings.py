@@ -211,7 +211,7 @@ def test_a_setting_that_cannot_be_honoured_is_named(make_start, told, file, cont
     else:
         write_json(start / file, **content)
     load_encoder(str(start))
-    assert any("settings that are not honoured" in line and named in line for line in told.messages)
+    assert any("unsupported settings" in line and named in line for line in told.messages)
 
 
 def test_what_holds_in_scores_alone_is_said(make_start, told):

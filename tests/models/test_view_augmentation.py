@@ -23,7 +23,7 @@ from transformers import BertModel
 
 from mocose_hf import MoCoSEConfig, MoCoSEForPreTraining, MoCoSETrainer, info_nce_loss
 from mocose_hf.data.collator import SentenceCollator
-from mocose_hf.models.view_augmentation import Augmentation, draw_share, random_signs, shuffle
+from mocose_hf.models.view_augmentation import Augmentation, draw_fraction, random_signs, shuffle
 from mocose_hf.models.views import View, embed_tokens, takes_embeddings
 from mocose_hf.training.data_preparation import build_augmentation
 
@@ -68,7 +68,7 @@ def test_the_share_drawn_is_expected_to_be_exactly_the_one_asked_for(total, shar
     torch.manual_seed(0)
     candidates = torch.zeros(DRAWS, 12, dtype=torch.bool)
     candidates[:, 1 : total + 1] = True
-    drawn = draw_share(candidates, share)
+    drawn = draw_fraction(candidates, share)
     assert not (drawn & ~candidates).any()
     counts = drawn.sum(1)
     exact = round(total * share, 6)
@@ -80,13 +80,13 @@ def test_the_share_drawn_is_expected_to_be_exactly_the_one_asked_for(total, shar
 def test_all_subsets_of_one_size_are_equally_likely():
     torch.manual_seed(0)
     candidates = torch.tensor([True, False, True, True, True]).expand(DRAWS, 5)
-    drawn = draw_share(candidates, 0.5)
+    drawn = draw_fraction(candidates, 0.5)
     assert near(Counter(tuple(row.nonzero().flatten().tolist()) for row in drawn), 6)
 
 
 def test_rows_of_one_batch_are_drawn_apart():
     torch.manual_seed(0)
-    drawn = draw_share(torch.ones(50, 20, dtype=torch.bool), 0.5)
+    drawn = draw_fraction(torch.ones(50, 20, dtype=torch.bool), 0.5)
     assert len({tuple(row.tolist()) for row in drawn}) == 50
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.models.losses import contrastive_logits
+from mocose_hf.models.losses import OnlineSoftmax, contrastive_logits
 
 MOST_BINS = 32
 
@@ -128,22 +128,20 @@ def weigh_negatives(
     """Measure how the softmax of the loss spreads over the negatives, in one pass over the columns.
 
     The gradient of the loss with respect to the logit of a negative is its softmax probability over all candidates,
-    divided by B. An online softmax with a running maximum and running sums (Milakov & Gimelshein 2018,
-    https://arxiv.org/abs/1805.02867) needs only one chunk in memory.
+    divided by B. An `OnlineSoftmax` needs only one chunk in memory.
 
     Args:
         chunks: Logits of the negatives, (B, n) float32 each, together (B, N); −∞ for columns that are no negative of
-            a query, such as its own key.
+            a query, such as its own key. They are overwritten.
         positive_logits: (B,) float32, the logit of each query's own key.
         groups: (N,) int64, the group of each column; −1 for none.
         num_groups: G.
         query_ids: (B,) int64, the sentence of each query, −1 if unknown.
         column_ids: (N,) int64, the sentence of each column, −1 if unknown.
     """
-    rows = len(positive_logits)
-    running_max = positive_logits.new_full((rows,), float("-inf"))
-    running_sum, running_entropy, same_sum = positive_logits.new_zeros(3, rows)
-    group_sums = positive_logits.new_zeros(rows, num_groups)
+    softmax = OnlineSoftmax(positive_logits)
+    running_entropy, same_sum = positive_logits.new_zeros(2, len(positive_logits))
+    group_sums = positive_logits.new_zeros(len(positive_logits), num_groups)
     # the numbers of negatives, of pairs with known ids, and of pairs with equal ids
     counts = torch.zeros(3, dtype=torch.int64, device=positive_logits.device)
     numbers = torch.arange(num_groups, device=positive_logits.device)
@@ -151,21 +149,18 @@ def weigh_negatives(
     for logits in chunks:
         columns = slice(first, first + logits.shape[1])
         first = columns.stop
-        old_max, running_max = running_max, torch.maximum(running_max, logits.amax(1))
-        finite_max = running_max.masked_fill(running_max == float("-inf"), 0.0)  # (B,), for queries without negatives
-        weights = (logits - finite_max[:, None]).exp()  # (B, n)
-        rescale = (old_max - finite_max).exp()
-        running_entropy = rescale * running_entropy + torch.xlogy(rescale, rescale) * running_sum
+        is_negative = logits > float("-inf")
+        previous_sum = softmax.running_sum
+        weights, rescale = softmax.add(logits)  # (B, n), (B,)
+        running_entropy = rescale * running_entropy + torch.xlogy(rescale, rescale) * previous_sum
         running_entropy += torch.xlogy(weights, weights).sum(1)
-        running_sum = rescale * running_sum + weights.sum(1)
         is_in_group = (groups[columns, None] == numbers).to(weights)  # (n, G); a product is deterministic on a GPU too
         group_sums = rescale[:, None] * group_sums + weights @ is_in_group
-        is_negative = logits > float("-inf")
         is_known = is_negative & (query_ids >= 0)[:, None] & (column_ids[columns] >= 0)
         is_same = is_known & (query_ids[:, None] == column_ids[columns])
         same_sum = rescale * same_sum + (weights * is_same).sum(1)
         counts += torch.stack([is_negative.sum(), is_known.sum(), is_same.sum()])
-    sums = (positive_logits, running_max, running_sum, running_entropy, group_sums, same_sum)
+    sums = (positive_logits, softmax.running_max, softmax.running_sum, running_entropy, group_sums, same_sum)
     return _summarize(*(part.cpu().double() for part in sums), counts.tolist())
 
 

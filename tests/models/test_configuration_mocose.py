@@ -245,7 +245,7 @@ def test_defaults_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(("size", "initial"), [(512, 128), (64, 16), (65_536, 16_384), (3, 0), (0, 0)])
-def test_a_quarter_of_the_queue_is_there_at_the_start(tmp_path, size, initial):
+def test_the_queue_starts_with_a_quarter_of_its_size(tmp_path, size, initial):
     config = MoCoSEConfig(queue_size=size)
     assert config.queue_init_size == initial
     assert MoCoSEConfig(queue_size=size, queue_init_size=None).queue_init_size == initial
@@ -259,7 +259,7 @@ def test_a_saved_configuration_keeps_the_initial_part_that_it_was_made_with(tmp_
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES)
-def test_bad_value_is_refused_by_its_field(name, value):
+def test_a_bad_value_raises_an_error_that_names_its_field(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         MoCoSEConfig(**{name: value})
 
@@ -290,12 +290,12 @@ def test_every_field_has_a_bad_value_here():
         {"mask_same_sentence": True, "queue_size": 0, "queue_init_size": 0},
     ],
 )
-def test_value_at_the_edge_of_its_range_is_taken(fields):
+def test_a_value_at_the_edge_of_its_range_is_valid(fields):
     config = MoCoSEConfig(**fields)
     assert {name: getattr(config, name) for name in fields} == fields
 
 
-def test_both_fields_are_named_where_two_do_not_fit():
+def test_errors_name_both_of_two_fields_that_do_not_fit():
     with pytest.raises(ValueError, match=r"`queue_init_size` is 128 .*`queue_size` is 64"):
         MoCoSEConfig(queue_size=64, queue_init_size=128)
     with pytest.raises(ValueError, match=r"`queue_size` 0 and `in_batch_negatives`"):
@@ -316,7 +316,7 @@ def test_both_fields_are_named_where_two_do_not_fit():
 
 
 @pytest.mark.parametrize(("dtype", "row_bytes"), [("float32", 4 * 32 + 16), ("bfloat16", 2 * 32 + 16)])
-def test_a_queue_that_memory_has_no_room_for_is_refused(monkeypatch, dtype, row_bytes):
+def test_a_queue_that_memory_has_no_room_for_raises_an_error(monkeypatch, dtype, row_bytes):
     config = MoCoSEConfig(encoder_config=tiny_bert_config(), queue_size=10_000, queue_dtype=dtype)
     monkeypatch.setattr("mocose_hf.models.configuration_mocose._memory_bytes", lambda: 10_000 * row_bytes)
     validate_resources(config)
@@ -325,7 +325,7 @@ def test_a_queue_that_memory_has_no_room_for_is_refused(monkeypatch, dtype, row_
         validate_resources(config)
 
 
-def test_value_spoilt_later_is_refused_when_the_model_is_built():
+def test_a_value_spoilt_later_raises_an_error_when_the_model_is_built():
     config = MoCoSEConfig(encoder_config=tiny_bert_config())
     config.temperature = -1.0
     with pytest.raises(ValueError, match="`temperature`"):
@@ -346,12 +346,12 @@ def test_value_spoilt_later_is_refused_when_the_model_is_built():
         ("share_embedding", "share_embeddings"),
     ],
 )
-def test_unknown_name_is_refused_with_a_suggestion(name, meant):
+def test_unknown_name_raises_an_error_with_a_suggestion(name, meant):
     with pytest.raises(ValueError, match=rf"`{name}` .*did you mean `{meant}`\?"):
         MoCoSEConfig(**{name: 1})
 
 
-def test_unknown_name_like_none_is_refused_with_all_names():
+def test_unknown_name_like_none_raises_an_error_with_all_names():
     with pytest.raises(ValueError, match="`zzz`") as refusal:
         MoCoSEConfig(zzz=1)
     assert all(name in str(refusal.value) for name in MoCoSEConfig.option_names())
@@ -426,7 +426,7 @@ def test_round_trip_of_a_model_keeps_every_field(tmp_path):
     assert {name: getattr(loaded, name) for name in OTHER_VALUES} == OTHER_VALUES
 
 
-def test_a_bad_value_in_a_file_is_refused(tmp_path):
+def test_a_bad_value_in_a_file_raises_an_error(tmp_path):
     MoCoSEConfig().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": -1.0}))
@@ -434,7 +434,7 @@ def test_a_bad_value_in_a_file_is_refused(tmp_path):
         AutoConfig.from_pretrained(tmp_path)
 
 
-def test_an_unknown_name_in_a_file_is_refused(tmp_path):
+def test_an_unknown_name_in_a_file_raises_an_error(tmp_path):
     MoCoSEConfig().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"queue_siz": 3}))
@@ -471,7 +471,7 @@ def test_encoder_config_may_be_a_dict(encoder):
 
 
 @pytest.mark.parametrize("value", [3, "bert", ["bert"]])
-def test_encoder_config_that_is_neither_object_nor_dict_is_refused(value):
+def test_encoder_config_that_is_neither_object_nor_dict_raises_an_error(value):
     with pytest.raises(ValueError, match="`encoder_config`"):
         MoCoSEConfig(encoder_config=value)
 

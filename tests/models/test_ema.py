@@ -79,7 +79,7 @@ def test_cosine_decay_ends_at_one_by_default():
         (20, 10, 2.0),
     ],
 )
-def test_cosine_decay_refuses_bad_arguments(arguments):
+def test_cosine_decay_rejects_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"`(step|start)`"):
         cosine_ema_decay(*arguments)
 
@@ -100,7 +100,7 @@ def test_traceable_distance_of_a_target_that_never_moves_is_infinite():
 
 
 @pytest.mark.parametrize("arguments", [(-0.1, 8, 8), (1.1, 8, 8), (math.nan, 8, 8), (0.5, -1, 8), (0.5, 8, 0)])
-def test_traceable_distance_refuses_bad_arguments(arguments):
+def test_traceable_distance_rejects_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"`(ema_decay|queue_size)`"):
         maximum_traceable_distance(*arguments)
 
@@ -164,7 +164,7 @@ def test_decay_one_moves_nothing_to_the_bit_whatever_the_online_holds(held, onli
     assert bits(target[0]) == bits(torch.tensor([held, 1.0]))
 
 
-def test_update_where_both_agree_changes_nothing():
+def test_update_changes_nothing_if_both_agree():
     target, online = random_tensors(0), random_tensors(0)
     update_ema(target, online, 0.85)
     assert [bits(t) for t in target] == [bits(o) for o in online]
@@ -206,7 +206,7 @@ def test_target_stays_in_float32_and_moves_under_a_bfloat16_online_branch():
 
 
 @pytest.mark.parametrize("decay", [-0.01, 1.01, math.nan])
-def test_update_refuses_a_decay_outside_its_range(decay):
+def test_update_rejects_a_decay_outside_its_range(decay):
     target = [torch.zeros(2)]
     with pytest.raises(ValueError, match="`decay`"):
         update_ema(target, [torch.ones(2)], decay)
@@ -214,7 +214,7 @@ def test_update_refuses_a_decay_outside_its_range(decay):
 
 
 @pytest.mark.parametrize(("targets", "onlines"), [(1, 2), (2, 1), (0, 1)])
-def test_update_refuses_branches_of_different_number(targets, onlines):
+def test_update_rejects_branches_of_different_number(targets, onlines):
     target = [torch.zeros(2) for _ in range(targets)]
     with pytest.raises(ValueError, match="zip"):
         update_ema(target, [torch.ones(2) for _ in range(onlines)], 0.5)
@@ -239,6 +239,6 @@ def test_distance_is_that_of_the_full_queue_at_every_fill(start):
 
 
 @pytest.mark.parametrize("fill", [-1, 101])
-def test_a_fill_that_the_queue_cannot_have_is_refused(fill):
+def test_a_fill_that_the_queue_cannot_have_raises_an_error(fill):
     with pytest.raises(ValueError, match=r"`num_filled` lies in \[0, 100\]"):
         constant_distance_ema_decay(0.5, 100, fill, 10)

@@ -214,14 +214,14 @@ def test_a_setting_that_cannot_be_honoured_is_named(make_start, told, file, cont
     assert any("unsupported settings" in line and named in line for line in told.messages)
 
 
-def test_what_holds_in_scores_alone_is_said(make_start, told):
+def test_settings_that_only_scores_use_give_a_warning(make_start, told):
     load_encoder(str(make_start(**SETTINGS | {"default_prompt_name": None})))
     said = "\n".join(told.messages)
     for part in ("prompts query, document, but none is its default", "`truncate_dim`", "`similarity_fn_name`"):
         assert part in said
 
 
-def test_nothing_is_said_of_an_ordinary_model(make_start, told):
+def test_no_warning_for_an_ordinary_model(make_start, told):
     start = make_start(normalize=True, do_lower_case=True, prompts={"p": "man "}, default_prompt_name="p")
     SentenceTransformer(str(start), device="cpu").save_pretrained(str(start / "saved"), create_model_card=False)
     load_encoder(str(start))
@@ -240,7 +240,7 @@ def test_nothing_is_said_of_an_ordinary_model(make_start, told):
         ("modules.json", [{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}], "StaticEmbedding"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(make_start, file, content, reason):
+def test_settings_that_make_no_sense_raise_an_error(make_start, file, content, reason):
     start = make_start()
     if isinstance(content, dict):
         write_json(start / file, **content)
@@ -260,7 +260,7 @@ def test_settings_that_make_no_sense_are_refused(make_start, file, content, reas
         ("similarity_fn_name", "angle"),
     ],
 )
-def test_the_configuration_refuses_values_out_of_range(field, value):
+def test_the_configuration_rejects_values_out_of_range(field, value):
     with pytest.raises(ValueError, match=field):
         MoCoSEConfig(**{field: value})
 
@@ -359,7 +359,7 @@ def test_a_training_keeps_the_settings_and_its_checkpoints_too(make_start, tmp_p
         again.train(resume_from_checkpoint=True)
 
 
-def test_a_prompt_that_leaves_no_room_is_refused(make_start, tmp_path):
+def test_a_prompt_that_leaves_no_room_raises_an_error(make_start, tmp_path):
     start = make_start(prompts={"p": "man " * 20}, default_prompt_name="p")
     with pytest.raises(ValueError, match=r"`max_seq_length` is 16, but .* 'p' alone takes 22 tokens; raise it"):
         MoCoSETrainer(
@@ -367,7 +367,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(make_start, tmp_path):
         )
 
 
-def test_the_prompt_counts_where_sentences_are_cut(make_start, tmp_path):
+def test_the_prompt_counts_towards_the_maximum_length(make_start, tmp_path):
     start = make_start(prompts={"p": "man sees "}, default_prompt_name="p")
     data = Dataset.from_dict({"text": ["a cat", "the dog"] * 4})  # 4 tokens each with [CLS] and [SEP]
     trainer = MoCoSETrainer(

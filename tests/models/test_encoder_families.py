@@ -214,7 +214,7 @@ def test_a_family_trains_packs_or_pads_and_exports_bit_for_bit(save_encoder, tok
 
 
 @pytest.mark.parametrize("family", [name for name in encoder_families() if name in REFUSED])
-def test_a_family_that_cannot_embed_sentences_is_refused_in_one_line(save_encoder, family):
+def test_a_family_that_cannot_embed_sentences_raises_a_one_line_error(save_encoder, family):
     directory = save_encoder(family)
     with pytest.raises(ValueError, match=REFUSED[family]) as caught:
         start(directory)
@@ -222,12 +222,12 @@ def test_a_family_that_cannot_embed_sentences_is_refused_in_one_line(save_encode
 
 
 @pytest.mark.parametrize("family", sorted(COMPOSITE))
-def test_a_family_of_several_parts_is_refused_before_it_is_built(family):
+def test_a_family_of_several_parts_raises_an_error_before_it_is_built(family):
     with pytest.raises(ValueError, match=r"encoder-decoder|more than text|no `hidden_size`"):
         MoCoSEConfig(encoder_config=CONFIG_MAPPING[family]())
 
 
-def test_first_token_pooling_of_a_causal_encoder_is_refused(save_encoder):
+def test_first_token_pooling_of_a_causal_encoder_raises_an_error(save_encoder):
     directory = save_encoder("gpt2")
     with pytest.raises(ValueError, match=r"`pooling_mode` is cls, but .* set `pooling_mode` to mean") as caught:
         start(directory, pooling_mode="cls")
@@ -251,7 +251,7 @@ def test_bert_as_a_decoder_is_causal_too(save_encoder):
     assert start(directory, pooling_mode="mean").config.encoder_config.is_decoder
 
 
-def test_a_trainer_refuses_a_causal_model_that_was_built_by_hand(tmp_path, tokenizer):
+def test_a_trainer_rejects_a_causal_model_that_was_built_by_hand(tmp_path, tokenizer):
     torch.manual_seed(0)
     settings = {"share_embeddings": False, "queue_size": 8, "queue_init_size": 8}
     model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=tiny_config("gpt2"), **settings))
@@ -259,7 +259,7 @@ def test_a_trainer_refuses_a_causal_model_that_was_built_by_hand(tmp_path, token
         make_trainer(tmp_path, tokenizer, model)
 
 
-def test_the_command_refuses_a_causal_encoder_in_one_line(save_encoder, tmp_path, capsys):
+def test_the_command_rejects_a_causal_encoder_in_one_line(save_encoder, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(sentences(20)), encoding="utf-8")
     arguments = ["--model_name_or_path", save_encoder("gpt2"), "--train_file", str(text), "--output_dir"]
@@ -288,7 +288,7 @@ def test_checking_an_encoder_leaves_weights_modes_and_random_numbers(save_encode
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_weights_that_are_not_finite_are_refused():
+def test_weights_that_are_not_finite_raise_an_error():
     encoder = BertModel(tiny_bert_config())
     torch.nn.init.constant_(encoder.embeddings.LayerNorm.bias, math.nan)
     with pytest.raises(ValueError, match="embeddings that are not finite"):
@@ -328,7 +328,7 @@ class Adapter(torch.nn.Module):
         return self.base_layer(states) + self.lora_B(self.lora_A(states))
 
 
-def test_adapters_that_only_one_branch_has_are_refused(tmp_path, tokenizer):
+def test_adapters_that_only_one_branch_has_raise_an_error(tmp_path, tokenizer):
     model = tiny_model()
     attention = model.mocose.encoder.encoder.layer[0].attention.self
     attention.query = Adapter(attention.query)
@@ -337,7 +337,7 @@ def test_adapters_that_only_one_branch_has_are_refused(tmp_path, tokenizer):
     assert "\n" not in str(caught.value)
 
 
-def test_a_start_with_adapters_is_refused():
+def test_a_start_with_adapters_raises_an_error():
     encoder = BertModel(tiny_bert_config())
     attention = encoder.encoder.layer[0].attention.self
     attention.query = Adapter(attention.query)
@@ -362,7 +362,7 @@ def test_two_processes_train_an_encoder_with_parameters_without_gradient(save_en
 
 
 @pytest.mark.parametrize("family", ["deberta", "xmod"])
-def test_mixed_precision_that_a_family_cannot_do_is_refused(tmp_path, tokenizer, family):
+def test_mixed_precision_that_a_family_cannot_do_raises_an_error(tmp_path, tokenizer, family):
     torch.manual_seed(0)
     settings = {"pooling_mode": "mean", "queue_size": 8, "queue_init_size": 8}
     model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=tiny_config(family), **settings))
@@ -381,7 +381,7 @@ class ShapeTokenizer(BertTokenizer):
         return batch
 
 
-def test_a_tokenizer_that_returns_more_than_tokens_is_refused_if_the_encoder_would_use_it(encoder_dir):
+def test_a_tokenizer_that_returns_more_than_tokens_raises_an_error_if_the_encoder_would_use_it(encoder_dir):
     tokenizer = ShapeTokenizer.from_pretrained(encoder_dir)
     with pytest.raises(ValueError, match="also returns `input_shape_ids`"):
         validate_tokenizer(tokenizer, AutoModel.from_config(tiny_config("roc_bert")))

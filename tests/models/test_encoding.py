@@ -128,7 +128,7 @@ def test_dropout_is_off_and_the_mode_is_left(tokenizer, training):
     assert torch.equal(first, model.encode(texts, tokenizer))
 
 
-def test_the_mode_is_left_where_a_forward_fails(model, tokenizer):
+def test_the_mode_is_restored_if_a_forward_fails(model, tokenizer):
     model.train()
 
     def fail(*args):
@@ -141,14 +141,14 @@ def test_the_mode_is_left_where_a_forward_fails(model, tokenizer):
     assert model.training
 
 
-def test_length_1_is_given_where_it_is_asked_for(model, tokenizer):
+def test_embeddings_have_length_1_if_asked_for(model, tokenizer):
     texts = sentences(6)
     plain, unit = model.encode(texts, tokenizer), model.encode(texts, tokenizer, normalize=True)
     assert plain.norm(dim=1).sub(1).abs().min() > 0.1
     torch.testing.assert_close(unit, plain / plain.norm(dim=1, keepdim=True))
 
 
-def test_the_bar_counts_sentences_where_it_is_asked_for(model, tokenizer, monkeypatch, capsys):
+def test_the_progress_bar_counts_sentences_if_asked_for(model, tokenizer, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     model.encode(sentences(7), tokenizer, batch_size=2)
     assert "Encoding" not in capsys.readouterr().err

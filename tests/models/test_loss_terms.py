@@ -455,7 +455,7 @@ def test_a_sentence_is_not_smoothed_with_its_own_rows_and_not_at_all_without_oth
         (NO_QUEUE | {"reshaping_weight": 1.0}, "`reshaping_weight` compares with the queue, but `queue_size` is 0"),
     ],
 )
-def test_settings_that_have_no_meaning_are_refused(config, message):
+def test_settings_that_have_no_meaning_raise_an_error(config, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**config)
 
@@ -471,7 +471,7 @@ def test_settings_that_have_no_meaning_are_refused(config, message):
         (BOTH_TERMS | {"share_embeddings": False}, {"token_cutoff": 0.1}, "`share_embeddings` to true"),
     ],
 )
-def test_arguments_without_effect_are_refused(tmp_path, tokenizer, config, fields, message):
+def test_arguments_without_effect_raise_an_error(tmp_path, tokenizer, config, fields, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tokenizer, tiny_model(**config), **fields)
 

@@ -106,7 +106,7 @@ def test_processes_together_lose_what_one_process_loses_on_the_whole_batch():
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize(("rows", "negatives"), SHAPES)
-def test_loss_is_log_of_the_candidates_where_all_embeddings_are_equal(rows, negatives, temperature):
+def test_loss_is_log_of_the_candidates_if_all_embeddings_are_equal(rows, negatives, temperature):
     one = unit_rows(1)
     loss = info_nce_loss(one.expand(rows, -1), one.expand(rows, -1), one.expand(negatives, -1), temperature)
     assert loss.item() == pytest.approx(math.log(rows + negatives), abs=1e-5)
@@ -142,7 +142,7 @@ def test_a_small_temperature_does_not_overflow():
 # Without the negatives of the batch
 
 
-def test_other_keys_have_minus_infinity_where_the_batch_gives_no_negatives():
+def test_other_keys_have_minus_infinity_without_in_batch_negatives():
     queries, keys, queue = batch(2, 3, keys=4)
     labels = torch.arange(2) + 2
     with_others = contrastive_logits(queries, keys, queue, 0.1, labels)
@@ -252,7 +252,7 @@ def test_negatives_taken_out_get_no_gradient():
 
 
 def test_nothing_but_chunks_that_are_taken_out_is_passed_over_on_a_cpu():
-    """Where rows are not to be read, so large a queue costs what is in use."""
+    """Empty chunks are skipped, so a large queue costs only its filled part."""
     queries, keys, queue = unit_rows(4, 16), unit_rows(4, 16), unit_rows(100, 16)
     log_weights = torch.full((100,), -math.inf)
     log_weights[41] = 0.0
@@ -272,7 +272,7 @@ IDS = SentenceIds(
 
 
 def slow_masked_loss_and_gradient(queries, keys, negatives, temperature, offset, ids, in_batch_negatives=True):
-    """Delete, query by query, the candidates of its sentence, and loop over what is left."""
+    """Delete the candidates of each query's own sentence, and loop over the others."""
     losses, gradients = [], []
     for i, own_id in enumerate(ids.queries.tolist()):
         known = own_id != -1
@@ -431,7 +431,7 @@ def test_embeddings_are_left_as_they_were():
 
 
 class CountProducts(TorchDispatchMode):
-    """Note how many rows of the queue each matrix product with a log_weights takes."""
+    """Note how many rows of the queue each matrix product with a bias takes."""
 
     def __init__(self):
         super().__init__()

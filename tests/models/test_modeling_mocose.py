@@ -152,7 +152,7 @@ def test_forward_changes_no_state():
     assert differing(before, model.state_dict()) == []
 
 
-def test_key_view_sees_its_own_tokens_where_given():
+def test_key_view_sees_its_own_tokens_if_given():
     model = tiny_model().eval()
     query, key = random_batch(0), random_batch(1, length=9)
     both = model(**query, **{f"key_{name}": value for name, value in key.items()})
@@ -242,7 +242,7 @@ def test_a_queue_in_bfloat16_stays_so_through_saving_and_loading(tmp_path, dtype
         model = loaded
 
 
-def test_a_queue_in_bfloat16_is_drawn_anew_where_a_light_checkpoint_has_none(tmp_path):
+def test_a_queue_in_bfloat16_is_drawn_anew_if_a_light_checkpoint_has_none(tmp_path):
     tiny_model(queue_dtype="bfloat16").mocose.save_pretrained(tmp_path)
     rows = MoCoSEForPreTraining.from_pretrained(tmp_path).queue.rows
     assert rows.dtype == torch.bfloat16
@@ -307,7 +307,7 @@ def test_new_training_from_a_mocose_directory_takes_encoder_pooler_and_pooling(t
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_heads_have_as_many_layers_as_told(layers):
+def test_heads_have_the_configured_number_of_layers(layers):
     model = tiny_model(num_projection_layers=layers, num_predictor_layers=layers)
     linears = [
         sum(isinstance(m, torch.nn.Linear) for m in head.modules())
@@ -376,7 +376,7 @@ def test_equal_views_are_warned_of_unless_they_are_wanted(monkeypatch):
     assert "`encoder_dropout_prob`" in said[0]
 
 
-def test_what_is_no_encoder_is_refused_in_a_sentence():
+def test_a_model_that_is_no_encoder_raises_a_one_line_error():
     sizes = {"vocab_size": 120, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
     with pytest.raises(ValueError, match="needs an encoder"):
         MoCoSEForPreTraining(MoCoSEConfig(encoder_config=T5Config(**sizes)))
@@ -396,7 +396,7 @@ def test_encode_keeps_order_mode_and_padding_out_of_the_embedding(tokenizer):
     assert model.encode([], tokenizer).shape == (0, 32)
 
 
-def test_one_sentence_instead_of_a_list_is_refused(tokenizer):
+def test_one_sentence_instead_of_a_list_raises_an_error(tokenizer):
     with pytest.raises(TypeError, match="list"):
         tiny_model().encode("a cat", tokenizer)
 

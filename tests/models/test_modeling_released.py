@@ -174,7 +174,7 @@ def test_eta_runs_over_15000_steps_and_falls_again():
     assert eta == pytest.approx([start, 0.925, 1.0, 0.925, 0.85], abs=1e-12)
 
 
-def test_the_log_tells_the_decay_and_the_rows_that_the_loss_saw(tmp_path, tokenizer):
+def test_the_log_has_the_decay_and_the_rows_that_the_loss_saw(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, released_model(), max_steps=2, logging_steps=1, ema_decay=0.75)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "queue_fill" in line]
@@ -253,7 +253,7 @@ def test_a_large_queue_leaves_keys_their_gradient(monkeypatch):
         ({"token_cutoff": 0.1}, {"stale_fgsm_epsilon": 0.0}, None),
     ],
 )
-def test_arguments_that_the_released_code_has_no_place_for_are_refused(tmp_path, tokenizer, fields, config, told):
+def test_arguments_that_contradict_the_released_code_raise_an_error(tmp_path, tokenizer, fields, config, told):
     if told is None:
         make_trainer(tmp_path, tokenizer, released_model(**config), **fields)
     else:
@@ -261,7 +261,7 @@ def test_arguments_that_the_released_code_has_no_place_for_are_refused(tmp_path,
             make_trainer(tmp_path, tokenizer, released_model(**config), **fields)
 
 
-def test_deepspeed_is_refused_as_it_would_undo_the_ema(tmp_path, tokenizer):
+def test_deepspeed_raises_an_error_because_it_would_undo_the_ema(tmp_path, tokenizer):
     args = make_trainer(tmp_path, tokenizer).args
     args.deepspeed = {"zero_optimization": {"stage": 2}}
     with pytest.raises(ValueError, match="`deepspeed` would undo the EMA"):
@@ -269,7 +269,7 @@ def test_deepspeed_is_refused_as_it_would_undo_the_ema(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("epsilon", [-1.0, math.inf, math.nan])
-def test_a_step_that_is_none_is_refused(epsilon):
+def test_a_step_out_of_range_raises_an_error(epsilon):
     with pytest.raises(ValueError, match="`stale_fgsm_epsilon`"):
         released_model(stale_fgsm_epsilon=epsilon)
 
@@ -308,7 +308,7 @@ def test_the_plain_encoder_is_exported_and_embeds_alike(tmp_path, tokenizer):
     assert model.encode(["a dog"], tokenizer).shape == (1, 32)
 
 
-def test_a_run_that_was_killed_goes_on_exactly_where_epsilon_is_0(tmp_path, tokenizer):
+def test_a_killed_run_resumes_exactly_if_epsilon_is_0(tmp_path, tokenizer):
     fields = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
     ends = []
     for part in ("whole", "broken"):
@@ -323,7 +323,7 @@ def test_a_run_that_was_killed_goes_on_exactly_where_epsilon_is_0(tmp_path, toke
     assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
 
 
-def test_going_on_with_another_algorithm_is_refused_by_name(tmp_path, tokenizer):
+def test_resuming_with_another_algorithm_raises_an_error_with_both_names(tmp_path, tokenizer):
     fields = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
     make_trainer(tmp_path, tokenizer, tiny_model(), **fields).train()
     trainer = make_trainer(tmp_path, tokenizer, released_model(), **fields)
@@ -341,6 +341,6 @@ def test_weights_and_queue_of_two_processes_equal_those_of_one(tmp_path, encoder
     [{"queue_window": "oldest"}, {"queue_half_life": 4.0}, {"queue_centroids": 5}],
     ids=lambda f: next(iter(f)),
 )
-def test_options_that_choose_among_the_rows_are_refused(field):
+def test_options_that_choose_among_the_rows_raise_an_error(field):
     with pytest.raises(ValueError, match=f"`{next(iter(field))}` is .*, but ReleasedMoCoSEConfig has no such option"):
         ReleasedMoCoSEConfig(encoder_config=tiny_bert_config(), **field)

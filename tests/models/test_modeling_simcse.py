@@ -110,7 +110,7 @@ def test_evaluation_leaves_the_dense_layer_out():
     assert torch.equal(encoded.pooler_output, encoded.last_hidden_state[:, 0])
 
 
-def test_the_log_tells_nothing_of_a_target(tmp_path, tokenizer):
+def test_the_log_has_no_metrics_of_a_target(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, simcse_model(), max_steps=2, logging_steps=1)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
@@ -130,13 +130,13 @@ def test_the_log_tells_nothing_of_a_target(tmp_path, tokenizer):
         ({"relation_weight": 1.0}, "relation_weight"),
     ],
 )
-def test_options_of_what_simcse_has_not_are_refused(config, name):
+def test_options_of_target_and_queue_raise_an_error(config, name):
     with pytest.raises(ValueError, match=f"`{name}` is no field of SimCSEConfig"):
         simcse_model(**config)
     assert name not in SimCSEConfig.option_names()
 
 
-def test_arguments_of_a_target_are_refused(tmp_path, tokenizer):
+def test_arguments_of_a_target_raise_an_error(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"`ema_decay` is 0\.5, but this simcse loss has no target"):
         make_trainer(tmp_path, tokenizer, simcse_model(), ema_decay=0.5)
 
@@ -167,7 +167,7 @@ def test_packed_batches_give_the_loss_of_padded_ones(tmp_path, tokenizer):
     assert ends[0] == pytest.approx(ends[1], abs=1e-5)
 
 
-def test_a_collapse_is_told_with_remedies_that_simcse_has():
+def test_collapse_remedies_of_simcse_name_no_target():
     assert "ema_decay" in MoCoSEForPreTraining.collapse_remedies
     assert "ema_decay" not in SimCSE.collapse_remedies
 

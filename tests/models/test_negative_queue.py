@@ -293,7 +293,7 @@ def test_a_queue_in_bfloat16_holds_its_rows_rounded_in_half_the_memory():
     assert 2 * half.rows.nbytes == whole.rows.nbytes
 
 
-def test_rounding_to_bfloat16_changes_cosines_by_no_more_than_is_said():
+def test_rounding_to_bfloat16_changes_cosines_by_no_more_than_documented():
     def unit(rows, seed):
         generator = torch.Generator().manual_seed(seed)
         return torch.nn.functional.normalize(torch.randn(rows, 256, generator=generator), dim=-1)
@@ -319,7 +319,7 @@ def test_queue_is_all_buffers_and_no_parameters():
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize(("size", "rows", "init_size"), [(7, 3, 2), (5, 12, 1), (4, 4, 4), (1, 1, 0), (0, 2, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saved_queue_is_restored_and_goes_on_the_same(dtype, size, rows, init_size, steps):
+def test_saved_queue_is_restored_and_continues_the_same(dtype, size, rows, init_size, steps):
     queue = NegativeQueue(size, DIM, init_size, dtype)
     for step in range(1, steps + 1):
         queue.enqueue(random_keys(rows, seed=step), torch.arange(rows) + 10 * step, step)
@@ -349,14 +349,14 @@ def test_initial_state_names_every_buffer():
 
 
 @pytest.mark.parametrize("arguments", [(-1, 3), (4, 0), (4, -1), (4, 3, 5), (4, 3, -1), (0, 3, 1)])
-def test_queue_refuses_bad_sizes(arguments):
+def test_queue_rejects_bad_sizes(arguments):
     with pytest.raises(ValueError, match="`size`"):
         NegativeQueue(*arguments)
 
 
 @pytest.mark.parametrize("shape", [(DIM,), (2, DIM + 1), (2, DIM - 1), (1, 2, DIM), (), (0,)])
 @pytest.mark.parametrize("size", [0, 4])
-def test_enqueue_refuses_keys_of_another_shape_and_changes_nothing(size, shape):
+def test_enqueue_rejects_keys_of_another_shape_and_changes_nothing(size, shape):
     queue = NegativeQueue(size, DIM)
     before = state(queue)
     with pytest.raises(ValueError, match=rf"\(B, {DIM}\)"):
@@ -366,7 +366,7 @@ def test_enqueue_refuses_keys_of_another_shape_and_changes_nothing(size, shape):
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 1), (), (0,)])
 @pytest.mark.parametrize("size", [0, 4])
-def test_enqueue_refuses_ids_that_are_not_one_a_key_and_changes_nothing(size, shape):
+def test_enqueue_rejects_ids_that_are_not_one_a_key_and_changes_nothing(size, shape):
     queue = NegativeQueue(size, DIM)
     before = state(queue)
     with pytest.raises(ValueError, match="2 sentence ids"):
@@ -378,7 +378,7 @@ def test_enqueue_refuses_ids_that_are_not_one_a_key_and_changes_nothing(size, sh
 
 
 @pytest.mark.parametrize(("size", "rows", "init_size"), SIZES)
-def test_bias_is_zero_where_a_slot_is_in_use_and_minus_infinity_elsewhere(size, rows, init_size):
+def test_log_weights_are_zero_for_filled_slots_and_minus_infinity_for_others(size, rows, init_size):
     queue = NegativeQueue(size, DIM, init_size)
     for step in range(1, 6):
         assert queue.log_weights().shape == (size,)
@@ -429,7 +429,7 @@ def test_an_empty_queue_leaves_the_loss_of_the_batch():
     assert torch.equal(info_nce_loss(queries, keys, queue.rows, 0.1, log_weights=queue.log_weights()), in_batch)
 
 
-def test_a_backward_pass_after_the_rows_were_written_over_is_refused_and_not_wrong():
+def test_a_backward_pass_over_overwritten_rows_raises_an_error():
     queue = NegativeQueue(4, DIM, 4)
     queries = random_keys(2, seed=1).requires_grad_()
     loss = info_nce_loss(queries, random_keys(2, seed=2), queue.rows, 0.5, log_weights=queue.log_weights())

@@ -168,7 +168,7 @@ def test_a_tokenizer_without_masks_gets_them(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("first_position", [None, 0])
-def test_a_sentence_without_a_token_is_refused(tokenizer, first_position):
+def test_a_sentence_without_a_token_raises_an_error(tokenizer, first_position):
     bare = copy.deepcopy(tokenizer)
     bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     assert bare("\u200b")["input_ids"] == []

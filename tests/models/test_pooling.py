@@ -54,7 +54,7 @@ def test_padding_on_the_left_does_not_matter_either(mode):
     torch.testing.assert_close(pool(left_tokens, left_mask, mode), pool(tokens, mask, mode))
 
 
-def test_rotated_rows_start_where_they_are_told_to():
+def test_rotated_rows_start_at_the_given_index():
     rows = torch.tensor([[0, 1, 2], [10, 11, 12]])
     assert rotate_rows(rows, torch.tensor([0, 2])).tolist() == [[0, 1, 2], [12, 10, 11]]
     assert rotate_rows(rotate_rows(rows, torch.tensor([1, 2])), torch.tensor([-1, -2])).tolist() == rows.tolist()
@@ -117,6 +117,6 @@ def test_mean_of_a_long_sentence_in_bfloat16_counts_all_its_tokens():
 
 @pytest.mark.parametrize("mask", [None, MASK])
 @pytest.mark.parametrize("mode", ["sum", "CLS", "", None])
-def test_unknown_mode_is_refused(mode, mask):
+def test_unknown_mode_raises_an_error(mode, mask):
     with pytest.raises(ValueError, match="`pooling_mode`"):
         pool(TOKENS, mask, mode)

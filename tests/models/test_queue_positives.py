@@ -141,7 +141,7 @@ def test_the_keys_of_a_prefill_are_of_sentences_with_the_prompt(tmp_path, tokeni
 
 
 @pytest.mark.parametrize(("kind", "config_kind"), [(SimCSE, SimCSEConfig), (ReleasedMoCoSE, ReleasedMoCoSEConfig)])
-def test_algorithms_without_a_place_for_a_prefill_refuse_it(tmp_path, tokenizer, kind, config_kind):
+def test_algorithms_without_prefill_raise_an_error(tmp_path, tokenizer, kind, config_kind):
     model = kind(config_kind(encoder_config=tiny_bert_config()))
     with pytest.raises(ValueError, match=r"^`queue_prefill` is true, but .*; leave it out"):
         make_trainer(tmp_path, tokenizer, model, queue_prefill=True)
@@ -174,7 +174,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path, tokenizer, fields
         ({"queue_positives": 2, "queue_size": 65_536, "queue_init_size": 0}, "below 65536"),
     ],
 )
-def test_settings_that_have_no_meaning_are_refused(config, message):
+def test_settings_that_have_no_meaning_raise_an_error(config, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**config)
 
@@ -188,7 +188,7 @@ def test_a_prefill_by_which_sentences_are_their_own_negatives_warns(tmp_path, to
     assert "may be its own negative; set `mask_same_sentence`" in told.text
 
 
-def test_a_prefill_without_a_queue_is_refused(tmp_path, tokenizer):
+def test_a_prefill_without_a_queue_raises_an_error(tmp_path, tokenizer):
     model = tiny_model(queue_size=0, queue_init_size=0)
     with pytest.raises(ValueError, match="`queue_size` is 0"):
         make_trainer(tmp_path, tokenizer, model, queue_prefill=True)

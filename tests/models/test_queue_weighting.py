@@ -45,8 +45,8 @@ COMPLEMENTS = [
 ]
 
 
-def log_weights(window: str, fill: int, softness: float = 0.0) -> torch.Tensor:
-    return window_log_weights(torch.arange(fill), torch.tensor(fill), window, softness)
+def log_weights(window: str, num_filled: int, softness: float = 0.0) -> torch.Tensor:
+    return window_log_weights(torch.arange(num_filled), torch.tensor(num_filled), window, softness)
 
 
 def filled_queue(size: int, init_size: int, rows: list[int], dtype=torch.float32) -> tuple[NegativeQueue, ListQueue]:
@@ -199,7 +199,7 @@ def test_ranges_are_sorted_and_those_that_touch_are_one(window, ranges):
         "0" * 10**5,
     ],
 )
-def test_what_is_no_window_is_refused_in_a_line(window):
+def test_an_invalid_window_raises_a_one_line_error(window):
     with pytest.raises(ValueError, match="`queue_window` is one of all, newest") as refusal:
         parse_window(window)
     assert len(str(refusal.value)) < 300
@@ -464,9 +464,7 @@ def test_ids_that_are_needed_and_not_given_are_asked_for():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_scikit_learn_is_asked_for_when_the_model_is_built_where_it_is_needed_and_missing(
-    monkeypatch, tmp_path, count
-):
+def test_a_model_that_needs_missing_scikit_learn_raises_an_error_when_built(monkeypatch, tmp_path, count):
     tiny_model(queue_centroids=count).save_pretrained(tmp_path)
     for module in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, module)

@@ -42,7 +42,7 @@ def given(**options) -> dict:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_each_algorithm_is_known_by_the_name_that_its_model_tells(name):
+def test_each_algorithm_has_the_name_of_its_model(name):
     model = ALGORITHMS[name].from_encoder(source(), given(temperature=0.1))
     assert type(model) is ALGORITHMS[name].model
     assert model.algorithm == name
@@ -53,22 +53,22 @@ def test_each_algorithm_is_known_by_the_name_that_its_model_tells(name):
     ("name", "option", "value"),
     [("mocose", "stale_fgsm_epsilon", 1e-9), ("simcse", "stale_fgsm_epsilon", 0.0), ("simcse", "queue_size", 64)],
 )
-def test_options_that_an_algorithm_has_not_are_refused_by_name(name, option, value):
+def test_options_of_other_algorithms_raise_an_error_that_names_them(name, option, value):
     with pytest.raises(ValueError, match=f"`{option}` is {value}, but the algorithm {name} has no such option"):
         ALGORITHMS[name].from_encoder(source(), given(**{option: value}))
 
 
-def test_what_is_at_its_default_is_left_out_where_an_algorithm_has_no_such_option():
+def test_options_of_other_algorithms_at_their_default_are_ignored():
     assert ALGORITHMS["simcse"].from_encoder(source(), given(queue_size=512)).queues() == []
 
 
-def test_epsilon_reaches_the_released_model_and_is_the_authors_where_not_given():
+def test_epsilon_reaches_the_released_model_and_defaults_to_the_authors():
     released = ALGORITHMS["released"]
     assert released.from_encoder(source(), given()).config.stale_fgsm_epsilon == 5e-9
     assert released.from_encoder(source(), given(stale_fgsm_epsilon=0.0)).config.stale_fgsm_epsilon == 0.0
 
 
-def test_an_algorithm_that_is_none_is_refused():
+def test_an_unknown_algorithm_raises_an_error():
     with pytest.raises(InputError, match="`algorithm` is one of mocose, released, simcse, but is moco"):
         parse_command_line(["--algorithm", "moco"])
 
@@ -83,7 +83,7 @@ def test_the_released_recipe_is_that_of_the_paper_but_for_the_algorithm():
 
 
 @pytest.mark.parametrize("name", ["released", "simcse"])
-def test_the_command_trains_saves_tells_and_refuses_to_go_on_otherwise(tmp_path, command, capsys, name):
+def test_the_command_trains_saves_and_rejects_another_algorithm_on_resume(tmp_path, command, capsys, name):
     command = [*command, *(QUEUE if name == "released" else []), "--algorithm", name]
     assert main(command) == 0
     out = tmp_path / "out"

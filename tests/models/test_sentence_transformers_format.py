@@ -131,7 +131,7 @@ def test_a_file_that_is_no_json_is_named(tmp_path, name):
         ({"pooling_mode": ["mean", "max"]}, r"mean\+max"),
     ],
 )
-def test_a_pooling_that_is_none_of_ours_is_refused(make_model, pooling, mode):
+def test_an_unsupported_pooling_raises_an_error(make_model, pooling, mode):
     directory = make_model(pooling)
     with pytest.raises(
         ValueError, match=rf"model pools by `{mode}`, which is none of cls, mean, max, lasttoken; set `pooling_mode`"
@@ -229,14 +229,14 @@ def test_modules_that_are_left_out_are_warned_of(make_model, monkeypatch):
     assert "Normalize" not in said[0]
 
 
-def test_no_warning_where_nothing_is_left_out(make_model, monkeypatch):
+def test_no_warning_if_nothing_is_left_out(make_model, monkeypatch):
     said = []
     monkeypatch.setattr(pretrained_encoders.logger, "warning", said.append)
     load_encoder(make_model(old_pooling("mean"), more=[("2_Normalize", "Normalize")]))
     assert said == []
 
 
-def test_without_a_network_an_unknown_name_is_refused_without_trying_again(tmp_path, monkeypatch):
+def test_without_a_network_an_unknown_name_raises_an_error_without_retries(tmp_path, monkeypatch):
     def unresolved(*args, **kwargs):
         raise OSError("Name or service not known")
 

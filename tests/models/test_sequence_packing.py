@@ -190,7 +190,7 @@ def test_padded_batches_still_give_the_same_bits(tokenizer):
     assert torch.equal(model(**random_batch()).query_embeddings, before)
 
 
-def test_a_packed_batch_without_leave_is_refused(tokenizer):
+def test_a_packed_batch_without_allow_padding_free_raises_an_error(tokenizer):
     model = model_of("bert")
     packed = SentenceCollator(tokenizer, first_position=0)([{"text": t} for t in sentences(4)])
     with pytest.raises(ValueError, match=r"is sdpa; call `model\.allow_padding_free"):
@@ -269,7 +269,7 @@ def test_a_collator_of_the_users_own_is_not_overruled(tmp_path, tokenizer):
         )
 
 
-def test_noise_that_depends_on_the_length_of_the_batch_is_refused(tmp_path, tokenizer):
+def test_noise_that_depends_on_the_length_of_the_batch_raises_an_error(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="`neftune_noise_alpha` scales its noise by the length of the batch"):
         make_trainer(tmp_path, tokenizer, padding_free=True, neftune_noise_alpha=5.0)
     make_trainer(tmp_path, tokenizer, neftune_noise_alpha=5.0)

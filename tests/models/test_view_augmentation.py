@@ -144,7 +144,7 @@ def rows_of(batch: dict, *parts):
             yield batch["input_ids"][i, :length].tolist(), *(part[i, :length] for part in parts)
 
 
-def test_noise_is_of_the_size_told_in_every_number(tokenizer):
+def test_noise_has_the_configured_size_in_every_number(tokenizer):
     model, batch = tiny_model(), text_batch(tokenizer)
     plain = embed_tokens(model.mocose.encoder, view_of(batch))
     made = Augmentation(embedding_noise=0.5).augment(view_of(batch), model.mocose.encoder)
@@ -470,7 +470,7 @@ def test_two_processes_attack_as_one_does_and_hold_one_model_with_all_on(tmp_pat
     assert (states["all"][0][weight] - states["two"][0][weight]).abs().max() > 1e-4
 
 
-def test_an_encoder_that_takes_no_embeddings_is_refused_in_one_line(tmp_path, tokenizer):
+def test_an_encoder_that_takes_no_embeddings_raises_a_one_line_error(tmp_path, tokenizer):
     class OfTokensAlone(BertModel):
         def forward(self, input_ids, attention_mask=None, token_type_ids=None, **options):
             return super().forward(input_ids, attention_mask, token_type_ids, **options)
@@ -489,7 +489,7 @@ def test_an_encoder_that_takes_no_embeddings_is_refused_in_one_line(tmp_path, to
             build_augmentation(training_arguments(tmp_path, fgsm_epsilon=1e-8), tokenizer, model)
 
 
-def test_what_cannot_work_is_refused_before_training(tmp_path, tokenizer):
+def test_settings_that_cannot_work_raise_an_error_before_training(tmp_path, tokenizer):
     def trainer(**fields):
         return MoCoSETrainer(
             model=tiny_model(),

@@ -99,7 +99,7 @@ def test_rows_of_a_batch_are_counted_once(tmp_path, two_processes):
         ({"accelerator_config": {"dispatch_batches": True}}, "sets dispatch_batches, which joins batches"),
     ],
 )
-def test_batches_that_processes_cannot_share_are_refused(tmp_path, two_processes, fields, reason):
+def test_batches_that_processes_cannot_share_raise_an_error(tmp_path, two_processes, fields, reason):
     with pytest.raises(ValueError, match=reason):
         training_arguments(tmp_path, **fields)
 
@@ -112,12 +112,12 @@ def test_batches_that_processes_cannot_share_are_refused(tmp_path, two_processes
         ({"parallelism_config": ParallelismConfig()}, "`parallelism_config` is not supported"),
     ],
 )
-def test_an_order_of_batches_that_no_resumed_run_has_is_refused(tmp_path, fields, reason):
+def test_an_order_of_batches_that_no_resumed_run_has_raises_an_error(tmp_path, fields, reason):
     with pytest.raises(ValueError, match=reason):
         training_arguments(tmp_path, **fields)
 
 
-def test_a_last_batch_that_processes_cannot_share_is_refused(tmp_path, tokenizer, two_processes):
+def test_a_last_batch_that_processes_cannot_share_raises_an_error(tmp_path, tokenizer, two_processes):
     with pytest.raises(ValueError, match=r"cannot share the last batch of 6 rows exactly \(30 rows, 8 a batch\)"):
         make_trainer(tmp_path, tokenizer, count=30, dataloader_drop_last=False)
     assert make_trainer(tmp_path, tokenizer, count=24, dataloader_drop_last=False) is not None

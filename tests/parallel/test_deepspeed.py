@@ -149,7 +149,7 @@ class TestOnTwoProcesses:
     def test_nothing_was_compiled(self, runs):
         assert not (runs.folder / "compiled").exists()
 
-    def test_other_processes_stages_or_damaged_files_are_refused(self, runs, tmp_path):
+    def test_other_processes_stages_or_damaged_files_raise_an_error(self, runs, tmp_path):
         checkpoint = runs.folder / "whole3" / "checkpoint-6"
         settings = SimpleNamespace(deepspeed="zero3.json", world_size=2, hf_deepspeed_config=stage_config(3))
         validate_deepspeed_checkpoint(checkpoint, settings)
@@ -164,7 +164,7 @@ class TestOnTwoProcesses:
         with pytest.raises(InputError, match="was written without DeepSpeed; leave out `deepspeed`"):
             validate_deepspeed_checkpoint(tmp_path, settings)
 
-    def test_code_in_a_checkpoint_is_refused_before_it_runs(self, tmp_path):
+    def test_code_in_a_checkpoint_raises_an_error_before_it_runs(self, tmp_path):
         (tmp_path / "global_step1").mkdir()
         (tmp_path / "latest").write_text("global_step1")
         path = tmp_path / "global_step1" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
@@ -188,7 +188,7 @@ def stage_config(stage: int):
 
 @needs_deepspeed
 @pytest.mark.slow
-def test_the_command_trains_goes_on_and_exports_under_zero3(tmp_path, small_encoder_dir):
+def test_the_command_trains_resumes_and_exports_under_zero3(tmp_path, small_encoder_dir):
     (tmp_path / "text.txt").write_text("\n".join(sentences(48)) + "\n")
     made = sentences(24, seed=9)
     (tmp_path / "pairs.tsv").write_text("".join(f"{i / 2}\t{made[i]}\t{made[12 + i]}\n" for i in range(11)))
@@ -273,7 +273,7 @@ def refusal(argv: list[str]) -> str:
         (None, "cannot be read as a DeepSpeed configuration; give a JSON file"),
     ],
 )
-def test_configurations_that_cannot_be_used_are_refused_by_name(tmp_path, monkeypatch, config, said):
+def test_unusable_configurations_raise_an_error_that_names_them(tmp_path, monkeypatch, config, said):
     monkeypatch.setenv("LOCAL_RANK", "0")
     path = tmp_path / "ds.json"
     if config is not None:
@@ -282,7 +282,7 @@ def test_configurations_that_cannot_be_used_are_refused_by_name(tmp_path, monkey
 
 
 @needs_deepspeed
-def test_deepspeed_without_a_launcher_or_a_gpu_is_refused(monkeypatch):
+def test_deepspeed_without_a_launcher_or_a_gpu_raises_an_error(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     path = str(REPOSITORY / "ds_configs" / "zero2.json")
     assert refusal(["--deepspeed", path]).startswith("`deepspeed` needs a launcher that tells each process its rank; ")
@@ -294,12 +294,12 @@ def test_deepspeed_without_a_launcher_or_a_gpu_is_refused(monkeypatch):
     assert refusal([]).startswith("ACCELERATE_USE_DEEPSPEED is set, as by ")
 
 
-def test_missing_deepspeed_is_told_with_the_command_that_installs_it(monkeypatch):
+def test_missing_deepspeed_raises_an_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert refusal(["--deepspeed", "zero2.json"]).endswith("run `pip install mocose_hf[deepspeed]`")
 
 
-def test_float16_and_differing_arguments_are_refused():
+def test_float16_and_differing_arguments_raise_an_error():
     config = SimpleNamespace(config={}, mismatches=["- ds gradient_clipping=2.0 vs hf max_grad_norm=1.0"])
     settings = {"deepspeed_plugin": object(), "mixed_precision": "no", "hf_deepspeed_config": config}
     with pytest.raises(ValueError, match=r"\(ds gradient_clipping=2.0 vs hf max_grad_norm=1.0\); write \"auto\""):
@@ -361,7 +361,7 @@ def test_models_are_built_whole_though_zero3_is_announced():
     assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
 
 
-def test_a_model_built_in_shards_is_refused():
+def test_a_model_built_in_shards_raises_an_error():
     model = tiny_model()
     next(model.parameters()).ds_id = 0
     with pytest.raises(ValueError, match="cannot be built in shards; call its constructor"):

@@ -45,7 +45,7 @@ def test_precision_of_the_command_goes_before_that_of_the_launcher(tmp_path, mon
         training_arguments(tmp_path, use_cpu=True)
 
 
-def test_a_precision_that_is_not_supported_is_refused(tmp_path, monkeypatch):
+def test_a_precision_that_is_not_supported_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv(PRECISION, "fp8")
     with pytest.raises(ValueError, match="--mixed_precision fp8, which is not supported; give no, bf16 or fp16"):
         training_arguments(tmp_path)
@@ -110,7 +110,7 @@ def test_a_training_is_saved_and_ends_when_its_launcher_is_gone(tmp_path, encode
 
 
 @pytest.mark.slow
-def test_processes_tell_a_mistake_once(tmp_path, encoder_dir):
+def test_processes_report_a_mistake_once(tmp_path, encoder_dir):
     options = [*options_of_a_run(tmp_path, encoder_dir), "--max_seq_length", "4000"]
     command = [sys.executable, *TORCHRUN, "run_mocose.py", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,6 +1,6 @@
-"""Private names of other libraries, each with the reason and with what would replace it.
+"""Private attributes of other libraries that have no public equivalent, each with the reason and the version checked.
 
-Nothing else in the package uses a private name of another library.
+Hooks that transformers documents for subclasses of its models, such as `_tied_weights_keys`, are not listed here.
 """
 
 from __future__ import annotations

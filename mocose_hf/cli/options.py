@@ -12,6 +12,7 @@ from transformers.hf_argparser import string_to_bool
 
 from mocose_hf.cli.config_file import ConfigEntry, locate, read_config_file
 from mocose_hf.cli.idle_options import find_idle
+from mocose_hf.compat import parser_actions
 from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.evaluation.held_out import NAME as DEV_FROM_TEXT
 from mocose_hf.evaluation.labels import METRICS as LABEL_METRICS
@@ -337,7 +338,7 @@ def parse_command_line(argv: list[str], recipe: str | None = None) -> Options:
     if entries:
         config, file_names = entries | config, set(config)
     parser = build_parser()
-    known = {action.dest: action for action in parser._actions}
+    known = {action.dest: action for action in parser_actions(parser)}
     for entry in config.values():
         if entry.name not in known:
             raise InputError(f"{entry.place}: unknown option `{entry.name[:40]}`; {_hint(entry.name, known)}")
@@ -529,7 +530,7 @@ def build_parser() -> "_Parser":
         allow_abbrev=False,
     )
     inherited = {f.name for f in fields(MoCoSETrainingArguments)} - set(MoCoSETrainingArguments.__annotations__)
-    for action in parser._actions:
+    for action in parser_actions(parser):
         if action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         elif action.dest in TRANSFORMERS_OPTIONS:

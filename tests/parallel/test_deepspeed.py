@@ -269,7 +269,7 @@ def refusal(argv: list[str]) -> str:
             "`zero_optimization.stage` is 0, 1, 2 or 3, not None; ds_configs/ has examples",
         ),
         ([1], "a DeepSpeed configuration is a JSON object; start from ds_configs/"),
-        ('{"zero_optimization": ', "not valid JSON (Expecting value: line 1 column 23 (char 22)); mend it"),
+        ('{"zero_optimization": ', "not valid JSON (Expecting value: line 1 column 23 (char 22)); correct it"),
         (None, "cannot be read as a DeepSpeed configuration; give a JSON file"),
     ],
 )
@@ -285,7 +285,7 @@ def test_unusable_configurations_raise_an_error_that_names_them(tmp_path, monkey
 def test_deepspeed_without_a_launcher_or_a_gpu_raises_an_error(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     path = str(REPOSITORY / "ds_configs" / "zero2.json")
-    assert refusal(["--deepspeed", path]).startswith("`deepspeed` needs a launcher that tells each process its rank; ")
+    assert refusal(["--deepspeed", path]).startswith("`deepspeed` needs a launcher that gives each process its rank; ")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(InputError, match="there is no GPU; set `use_cpu`"):

@@ -333,7 +333,7 @@ def test_a_checkpoint_is_refused_by_its_name(refused, folder, finished, spoil):
     spoil(Path(shutil.copytree(finished, folder / "out")) / "checkpoint-2")
     said = refused(resume_from_checkpoint="out/checkpoint-2", disable_tqdm="true", **SETTINGS)
     assert "out/checkpoint-2" in said
-    assert re.search(r"name another|repeat that run's|go on from", said)
+    assert re.search(r"name another|repeat that run's|resume from", said)
 
 
 @pytest.mark.parametrize("output_dir", ["out", "another"])

@@ -71,12 +71,12 @@ def test_a_save_that_fails_on_the_way_leaves_no_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         write_manifest(folder, RUN)
-    assert "did not come to an end" in find_corruption(folder)
+    assert "did not finish" in find_corruption(folder)
 
 
 def test_a_missing_directory_or_manifest_is_said(tmp_path):
     assert find_corruption(tmp_path / "nowhere") == "no such directory"
-    assert find_corruption(unfinished(tmp_path, 3)) == "it has no manifest.json, so its save did not come to an end"
+    assert find_corruption(unfinished(tmp_path, 3)) == "it has no manifest.json, so its save did not finish"
 
 
 STATE = {"trainer_state.json": {"size": 18, "sha256": "0"}}

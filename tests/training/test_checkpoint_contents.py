@@ -59,7 +59,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(checkpoint, tmp_path, name, sav
     marker, file = tmp_path / "marker", checkpoint / name
     file.parent.mkdir(exist_ok=True)
     save({"state": {}, "_": Attack(marker)}, file)
-    with pytest.raises(InputError, match="nothing of it was run") as caught:
+    with pytest.raises(InputError, match="none of its code was run") as caught:
         validate_pickles(checkpoint)
     assert not marker.exists()
     assert str(caught.value).startswith(f"{file}: ")

@@ -237,7 +237,7 @@ def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_told_from_them(
 
     monkeypatch.setattr(modeling_mocose.MoCoSEForPreTraining, "contrast", weighted)
     _, _, lines = train(tmp_path, tokenizer)
-    assert all("the loss is not that of all rows" in line["skipped"]["gradient"] for line in lines)
+    assert all("the loss does not contrast all rows" in line["skipped"]["gradient"] for line in lines)
     assert not any("effective_negatives" in line or "gradient_share_by_age" in line for line in lines)
     assert all(line["key_drift"] for line in lines)
 
@@ -322,7 +322,7 @@ def test_a_line_that_cannot_be_written_is_told_in_one_line(tmp_path, tokenizer):
             (tmp_path / LINES_FILE).mkdir(exist_ok=True)
 
     trainer = make_trainer(tmp_path, tokenizer, callbacks=[Obstacle()], queue_monitor_steps=2)
-    with pytest.raises(SaveError, match=rf"{LINES_FILE}: cannot be written \(.*directory.*\); put the cause right"):
+    with pytest.raises(SaveError, match=rf"{LINES_FILE}: cannot be written \(.*directory.*\); fix the cause"):
         trainer.train()
 
 

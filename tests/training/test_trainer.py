@@ -238,7 +238,7 @@ def test_a_large_queue_trains_as_a_plain_loss_over_it_does(tmp_path, tokenizer, 
     monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", 40)
     seen = []
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.measure",
+        "mocose_hf.training.callbacks.momentum_update.measure",
         lambda loss, outputs: seen.append(outputs.logits) or measure(loss, outputs),
     )
     chunked = run("chunked")

@@ -41,6 +41,20 @@ class InputError(ValueError):
         super().__init__(escape_controls(str(message)))
 
 
+class TrainingInterrupted(SystemExit):
+    """A signal ended training early, and its state was saved. If nobody catches it, the program exits with code 75.
+
+    75 is EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(EXIT_INTERRUPTED)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class CollapseError(RuntimeError):
     """Say that the embeddings collapsed and `stop_on_collapse` stopped the run; the command ends with exit code 1."""
 

@@ -15,7 +15,7 @@ from senteval_folder import write_senteval
 from torch.distributed.run import get_args_parser
 
 import mocose_hf
-from mocose_hf.cli.options import check_option_names, parse_command_line
+from mocose_hf.cli.options import parse_command_line, validate_option_names
 from mocose_hf.models import loading
 from mocose_hf.study import cli as study_cli
 from mocose_hf.study.paper_studies import PAPER_STUDIES
@@ -176,7 +176,7 @@ def test_named_files_commands_and_options_exist(page):
             _parse(code.split())
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
             if option not in options:
-                check_option_names([option.removeprefix("--")])
+                validate_option_names([option.removeprefix("--")])
 
 
 @page_of

@@ -1,34 +1,24 @@
 """`import mocose_hf` loads nothing heavy, and AutoConfig and AutoModel know its models all the same."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_python import HEAVY, imported_by, run_python
 
 import mocose_hf
 
-HEAVY = ("datasets", "evaluate", "pandas", "scipy", "sklearn", "torch._dynamo", "transformers.trainer")
-
-
-def run_python(code: str, *arguments: str) -> str:
-    """Run code in a fresh interpreter and return what it prints."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
-    loaded = run_python("import sys, mocose_hf; print(*sys.modules)").split()
+    loaded = imported_by("import mocose_hf")
     assert "mocose_hf" in loaded
-    assert not {"torch", "transformers", *HEAVY} & set(loaded)
+    assert not {"torch", "transformers", *HEAVY} & loaded
 
 
 @pytest.mark.slow
 def test_the_configuration_loads_nothing_heavy():
-    loaded = run_python("import sys; from mocose_hf import MoCoSEConfig; print(*sys.modules)").split()
+    loaded = imported_by("from mocose_hf import MoCoSEConfig")
     assert "transformers" in loaded
-    assert not {*HEAVY, "transformers.modeling_utils"} & set(loaded)
+    assert not {*HEAVY, "transformers.modeling_utils"} & loaded
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from mocose_hf.cli.search import positive
 from mocose_hf.errors import EXIT_BAD_INPUT, InputError, one_line, printable
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = "mocose demo") -> argparse.ArgumentParser:
     """Return the parser of `mocose demo`."""
     parser = argparse.ArgumentParser(
-        "mocose demo",
+        program,
         description="Serve a page on this machine alone: search a file by meaning and compare two sentences, with one "
         "encoder or with the start and the trained one side by side.",
     )
@@ -24,13 +24,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "mocose demo") -> int:
     """Serve the page until Ctrl-C and return the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(program).parse_args(arguments)
     try:
         server = build_server(options)
     except (InputError, OSError, OverflowError) as error:
-        sys.stderr.write(f"mocose demo: {printable(one_line(error))}\n")
+        sys.stderr.write(f"{program}: {printable(one_line(error))}\n")
         return EXIT_BAD_INPUT
     print(f"Open {server.url} in a browser; end with Ctrl-C.", flush=True)
     try:

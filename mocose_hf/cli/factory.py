@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from safetensors import SafetensorError
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from mocose_hf.cli.options import Options
-from mocose_hf.cli.output_dir import cannot_be_made
+from mocose_hf.cli.output_dir import output_dir_error
 from mocose_hf.data.sentences import Sentences, read_hub_sentences, read_sentences
 from mocose_hf.data.streaming import HubDataset, SentenceStream
 from mocose_hf.errors import InputError, one_line
@@ -71,21 +71,11 @@ def open_stream(options: Options) -> SentenceStream:
     return stream
 
 
-def load_start(options: Options) -> PretrainedEncoder:
-    """Load the encoder to start from."""
-    source = options.model
-    with _loading(source.model_name_or_path):
-        return load_encoder(source.model_name_or_path, source.attn_implementation, **_of_the_hub(options))
-
-
 def build_model(options: Options):
     """Build model and tokenizer from the seed and the encoder to start from."""
     source = options.model
     set_seed(options.training.seed)
-    encoder = load_start(options)
-    with _loading(source.model_name_or_path):
-        tokenizer = load_tokenizer(source.model_name_or_path, **_of_the_hub(options))
-        validate_tokenizer(tokenizer, encoder.encoder)
+    encoder, tokenizer = load_start(source.model_name_or_path, source.attn_implementation, **hub_options(options))
     try:
         return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
     except (ValueError, RuntimeError) as error:
@@ -93,17 +83,37 @@ def build_model(options: Options):
         raise InputError(options.locate(message)) from error
 
 
+def load_start(
+    name_or_path: str, attn_implementation: str | None = None, **hub_options
+) -> tuple[PretrainedEncoder, PreTrainedTokenizerBase]:
+    """Load an encoder and its tokenizer.
+
+    Args:
+        name_or_path: A directory or a hub id.
+        attn_implementation: As `AutoModel.from_pretrained` takes it.
+        hub_options: `revision` and `cache_dir`.
+
+    Raises:
+        InputError: In one line, with the reason.
+    """
+    with _loading(name_or_path):
+        tokenizer = load_tokenizer(name_or_path, **hub_options)
+        encoder = load_encoder(name_or_path, attn_implementation, **hub_options)
+        validate_tokenizer(tokenizer, encoder.encoder)
+    return encoder, tokenizer
+
+
 def read_encoder_config(options: Options):
     """Read the configuration of the encoder to start from, and its tokenizer, without its weights."""
     with _loading(options.model.model_name_or_path):
-        config = load_encoder_config(options.model.model_name_or_path, **_of_the_hub(options))
-        return config, load_tokenizer(options.model.model_name_or_path, **_of_the_hub(options))
+        config = load_encoder_config(options.model.model_name_or_path, **hub_options(options))
+        return config, load_tokenizer(options.model.model_name_or_path, **hub_options(options))
 
 
 def fingerprint_encoder(options: Options) -> str:
     """Return what tells the encoder to start from by its content, see `encoder_sha256`."""
     with _loading(options.model.model_name_or_path):
-        return encoder_sha256(options.model.model_name_or_path, **_of_the_hub(options))
+        return encoder_sha256(options.model.model_name_or_path, **hub_options(options))
 
 
 def check_model_options(options: Options, encoder_config, tokenizer) -> None:
@@ -115,7 +125,8 @@ def check_model_options(options: Options, encoder_config, tokenizer) -> None:
         raise InputError(options.locate(str(error))) from error
 
 
-def _of_the_hub(options: Options) -> dict[str, str | None]:
+def hub_options(options: Options) -> dict[str, str | None]:
+    """Return the revision and the cache directory of a model on the hub."""
     return {"revision": options.model.model_revision, "cache_dir": options.model.cache_dir}
 
 
@@ -149,6 +160,6 @@ def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks) -
             test_tasks=tasks.during_training,
         )
     except OSError as error:
-        raise cannot_be_made(options.output_dir, error) from error
+        raise output_dir_error(options.output_dir, error) from error
     except (ValueError, RuntimeError, ImportError) as error:
         raise InputError(options.locate(one_line(error))) from error

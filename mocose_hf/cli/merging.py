@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mocose_hf.cli.factory import load_start
+from mocose_hf.cli.factory import hub_options, load_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.scoring import is_start
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
@@ -19,7 +19,8 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
     share = options.model.merge_with_start
     if not share or is_start(trainer):
         return
-    source, model = load_start(options), trainer.accelerator.unwrap_model(trainer.model)
+    source, _ = load_start(options.model.model_name_or_path, options.model.attn_implementation, **hub_options(options))
+    model = trainer.accelerator.unwrap_model(trainer.model)
     merged = [(model.mocose.encoder, source.encoder)]
     if source.pooler is not None and model.config.use_pooler:
         merged.append((model.pooler, source.pooler))

@@ -24,7 +24,7 @@ CHOICE_FILE = "recipe.json"
 _LOGS = "runs"
 
 
-def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
+def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
     """Raise an `InputError` where a training that starts anew would write over what is there.
 
     Where resuming is wanted, what a run leaves that was killed before its first checkpoint was complete may stand
@@ -37,7 +37,7 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     except InputError:
         raise
     except (OSError, ValueError) as error:  # too long, a loop of links, a byte that no name may have
-        raise cannot_be_made(output_dir, error) from error
+        raise output_dir_error(output_dir, error) from error
     if not entries or overwrite:
         return
     if resume_wanted:
@@ -55,7 +55,7 @@ def check_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: boo
     )
 
 
-def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
+def validate_results_dir(output_dir: str | Path, overwrite: bool) -> None:
     """Raise an `InputError` where scores would be written over earlier ones, or no directory can be."""
     path = Path(output_dir)
     try:
@@ -64,7 +64,7 @@ def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise cannot_be_made(output_dir, error) from error
+        raise output_dir_error(output_dir, error) from error
     existing = nearest_folder(path)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--output_dir {path}: {existing} cannot be written into; name another directory.")
@@ -75,7 +75,7 @@ def check_results_dir(output_dir: str | Path, overwrite: bool) -> None:
         )
 
 
-def cannot_be_made(output_dir: str | Path, error: Exception) -> InputError:
+def output_dir_error(output_dir: str | Path, error: Exception) -> InputError:
     """Return what to say where the output directory cannot be made."""
     return InputError(f"--output_dir {output_dir}: cannot be made ({one_line(error)}); name another directory.")
 

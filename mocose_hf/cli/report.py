@@ -8,10 +8,10 @@ from pathlib import Path
 from mocose_hf.errors import EXIT_BAD_INPUT, InputError, one_line, printable
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = "mocose report") -> argparse.ArgumentParser:
     """Return the parser of `mocose report`."""
     parser = argparse.ArgumentParser(
-        "mocose report",
+        program,
         description="Write report.html: scores, curves, nearest texts before and after, data and settings of a run. "
         "Several runs are put side by side.",
     )
@@ -24,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "mocose report") -> int:
     """Run the command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(program).parse_args(arguments)
     from mocose_hf.report.run_page import PAGE_FILE, read_run, write_page
 
     try:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = Path(options.output or (Path(options.output_dirs[0]) / PAGE_FILE if is_one else "comparison.html"))
         write_page(runs, path)
     except (InputError, OSError) as error:
-        sys.stderr.write(f"mocose report: {printable(one_line(error))}\n")
+        sys.stderr.write(f"{program}: {printable(one_line(error))}\n")
         return EXIT_BAD_INPUT
     for run in runs:
         print(printable(run.verdict if is_one else f"{run.name}: {run.verdict}"))

@@ -15,10 +15,10 @@ model and file are the same. Without a query, queries are read from the terminal
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = "mocose search") -> argparse.ArgumentParser:
     """Return the parser of `mocose search`."""
     parser = argparse.ArgumentParser(
-        "mocose search", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="An output directory of `mocose train`, a model directory or a hub id.")
     parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
@@ -32,13 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "mocose search") -> int:
     """Run the command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(program).parse_args(arguments)
     try:
         search(options)
     except InputError as error:
-        sys.stderr.write(f"mocose search: {printable(str(error))}\n")
+        sys.stderr.write(f"{program}: {printable(str(error))}\n")
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

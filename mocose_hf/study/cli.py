@@ -45,7 +45,7 @@ class StorageError(RuntimeError):
     """A storage that failed while it was in use; the command ends with exit code 1."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command and return its exit code.
 
     0: done. 1: done, but trials failed, or the storage failed. 2: bad input. 75: interrupted by a signal, everything
@@ -53,21 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _with_underscores(sys.argv[1:] if argv is None else argv)
     try:
-        options, rest = build_parser().parse_known_args(arguments)
+        options, rest = build_parser(program).parse_known_args(arguments)
         return options.action(options, rest)
     except InputError as error:
-        return _end(redact_text(input_error_line(error), _secrets(arguments)), EXIT_BAD_INPUT)
+        return _end(program, redact_text(input_error_line(error), _secrets(arguments)), EXIT_BAD_INPUT)
     except StorageError as error:
         reason = redact_text(one_line(error), _secrets(arguments))
-        return _end(f"the storage failed ({reason}); its content is kept, and the same command resumes.", EXIT_STOPPED)
+        return _end(
+            program, f"the storage failed ({reason}); its content is kept, and the same command resumes.", EXIT_STOPPED
+        )
     except KeyboardInterrupt:
-        return _end("stopped by Ctrl-C; finished trials are kept, and the same command resumes.", EXIT_CTRL_C)
+        return _end(program, "stopped by Ctrl-C; finished trials are kept, and the same command resumes.", EXIT_CTRL_C)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """Build the parser of the four actions."""
     parser = _Parser(
-        prog=PROGRAM,
+        prog=program,
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,10 +146,10 @@ def run_studies(options: argparse.Namespace, rest: list[str]) -> int:
     """Run the remaining trials of the named studies, and write the report."""
     from transformers.utils import logging
 
+    from mocose_hf.errors import TrainingInterrupted
     from mocose_hf.study.storage import open_storage
     from mocose_hf.study.trial_store import TrialStore
     from mocose_hf.study.worker import Worker
-    from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a trial runs in one process; start several workers with the same command instead.")
@@ -172,7 +174,7 @@ def run_studies(options: argparse.Namespace, rest: list[str]) -> int:
             results = [result for worker in workers for result in worker.work()]
             _report(Path(options.output_dir), storage, shown=[study.name for study in studies])
     except TrainingInterrupted:
-        return _end("interrupted; the same command resumes the trial.", EXIT_INTERRUPTED)
+        return _end(PROGRAM, "interrupted; the same command resumes the trial.", EXIT_INTERRUPTED)
     return _end_of_run([result.state for result in results])
 
 
@@ -182,7 +184,7 @@ def _end_of_run(states: Sequence[str]) -> int:
     if "interrupted" in states:
         _say(f"{states.count('interrupted')} trials lost their workers; the same command resumes them.")
     if failed := states.count("failed"):
-        return _end(f"{failed} trials failed; the report gives the reasons.", EXIT_STOPPED)
+        return _end(PROGRAM, f"{failed} trials failed; the report gives the reasons.", EXIT_STOPPED)
     return 0
 
 
@@ -393,6 +395,6 @@ def _say(line: str) -> None:
     print("\n".join(map(printable_line, redact_text(line).split("\n"))), flush=True)
 
 
-def _end(line: str, code: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: {printable(line)}\n")
+def _end(program: str, line: str, code: int) -> int:
+    sys.stderr.write(f"{program}: {printable(line)}\n")
     return code

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from transformers import PrinterCallback, TrainerCallback
 
-from mocose_hf.cli.config_file import read_config_file
 from mocose_hf.cli.factory import build_model, build_trainer, check_model_options
 from mocose_hf.cli.idle_options import find_idle
-from mocose_hf.cli.options import Options, build_parser, check_option_names, parse_command_line
+from mocose_hf.cli.options import Options, build_parser, read_options, read_values, validate_option_names
 from mocose_hf.data.text_augmentation import build_key_augmentation
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, TrainingInterrupted, one_line
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.evaluation.correlation import spearman
 from mocose_hf.evaluation.development import score_sets
@@ -25,12 +24,10 @@ from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.similarity import pair_cosines
 from mocose_hf.evaluation.tasks import averages, embed_tasks
 from mocose_hf.evaluation.tfidf import TfidfModel
-from mocose_hf.recipes import RECIPES
 from mocose_hf.study.redaction import is_secret, redact_text, secret_values
 from mocose_hf.study.study import BASELINE, BASELINES, SCORE, TrialResult
 from mocose_hf.study.trial_data import TrialData
 from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
-from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 from mocose_hf.training.checkpoint import checkpoints, find_checkpoint
 
 RESULT_FILE = "result.json"
@@ -125,7 +122,7 @@ class TrialRunner:
         for name in filter(is_secret, options):
             raise InputError(f"--{name} is a secret, which a search would store; give it on the command line.")
         _validate_trial_options(options)
-        check_option_names(options)
+        validate_option_names(options)
 
     def digests(self, cell: str) -> dict[str, str]:
         """Return the digests of the data and the encoder of a cell. Call `validate` first."""
@@ -187,7 +184,7 @@ class TrialRunner:
         common = {name: value for name, value in self._options.items() if name not in cell}
         overrides = {*cell}
         while overrides and common:
-            values = _parse_values(common | dict(cell))
+            values = read_values(_with_default_tasks(common | dict(cell)))
             idle = find_idle(values, {name: str(value) for name, value in common.items()}, overrides)
             if not idle:
                 break
@@ -217,11 +214,11 @@ class TrialRunner:
     def _parse(self, cell: str, options: Mapping[str, object], seed: int) -> Options:
         """Return the parsed options of a trial."""
         given = self._in_force(options) | {"seed": seed, "output_dir": str(self.folder_of(cell, seed))}
-        arguments = as_arguments(_with_default_tasks(given))
-        parsed = parse_command_line(arguments)
+        given = _with_default_tasks(given)
+        parsed = read_options(given)
         metric = self._metric.removeprefix("last_")
-        if metric in parsed.development_figures[1:] and "metric_for_best_model" not in given:
-            return parse_command_line([*arguments, f"--metric_for_best_model={metric}"])
+        if metric in parsed.development_metrics[1:] and "metric_for_best_model" not in given:
+            return read_options(given | {"metric_for_best_model": metric})
         return parsed
 
     def _train(self, options: Options, heartbeat: Callable[[], None]) -> _Outcome:
@@ -331,14 +328,6 @@ def _validate_effect(cell: Mapping[str, object], options: Options) -> None:
             raise InputError(f"`{name}` {value} has no effect because {reason}; leave it out.")
 
 
-def _parse_values(options: Mapping[str, object]) -> Namespace:
-    """Return the values of all options of `run_mocose.py`, those of a recipe included."""
-    recipe = RECIPES.get(options.get("recipe"))
-    entries = read_config_file(str(recipe)).values() if recipe else ()
-    arguments = [argument for entry in entries for argument in entry.as_typed()]
-    return build_parser().parse_known_args(arguments + as_arguments(_with_default_tasks(options)))[0]
-
-
 def _with_default_tasks(options: Mapping[str, object]) -> dict[str, object]:
     """Return options for the command line: without the baseline, and with STS as the default test sets."""
     given = {name: value for name, value in options.items() if name != BASELINE}
@@ -347,19 +336,6 @@ def _with_default_tasks(options: Mapping[str, object]) -> dict[str, object]:
     if given.get("eval_tasks") == "none":
         del given["eval_tasks"]
     return given
-
-
-def as_arguments(options: Mapping[str, object]) -> list[str]:
-    """Return options as arguments of a command line. Options with the value None are skipped."""
-    arguments = []
-    for name, value in options.items():
-        if value is None:
-            continue
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            arguments += [f"--{name}", *map(str, value)]
-        else:
-            arguments.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
-    return arguments
 
 
 def _summarise(state, figure_names: Sequence[str], metric: str) -> _Outcome:

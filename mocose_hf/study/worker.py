@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, TrainingInterrupted
 from mocose_hf.study.metrics import describe_metric
 from mocose_hf.study.provenance import (
     CELL_PREFIX,
@@ -20,7 +20,6 @@ from mocose_hf.study.study_file import Search
 from mocose_hf.study.trial_records import Key, Lease
 from mocose_hf.study.trial_runner import TrialRunner
 from mocose_hf.study.trial_store import TrialStore
-from mocose_hf.training.callbacks.preemption import TrainingInterrupted
 
 
 class Worker:

@@ -12,6 +12,7 @@ from mocose_hf.data.collator import ViewEpochCallback
 from mocose_hf.data.fingerprints import text_number
 from mocose_hf.data.streaming import InfiniteStream, StreamResumeCallback
 from mocose_hf.data.text_augmentation import TextAugmentation
+from mocose_hf.errors import TrainingInterrupted
 from mocose_hf.evaluation.checkpoint_selection import score_test_sets
 from mocose_hf.evaluation.development import score_sets
 from mocose_hf.evaluation.pairs import PAIR_METRICS
@@ -27,7 +28,7 @@ from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
 from mocose_hf.training.callbacks.end_of_run import EndOfRun, has_ended
 from mocose_hf.training.callbacks.momentum_update import MomentumUpdate
 from mocose_hf.training.callbacks.nan_monitor import NaNMonitor
-from mocose_hf.training.callbacks.preemption import IgnoreSignalsWorkerInit, PreemptionHandler, TrainingInterrupted
+from mocose_hf.training.callbacks.preemption import IgnoreSignalsWorkerInit, PreemptionHandler
 from mocose_hf.training.checkpoint import (
     PREFIX,
     TRAIN_RESULTS_FILE,

@@ -101,7 +101,7 @@ def test_key_column_of_a_text_file(refused):
 
 def test_dataset_that_cannot_be_loaded(refused):
     said = refused(train_file=None, dataset_name="nobody/nothing")
-    assert said.startswith("`dataset_name` nobody/nothing: cannot be loaded (")
+    assert said.startswith("--dataset_name nobody/nothing: cannot be loaded (")
     assert "check name and split" in said
 
 
@@ -136,7 +136,7 @@ def test_development_pairs_of_senteval_are_counted(refused, folder, train_file, 
     assert message.startswith(
         f"{path}, line {count}: the file ends after {count:,} scored pairs, but STS-B dev has 1,500; "
     )
-    assert "`allow_partial_tasks`" in message
+    assert "--allow_partial_tasks" in message
 
 
 def test_configuration_that_is_missing(refused):
@@ -219,11 +219,11 @@ def test_model_directory_that_is_incomplete(refused, model_copy, spoil, remedy):
 
 def test_model_is_needed(refused):
     said = refused(model_name_or_path=None)
-    assert said.startswith("--model_name_or_path is needed: ")
+    assert said.startswith("--model_name_or_path is required: ")
 
 
 def test_output_dir_is_needed_for_training(refused):
-    assert refused(output_dir=None).startswith("--output_dir is needed for training: ")
+    assert refused(output_dir=None).startswith("--output_dir is required for training: ")
 
 
 def test_neither_training_nor_development(refused):
@@ -281,23 +281,23 @@ def test_checkpoint_that_is_none(refused, folder):
     (folder / "checkpoint-5").mkdir()
     for name in ("checkpoint-5", "none"):
         said = refused(resume_from_checkpoint=name)
-        assert said.startswith(f"`resume_from_checkpoint` {name}: no complete checkpoint")
+        assert said.startswith(f"--resume_from_checkpoint {name}: no complete checkpoint")
         assert "name another checkpoint-N folder, or true for the newest complete one" in said
 
 
 @pytest.mark.parametrize(
     ("options", "problem", "remedy"),
     [
-        ({"temperature": "-1"}, "`temperature` is a number above 0, but is -1.0", "above 0"),
-        ({"temperature": "nan"}, "`temperature` is a number above 0, but is nan", "above 0"),
-        ({"queue_init_size": "600"}, "`queue_init_size` is 600 but `queue_size` is 512", "lower the first or raise"),
-        ({"pooling_mode": "sum"}, "`pooling_mode` is one of", "cls, mean, max, lasttoken"),
-        ({"queue_dtype": "float16"}, "`queue_dtype` is one of", "float32, bfloat16, not 'float16'"),
-        ({"head_dropout_prob": "1"}, "`head_dropout_prob` lies in [0, 1), but is 1.0", "[0, 1)"),
-        ({"num_predictor_layers": "-1"}, "`num_predictor_layers` is at least 0, but is -1", "at least 0"),
-        ({"num_projection_layers": "0", "projection_dim": "8"}, "`projection_dim` 8 needs", "raise it or leave"),
-        ({"ema_decay": "2"}, "`ema_decay` lies in [0, 1], but is 2.0", "[0, 1]"),
-        ({"max_seq_length": "2"}, "`max_seq_length` is at least 3", "at least 3"),
+        ({"temperature": "-1"}, "--temperature is a number above 0, but is -1.0", "above 0"),
+        ({"temperature": "nan"}, "--temperature is a number above 0, but is nan", "above 0"),
+        ({"queue_init_size": "600"}, "--queue_init_size is 600 but --queue_size is 512", "lower the first or raise"),
+        ({"pooling_mode": "sum"}, "--pooling_mode is one of", "cls, mean, max, lasttoken"),
+        ({"queue_dtype": "float16"}, "--queue_dtype is one of", "float32, bfloat16, not 'float16'"),
+        ({"head_dropout_prob": "1"}, "--head_dropout_prob lies in [0, 1), but is 1.0", "[0, 1)"),
+        ({"num_predictor_layers": "-1"}, "--num_predictor_layers is at least 0, but is -1", "at least 0"),
+        ({"num_projection_layers": "0", "projection_dim": "8"}, "--projection_dim 8 needs", "raise it or leave"),
+        ({"ema_decay": "2"}, "--ema_decay lies in [0, 1], but is 2.0", "[0, 1]"),
+        ({"max_seq_length": "2"}, "--max_seq_length is at least 3", "at least 3"),
         ({"temperature": "warm"}, "argument --temperature: invalid float value: 'warm'", "float"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -326,16 +326,16 @@ def test_training_value(refused, options):
 @pytest.mark.parametrize(
     ("options", "problem", "remedy"),
     [
-        ({"token_cutoff": "1"}, "`token_cutoff` lies in [0, 1), but is 1.0", "[0, 1)"),
-        ({"feature_cutoff": "-0.1"}, "`feature_cutoff` lies in [0, 1), but is -0.1", "[0, 1)"),
-        ({"embedding_noise": "nan"}, "`embedding_noise` is a number, 0 or above, but is nan", "0 or above"),
-        ({"fgsm_epsilon": "-1"}, "`fgsm_epsilon` is a number, 0 or above, but is -1.0", "0 or above"),
-        ({"augment_view": "target", "token_cutoff": "0.1"}, "`augment_view` is one of", "query, key, both"),
-        ({"augment_view": "key"}, "`augment_view` is key, but none of", "give one, or leave it out"),
+        ({"token_cutoff": "1"}, "--token_cutoff lies in [0, 1), but is 1.0", "[0, 1)"),
+        ({"feature_cutoff": "-0.1"}, "--feature_cutoff lies in [0, 1), but is -0.1", "[0, 1)"),
+        ({"embedding_noise": "nan"}, "--embedding_noise is a number, 0 or above, but is nan", "0 or above"),
+        ({"fgsm_epsilon": "-1"}, "--fgsm_epsilon is a number, 0 or above, but is -1.0", "0 or above"),
+        ({"augment_view": "target", "token_cutoff": "0.1"}, "--augment_view is one of", "query, key, both"),
+        ({"augment_view": "key"}, "--augment_view is key, but none of", "give one, or leave it out"),
         ({"position_shuffle": "often"}, "argument --position_shuffle/--position-shuffle: Truthy", "true/false"),
-        ({"key_augmentation": "os:getcwd"}, "`key_augmentation` is one of synonyms, typos", "but is os:getcwd"),
-        ({"key_augmentation_rate": "0"}, "`key_augmentation_rate` lies in (0, 1], but is 0.0", "(0, 1]"),
-        ({"key_augmentation_rate": "0.5"}, "`key_augmentation_rate` is of a `key_augmentation`", "name one"),
+        ({"key_augmentation": "os:getcwd"}, "--key_augmentation is one of synonyms, typos", "but is os:getcwd"),
+        ({"key_augmentation_rate": "0"}, "--key_augmentation_rate lies in (0, 1], but is 0.0", "(0, 1]"),
+        ({"key_augmentation_rate": "0.5"}, "--key_augmentation_rate is of a --key_augmentation", "name one"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -360,13 +360,13 @@ def test_synonyms_without_wordnet(refused, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fp16": "true"}, "`fp16` needs a GPU, but this command computes on the CPU; "),
-        ({"fp16": "true", "use_cpu": None}, "`fp16` needs a GPU, but this command computes on the CPU; "),
+        ({"fp16": "true"}, "--fp16 needs a GPU, but this command computes on the CPU; "),
+        ({"fp16": "true", "use_cpu": None}, "--fp16 needs a GPU, but this command computes on the CPU; "),
         (
             {"bf16": "true", "use_cpu": None},
-            "`bf16` finds no GPU; set `use_cpu` to compute in bfloat16 on the CPU, or ",
+            "--bf16 finds no GPU; set --use_cpu to compute in bfloat16 on the CPU, or ",
         ),
-        ({"bf16_full_eval": "true", "use_cpu": None}, "`bf16_full_eval` finds no GPU; set `use_cpu` to "),
+        ({"bf16_full_eval": "true", "use_cpu": None}, "--bf16_full_eval finds no GPU; set --use_cpu to "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -387,7 +387,7 @@ def test_pushing_to_a_hub_that_cannot_be_reached(refused, monkeypatch, error):
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create_repo)
     message = refused(push_to_hub="true", max_steps="1")
-    assert message.startswith(f"`push_to_hub` cannot create or reach the repository ({error})")
+    assert message.startswith(f"--push_to_hub cannot create or reach the repository ({error})")
     assert "leave it out" in message
 
 
@@ -397,17 +397,17 @@ STREAMED = {"streaming": "true", "max_steps": "3"}
 @pytest.mark.parametrize(
     ("options", "problem", "remedy"),
     [
-        ({"max_steps": None}, "--streaming: `max_steps` must be given", "set it"),
-        ({"dataloader_drop_last": "false"}, "--streaming: `dataloader_drop_last` must stay true", "leave it out"),
-        ({"accelerator_config": '{"dispatch_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
-        ({"accelerator_config": '{"split_batches": true}'}, "--streaming: `accelerator_config` asks", "leave both"),
-        ({"shuffle_buffer_size": "0"}, "`shuffle_buffer_size` is 0", "give 1"),
+        ({"max_steps": None}, "--streaming: --max_steps must be given", "set it"),
+        ({"dataloader_drop_last": "false"}, "--streaming: --dataloader_drop_last must stay true", "leave it out"),
+        ({"accelerator_config": '{"dispatch_batches": true}'}, "--streaming: --accelerator_config asks", "leave both"),
+        ({"accelerator_config": '{"split_batches": true}'}, "--streaming: --accelerator_config asks", "leave both"),
+        ({"shuffle_buffer_size": "0"}, "--shuffle_buffer_size is 0", "give 1"),
         ({"per_device_train_batch_size": "81"}, "good.txt: 80 rows to train on, but one batch takes 81", "give more"),
         ({"train_file": "none.txt"}, "none.txt: no such file", "check the path"),
         ({"train_file": "good.doc"}, "good.doc: ", "rename it"),
         ({"train_file": "blank.txt"}, "blank.txt: 0 rows to train on", "give more"),
-        ({"train_file": "bad.csv"}, "bad.csv, line 1: no column `text`", "`text_column`"),
-        ({"train_file": None, "dataset_name": "nobody/nothing"}, "`dataset_name` nobody/nothing: ", "check name"),
+        ({"train_file": "bad.csv"}, "bad.csv, line 1: no column `text`", "--text_column"),
+        ({"train_file": None, "dataset_name": "nobody/nothing"}, "--dataset_name nobody/nothing: ", "check name"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
@@ -422,7 +422,7 @@ def test_streaming(refused, folder, options, problem, remedy):
 
 def test_streaming_without_an_end_is_told_with_the_line_of_the_configuration(refused, folder):
     (folder / "run.yaml").write_text("streaming: true\nmax_steps: -1\n", encoding="utf-8")
-    assert refused(config="run.yaml").startswith("run.yaml, line 1: --streaming: `max_steps` must be given")
+    assert refused(config="run.yaml").startswith("run.yaml, line 1: --streaming: --max_steps must be given")
 
 
 def test_evaluation_without_development_pairs(refused):
@@ -485,7 +485,7 @@ def test_file_names_cannot_steer_the_terminal_in_a_run_that_works(folder, encode
 
 
 def test_unknown_option(refused):
-    assert refused("--queue_s", "9") == "unknown option --queue_s; did you mean `queue_size`?"
+    assert refused("--queue_s", "9") == "unknown option --queue_s; did you mean --queue_size?"
 
 
 def test_standard_error_that_is_no_terminal_holds_no_progress_bar(folder, encoder_dir, capsys):

@@ -139,7 +139,7 @@ def test_a_development_set_is_made_of_the_training_text(command, files, capsys):
         (["--label_file", "{absent}"], "absent.tsv: no such file"),
         (["--dev_from_text", "200"], "text.txt: all 80 rows would be held out; give a lower `dev_from_text`"),
         (["--dev_from_text", "75"], "text.txt: 5 different sentences, but one batch takes 8"),
-        (["--dev_from_text", "-1"], "`dev_from_text` is a number of rows, 0 or above, but is -1"),
+        (["--dev_from_text", "-1"], "--dev_from_text is a number of rows, 0 or above, but is -1"),
         (
             ["--dev_from_text", "9", "--streaming", "true"],
             "--dev_from_text holds out rows of the training text, but a",

@@ -8,17 +8,10 @@ import pytest
 from builders import REPOSITORY
 
 from mocose_hf import MoCoSEConfig, MoCoSETrainingArguments
+from mocose_hf.cli.arguments import DataArguments, EvaluationArguments, MethodArguments, ModelArguments
 from mocose_hf.cli.config_file import read_config_file
-from mocose_hf.cli.options import (
-    TRANSFORMERS_OPTIONS,
-    DataArguments,
-    EvaluationArguments,
-    MethodArguments,
-    ModelArguments,
-    build_parser,
-    parse_command_line,
-    printable_command,
-)
+from mocose_hf.cli.options import parse_command_line, printable_command, read_options, validate_option_names
+from mocose_hf.cli.parser import TRANSFORMERS_OPTIONS, build_parser
 from mocose_hf.errors import InputError
 from mocose_hf.recipes import RECIPES
 
@@ -201,6 +194,52 @@ def test_a_line_of_a_configuration_sets_the_same_field(tmp_path, part, name, tex
     assert get(parse(tmp_path, f"{name}: {text}\n"), part, name) == value
     written = json.dumps({name: text if name == "temperature" else value})
     assert get(parse(tmp_path, written, name="run.json"), part, name) == value
+
+
+@pytest.mark.parametrize(("part", "name", "text", "value"), OPTIONS)
+def test_a_dict_sets_the_same_field_from_a_word_or_a_value(part, name, text, value):
+    for given in (text, value):
+        assert get(read_options({name: given}), part, name) == value
+
+
+def test_a_dict_is_read_as_the_command_line_is():
+    options = read_options({"senteval_dir": "a", "eval_tasks": ["sts", "mr"], "seed": None, "queue_half_life": -1e-5})
+    assert options.training.load_best_model_at_end is True
+    assert options.evaluation.eval_tasks == ["sts", "mr"]
+    assert options.training.seed == 42
+    assert options.method.queue_half_life == -1e-5
+    assert read_options({"recipe": "domain"}).config_file.keys() == read_config_file(str(RECIPES["domain"])).keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"queue_sise": 9}, "unknown option --queue_sise; did you mean `queue_size`?"),
+        ({"queue_size": 5.5}, "--queue_size/--queue-size: invalid int value: '5.5'"),
+        ({"temperature": [0.1, 0.2]}, "--temperature: takes one value, not 2"),
+        ({"lr_scheduler_type": "steep"}, "invalid choice: 'steep' (choose from 'linear', "),
+        ({"use_cpu": "maybe"}, "got maybe but expected one of yes/no"),
+    ],
+)
+def test_a_dict_that_cannot_be_used_is_refused_as_typed_options_are(values, said):
+    with pytest.raises(InputError) as raised:
+        read_options(values)
+    assert said in str(raised.value)
+
+
+def test_names_of_options_are_checked_before_there_are_values():
+    validate_option_names(["seed", "queue_size", "fp16"])
+    with pytest.raises(InputError, match="unknown option --sead; did you mean `seed`"):
+        validate_option_names(["seed", "sead"])
+
+
+def test_the_configuration_may_be_named_by_an_option(tmp_path):
+    path = write(tmp_path, "queue_size: 9\nseed: 3\n")
+    for argv in (["--seed", "4", "--config", path], [f"--config={path}", "--seed=4"]):
+        options = parse_command_line(argv)
+        assert (options.method.queue_size, options.training.seed) == (9, 4)
+    assert "is already the configuration" in refusal([path, "--config", path])
+    assert refusal(["--config"]).startswith("--config: expected one argument")
 
 
 def test_the_view_of_augmentations_is_an_option_beside_one_of_them(tmp_path):
@@ -513,7 +552,7 @@ def test_saved_training_arguments_are_a_configuration(tmp_path):
     [
         ("seed: 1\nqueue_sise: 9\n", 2, "unknown option `queue_sise`; did you mean `queue_size`?"),
         ("temprature: 1\n", 1, "unknown option `temprature`; did you mean `temperature`?"),
-        ("seed: 1\n\nzzzz: 9\n", 3, "unknown option `zzzz`; `run_mocose.py --help` lists the options."),
+        ("seed: 1\n\nzzzz: 9\n", 3, "unknown option `zzzz`; `run_mocose.py --help all` lists the options."),
         ("queue_s: 9\n", 1, "unknown option `queue_s`; did you mean `queue_size`?"),
         ("seed: 1\ntemperature: warm\n", 2, "--temperature: invalid float value: 'warm'"),
         ("queue_size: 5.5\n", 1, "--queue_size/--queue-size: invalid int value: '5.5'"),
@@ -541,9 +580,9 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, text, line, said):
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("seed: 1\ntemperature: -1\n", 2, "`temperature` is a number above 0"),
-        ("pooling_mode: sum\n", 1, "`pooling_mode` is one of cls, mean, max, lasttoken"),
-        ("queue_size: 9\nqueue_init_size: 600\n", 2, "`queue_init_size` is 600 but `queue_size` is 9"),
+        ("seed: 1\ntemperature: -1\n", 2, "--temperature is a number above 0"),
+        ("pooling_mode: sum\n", 1, "--pooling_mode is one of cls, mean, max, lasttoken"),
+        ("queue_size: 9\nqueue_init_size: 600\n", 2, "--queue_init_size is 600 but --queue_size is 9"),
     ],
 )
 def test_a_method_value_out_of_range_is_named_by_its_line(
@@ -601,7 +640,7 @@ def test_only_a_first_argument_of_its_own_is_a_configuration():
         (["--queue_s=9"], "unknown option --queue_s=9; did you mean `queue_size`?"),
         (["--quue-size", "9"], "unknown option --quue-size; did you mean `queue_size`?"),
         (["--model", "a"], "unknown option --model; "),
-        (["--seed", "1", "--zzzz"], "unknown option --zzzz; `run_mocose.py --help` lists the options."),
+        (["--seed", "1", "--zzzz"], "unknown option --zzzz; `run_mocose.py --help all` lists the options."),
         (["--seed", "1", "run.yaml"], "unknown option run.yaml; "),
         (["--temperature"], "argument --temperature: expected one argument"),
         (["--temperature", "warm"], "argument --temperature: invalid float value: 'warm'"),
@@ -689,7 +728,23 @@ def test_help_is_printed_and_ends_well(capsys, help_text):
     with pytest.raises(SystemExit) as ended:
         parse_command_line(["--help"])
     assert not ended.value.code
+    overview = capsys.readouterr().out
+    for group, options in help_groups(help_text).items():
+        assert f"  {group}: " in overview
+        assert {*options} <= {*overview.split()}
+    with pytest.raises(SystemExit):
+        parse_command_line(["--help", "all"])
     assert capsys.readouterr().out.strip() == help_text.strip()
+
+
+def test_help_of_one_group_explains_its_options_alone(capsys, help_text):
+    groups = help_groups(help_text)
+    for word, group in (("method", "method"), ("data", "data and output"), ("training", "training")):
+        with pytest.raises(SystemExit) as ended:
+            parse_command_line(["--help", word])
+        assert not ended.value.code
+        assert help_groups(capsys.readouterr().out) == {group: groups[group]}
+    assert "choose one of model, method, data, evaluation, training, all" in refusal(["--help", "queue"])
 
 
 def test_help_fits_into_its_width(help_text):
@@ -698,7 +753,7 @@ def test_help_fits_into_its_width(help_text):
 
 def test_help_shows_each_of_our_options_once_under_its_group(help_text):
     groups = help_groups(help_text)
-    assert list(groups) == ["options", "model", "method", "data and output", "evaluation", "training"]
+    assert list(groups) == ["model", "method", "data and output", "evaluation", "training"]
     assert list(groups["model"]) == list(MODEL)
     assert list(groups["method"]) == list(METHOD)
     assert list(groups["data and output"]) == list(DATA)
@@ -710,10 +765,9 @@ def test_help_shows_each_of_our_options_once_under_its_group(help_text):
 
 
 def test_help_says_in_one_sentence_what_each_option_is(help_text):
-    for group, options in help_groups(help_text).items():
+    for options in help_groups(help_text).values():
         for name, text in options.items():
-            if group != "options":
-                assert re.fullmatch(r"[A-Za-z].*\.( \[[^\[\]]+\])?", text), (name, text)
+            assert re.fullmatch(r"[A-Za-z].*\.( \[[^\[\]]+\])?", text), (name, text)
 
 
 def test_help_names_the_papers_value_of_each_method_option(help_text):
@@ -736,7 +790,7 @@ def test_help_shows_defaults(help_text):
 
 def test_help_tells_about_configuration_files_and_further_options(help_text):
     assert help_text.startswith("usage: run_mocose.py [config.yaml | config.json] [--option value ...]")
-    assert re.search(r"first argument ending in \.yaml, \.yml or\s+\.json", help_text)
+    assert "configuration file holds one option a line" in help_text
     assert "transformers.TrainingArguments" in help_text
 
 

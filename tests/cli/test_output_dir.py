@@ -2,13 +2,13 @@
 
 import pytest
 
-from mocose_hf.cli.output_dir import check_output_dir, check_results_dir, clear_output_dir
+from mocose_hf.cli.output_dir import clear_output_dir, validate_output_dir, validate_results_dir
 from mocose_hf.errors import InputError
 
 
 def refusal(output_dir, overwrite=False, resume_wanted=False) -> str:
     with pytest.raises(InputError) as caught:
-        check_output_dir(output_dir, overwrite, resume_wanted)
+        validate_output_dir(output_dir, overwrite, resume_wanted)
     said = str(caught.value)
     assert said.startswith(f"--output_dir {output_dir}: ")
     assert "\n" not in said
@@ -18,10 +18,10 @@ def refusal(output_dir, overwrite=False, resume_wanted=False) -> str:
 @pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("resume_wanted", [True, False])
 def test_a_missing_or_empty_directory_is_free_to_use(tmp_path, overwrite, resume_wanted, monkeypatch):
-    check_output_dir(tmp_path, overwrite, resume_wanted)
-    check_output_dir(tmp_path / "new" / "deeper", overwrite, resume_wanted)
+    validate_output_dir(tmp_path, overwrite, resume_wanted)
+    validate_output_dir(tmp_path / "new" / "deeper", overwrite, resume_wanted)
     monkeypatch.chdir(tmp_path)
-    check_output_dir("new", overwrite, resume_wanted)
+    validate_output_dir("new", overwrite, resume_wanted)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,7 +40,7 @@ def test_what_is_there_is_written_over_only_where_asked(tmp_path, name):
     (tmp_path / name).mkdir()
     said = refusal(tmp_path)
     assert all(part in said for part in ("not empty", "--resume_from_checkpoint true", "--overwrite_output_dir"))
-    check_output_dir(tmp_path, overwrite=True, resume_wanted=False)
+    validate_output_dir(tmp_path, overwrite=True, resume_wanted=False)
     assert (tmp_path / name).is_dir()
 
 
@@ -50,7 +50,7 @@ def test_what_a_run_left_that_was_killed_early_may_stand_there_for_resuming(tmp_
         (tmp_path / name / "part").write_text("x")
     for name in ("queue_monitor.jsonl", "queue_monitor.png"):
         (tmp_path / name).write_text("x")
-    check_output_dir(tmp_path, overwrite=False, resume_wanted=True)
+    validate_output_dir(tmp_path, overwrite=False, resume_wanted=True)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint-best", "sentence_encoder", "checkpoint-３"])
@@ -59,7 +59,7 @@ def test_resuming_without_a_checkpoint_among_other_things_is_refused_by_name(tmp
     (tmp_path / name).mkdir()
     said = refusal(tmp_path, resume_wanted=True)
     assert f"holds {name}, but no complete checkpoint" in said
-    check_output_dir(tmp_path, overwrite=True, resume_wanted=True)
+    validate_output_dir(tmp_path, overwrite=True, resume_wanted=True)
 
 
 def test_a_file_named_as_a_checkpoint_is_none(tmp_path):
@@ -91,25 +91,25 @@ def test_clearing_leaves_what_a_link_points_to(tmp_path):
 
 @pytest.mark.parametrize("name", ["eval_results.json", "eval_results.md", "spectrum.csv", "alignment_uniformity.png"])
 def test_scores_of_an_earlier_evaluation_are_kept_unless_told(tmp_path, name):
-    check_results_dir(tmp_path, overwrite=False)
-    check_results_dir(tmp_path / "new", overwrite=False)
+    validate_results_dir(tmp_path, overwrite=False)
+    validate_results_dir(tmp_path / "new", overwrite=False)
     (tmp_path / name).write_text("earlier")
     with pytest.raises(InputError) as raised:
-        check_results_dir(tmp_path, overwrite=False)
+        validate_results_dir(tmp_path, overwrite=False)
     assert str(raised.value) == (
         f"--output_dir {tmp_path}: holds {name} of an earlier evaluation; give another directory, or "
         "--overwrite_output_dir true."
     )
-    check_results_dir(tmp_path, overwrite=True)
+    validate_results_dir(tmp_path, overwrite=True)
     assert (tmp_path / name).read_text() == "earlier"
 
 
 def test_scores_cannot_be_written_into_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"is a file; name a directory"):
-        check_results_dir(tmp_path / "file", overwrite=True)
+        validate_results_dir(tmp_path / "file", overwrite=True)
     with pytest.raises(InputError, match=r"cannot be made"):
-        check_results_dir(tmp_path / ("x" * 300), overwrite=True)
+        validate_results_dir(tmp_path / ("x" * 300), overwrite=True)
 
 
 def test_a_new_run_leaves_no_scores_and_no_queue_monitor_of_the_one_before(tmp_path):

@@ -20,6 +20,8 @@ from mocose_hf.training.checkpoint import read_manifest, write_manifest
 sys.path.insert(0, str(REPOSITORY))
 
 import run_mocose
+from mocose_hf.cli import run
+from mocose_hf.cli.options import parse_command_line
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ def test_scores_are_not_written_over_unless_told(scores, capsys):
             ("--report_test_selection", "true"),
             "--report_test_selection scores test sets at each evaluation",
         ),
-        (("--eval_tasks", ","), "`eval_tasks` names nothing; give sts"),
+        (("--eval_tasks", ","), "--eval_tasks names nothing; give sts"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(scores, capsys, options, said):
@@ -503,10 +505,10 @@ def test_resuming_into_a_directory_of_other_files_is_refused(command, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--queue_size", "12"), "`queue_size` was 16 and is 12 now"),
-        (("--projection_dim", "8"), "`projection_dim` was None and is 8 now"),
-        (("--learning_rate", "1e-4", "--seed", "7"), "`learning_rate` was 3e-05 and is 0.0001 now; `seed` was 42"),
-        (("--max_steps", "6"), "`max_steps` was 4 and is 6 now"),
+        (("--queue_size", "12"), "--queue_size was 16 and is 12 now"),
+        (("--projection_dim", "8"), "--projection_dim was None and is 8 now"),
+        (("--learning_rate", "1e-4", "--seed", "7"), "--learning_rate was 3e-05 and is 0.0001 now; --seed was 42"),
+        (("--max_steps", "6"), "--max_steps was 4 and is 6 now"),
         (("--per_device_train_batch_size", "2"), "`global_batch_size` was 4 and is 2 now"),
     ],
 )
@@ -572,7 +574,7 @@ def test_ctrl_c_outside_training_ends_with_one_line(command, monkeypatch, capsys
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_mocose, "read_training_sentences", interrupted)
+    monkeypatch.setattr(run, "read_training_sentences", interrupted)
     command(code=130)
     assert capsys.readouterr().err.splitlines()[-1].startswith("run_mocose.py: ended at once by Ctrl-C")
 
@@ -634,7 +636,7 @@ def test_the_pairs_recipe_brings_the_pairs_it_is_trained_on_together(encoder_dir
 @pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large"])
 def test_shipped_configurations_are_understood(name, tmp_path):
     path = REPOSITORY / "configs" / f"{name}.yaml"
-    options = run_mocose.parse_command_line([str(path), "--output_dir", str(tmp_path), "--use_cpu"])
+    options = parse_command_line([str(path), "--output_dir", str(tmp_path), "--use_cpu"])
     assert (options.training.ema_decay, options.training.weight_decay) == (0.85, 1e-6)
     assert options.training.learning_rate == (1e-5 if "large" in name else 3e-5)
     assert options.training.per_device_train_batch_size == (32 if "large" in name else 64)

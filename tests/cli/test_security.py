@@ -457,7 +457,7 @@ def test_a_dataset_script_is_not_run(encoder_dir, text_file, tmp_path, capsys, m
     ]
     assert run_mocose.main(argv) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"`dataset_name` own(\.py)?: cannot be loaded \(.*scripts are no longer supported", said)
+    assert re.search(r"--dataset_name own(\.py)?: cannot be loaded \(.*scripts are no longer supported", said)
     assert not (tmp_path / "marker").exists()
     subprocess.run([sys.executable, str(script)], check=True)
     assert (tmp_path / "marker").exists()

@@ -16,6 +16,7 @@ from transformers import Trainer
 sys.path.insert(0, str(REPOSITORY))
 
 import run_mocose
+from mocose_hf.cli import run
 from mocose_hf.training.callbacks import checkpoint_saver as checkpoint_saver
 
 SAVE_THAT_FAILS = 3
@@ -50,7 +51,7 @@ def arm(point: str, folder: Path) -> None:
     elif point == "manifest":
         before(checkpoint_saver, "write_manifest", folder)
     else:
-        before(run_mocose, "export_sentence_encoder", folder, call=1)
+        before(run, "export_sentence_encoder", folder, call=1)
 
 
 def main(disk: str, point: str) -> None:
@@ -72,7 +73,7 @@ def main(disk: str, point: str) -> None:
     line = said.getvalue().splitlines()[-1]
     assert code == 1, f"ended with {code}: {said.getvalue()}"
     assert "cannot be written" in line, line
-    assert "`resume_from_checkpoint` true" in line, line
+    assert "--resume_from_checkpoint true" in line, line
     assert "Traceback" not in said.getvalue()
     print(f"{point}: {line}")
     assert run_mocose.main([*options, "--output_dir", str(folder / "out")]) == 0

@@ -266,7 +266,7 @@ def test_the_command_rejects_a_causal_encoder_in_one_line(save_encoder, tmp_path
     arguments += [str(tmp_path / "out"), "--share_embeddings", "false", "--pooling_mode", "cls", "--use_cpu", "true"]
     assert main([*arguments, "--per_device_train_batch_size", "4"]) == EXIT_BAD_INPUT
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("run_mocose.py: `pooling_mode` is cls, but the first token of this `gpt2` encoder")
+    assert error.startswith("run_mocose.py: --pooling_mode is cls, but the first token of this `gpt2` encoder")
     assert not (tmp_path / "out").exists()
 
 

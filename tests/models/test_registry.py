@@ -98,7 +98,7 @@ def test_the_command_trains_saves_and_rejects_another_algorithm_on_resume(tmp_pa
     other = [*command[:-2], "--resume_from_checkpoint", "true"]
     capsys.readouterr()
     assert main(other) == 2
-    assert f"`algorithm` was {name} and is mocose now" in capsys.readouterr().err
+    assert f"--algorithm was {name} and is mocose now" in capsys.readouterr().err
     pairs = str(REPOSITORY / "examples" / "data" / "pairs.tsv")
     assert main(["--do_eval", "--model_name_or_path", str(out), "--validation_file", pairs]) == 0
     start = ["--output_dir", str(tmp_path / "again"), "--model_name_or_path", str(out)]

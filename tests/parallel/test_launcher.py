@@ -118,6 +118,6 @@ def test_processes_report_a_mistake_once(tmp_path, encoder_dir):
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 1  # the launcher's own
-    assert done.stderr.count("run_mocose.py: `max_seq_length` is 4000") == 1, done.stderr
+    assert done.stderr.count("run_mocose.py: --max_seq_length is 4000") == 1, done.stderr
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "out").exists()

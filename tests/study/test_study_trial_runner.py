@@ -7,10 +7,9 @@ from builders import REPOSITORY, sentences
 from senteval_folder import write_senteval
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, TrainingInterrupted
 from mocose_hf.evaluation.correlation import spearman
-from mocose_hf.study.trial_runner import TrialRunner, as_arguments
-from mocose_hf.training.callbacks.preemption import TrainingInterrupted
+from mocose_hf.study.trial_runner import TrialRunner
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -46,7 +45,7 @@ def test_a_trial_gives_the_results_of_the_command(runner, common, tmp_path):
     result = runner.run("η = 0.5", {"ema_decay": 0.5}, seed=3)
     out = tmp_path / "command"
     options = common | {"ema_decay": 0.5, "seed": 3, "output_dir": str(out)}
-    assert run_mocose.main(as_arguments(options)) == 0
+    assert run_mocose.main([f"--{name}={value}" for name, value in options.items()]) == 0
 
     state = json.loads((out / "trainer_state.json").read_text())
     curve = {e["step"]: e["eval_dev_spearman"] for e in state["log_history"] if "eval_dev_spearman" in e}
@@ -207,12 +206,6 @@ def test_labels_make_different_folders(runner):
     assert len({str(folder).lower() for folder in folders}) == len(labels)
 
 
-def test_options_are_typed_as_the_command_line_takes_them():
-    arguments = as_arguments({"a": True, "b": None, "c": [1, 2], "d": -1e-9, "e": "x y"})
-    assert arguments == ["--a=true", "--c", "1", "2", "--d=-1e-09", "--e=x y"]
-
-
-@pytest.fixture
 def labels(tmp_path) -> str:
     path, texts = tmp_path / "bank.tsv", sentences(24, seed=8)
     path.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(texts))]))

@@ -8,7 +8,7 @@ from trainers import differing, make_trainer, scored_pairs
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from mocose_hf.training.callbacks.preemption import TrainingInterrupted
+from mocose_hf.errors import TrainingInterrupted
 from mocose_hf.training.checkpoint import checkpoints, step_of
 
 EVALUATION = {

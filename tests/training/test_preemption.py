@@ -17,12 +17,12 @@ from signals import EVALUATION, SavedSteps, Send, trainer_of
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerState
 
+from mocose_hf.errors import TrainingInterrupted
 from mocose_hf.parallel.launcher import LAUNCHER_DIED
 from mocose_hf.training.callbacks.preemption import (
     SIGNALS,
     IgnoreSignalsWorkerInit,
     PreemptionHandler,
-    TrainingInterrupted,
 )
 from mocose_hf.training.checkpoint import checkpoints, find_corruption, step_of
 

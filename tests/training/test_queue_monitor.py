@@ -521,6 +521,6 @@ def test_the_command_writes_the_file_and_overwriting_removes_it(tmp_path, encode
 def test_a_negative_interval_is_refused_in_one_line(tmp_path, encoder_dir, capsys):
     assert run_mocose.main(command(tmp_path, encoder_dir, "--queue_monitor_steps", "-1")) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "run_mocose.py: `queue_monitor_steps` is at least 0, but is -1"
+        "run_mocose.py: --queue_monitor_steps is at least 0, but is -1"
     )
     assert not (tmp_path / "out").exists()

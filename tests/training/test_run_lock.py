@@ -147,5 +147,5 @@ def test_the_command_is_refused_while_another_process_writes_there(tmp_path, enc
             check=False,
         )
         assert done.returncode == 2, done.stderr
-        assert done.stderr.splitlines()[-1].startswith(f"run_mocose.py: `output_dir` {tmp_path}: another run (process")
+        assert done.stderr.splitlines()[-1].startswith(f"run_mocose.py: --output_dir {tmp_path}: another run (process")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from mocose_hf.errors import EXIT_INTERRUPTED
 from mocose_hf.parallel.collectives import any_process
 from mocose_hf.parallel.launcher import LAUNCHER_DIED
 
@@ -21,20 +20,6 @@ _MAY_COME_TWICE = tuple(number for number in (_HANGUP, LAUNCHER_DIED) if number 
 """The shell and the kernel may both send SIGHUP. The kernel sends a signal for each thread of a launcher that dies."""
 
 _WORKER_GRACE_SECONDS = 60
-
-
-class TrainingInterrupted(SystemExit):
-    """A signal ended training early, and its state was saved. If nobody catches it, the program exits with code 75.
-
-    75 is EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(EXIT_INTERRUPTED)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class PreemptionHandler(TrainerCallback):

@@ -1,0 +1,64 @@
+"""Checks across the options of one command, before anything is read or written."""
+
+from transformers.trainer_utils import IntervalStrategy
+
+from mocose_hf.cli.options import Options
+from mocose_hf.cli.output_dir import validate_results_dir
+from mocose_hf.data.streaming import validate_stream_arguments
+from mocose_hf.errors import InputError
+
+
+def validate_options(options: Options) -> None:
+    """Raise an `InputError` for the first combination of options that cannot work."""
+    if options.model.model_name_or_path is None:
+        raise InputError("--model_name_or_path is required: the hub id or directory of the encoder to start from.")
+    if options.data.train_file and options.data.dataset_name:
+        raise InputError("--train_file and --dataset_name are both given; drop one.")
+    evaluation = options.evaluation
+    own_files = options.data.train_file or evaluation.validation_file or evaluation.retrieval_file
+    if options.data.encoding is not None and not (own_files or evaluation.label_file):
+        raise InputError("--encoding is for --train_file and development files; leave it out without these.")
+    needs_test_sets = bool(evaluation.eval_tasks or evaluation.report_test_selection)
+    if evaluation.validation_file and evaluation.senteval_dir and not needs_test_sets:
+        raise InputError("--validation_file and --senteval_dir are both given; drop one, or name --eval_tasks.")
+    strategy = IntervalStrategy(options.training.eval_strategy)
+    evaluates = options.trains and strategy != IntervalStrategy.NO
+    if evaluation.report_test_selection and not (evaluates and evaluation.senteval_dir):
+        raise InputError(
+            "--report_test_selection scores test sets at each evaluation of a training; give --train_file and "
+            "--senteval_dir, and leave out --eval_strategy no."
+        )
+    if options.trains and options.output_dir is None:
+        raise InputError("--output_dir is required for training: the directory for model and checkpoints.")
+    if evaluation.validation_file and evaluation.validation_dataset_name:
+        raise InputError("--validation_file and --validation_dataset_name are both given; drop one.")
+    if evaluation.v_measure and not evaluation.label_file:
+        raise InputError("--v_measure clusters each --label_file; give one, or leave it out.")
+    if evaluation.dev_from_text and (options.data.streaming or not options.trains):
+        reason = "a stream has no known end" if options.data.streaming else "there is no training text"
+        raise InputError(f"--dev_from_text holds out rows of the training text, but {reason}; leave it out.")
+    if strategy != IntervalStrategy.NO and not options.develops:
+        raise InputError(
+            f"--eval_strategy {strategy.value} needs a development set; give --validation_file, --retrieval_file, "
+            "--label_file, --senteval_dir or --dev_from_text."
+        )
+    metric, known = options.training.best_metric, options.development_metrics
+    known = [*known, "sts_avg_spearman"] if evaluation.report_test_selection else known
+    by_tests = evaluation.report_test_selection and metric.startswith("sts_avg")
+    if options.training.load_best_model_at_end and metric not in known and not by_tests:
+        raise InputError(f"--metric_for_best_model {metric}: is not scored; choose one of {', '.join(known)}.")
+    if not options.trains and not options.develops and not evaluation.eval_tasks:
+        raise InputError(
+            "there is nothing to do: give --train_file or --dataset_name to train, and --eval_tasks, "
+            "--validation_file, --retrieval_file, --label_file or --senteval_dir to score."
+        )
+    if options.model.merge_with_start and (not options.trains or options.training.deepspeed):
+        reason = "DeepSpeed shards the weights" if options.trains else "nothing is trained"
+        raise InputError(f"--merge_with_start moves trained weights, but {reason}; leave it out.")
+    if not options.trains and options.output_dir is not None:
+        validate_results_dir(options.output_dir, options.data.overwrite_output_dir)
+    if options.data.streaming:
+        try:
+            validate_stream_arguments(options.training)
+        except InputError as error:
+            raise InputError(options.locate(f"--streaming: {error}")) from error

@@ -1,9 +1,9 @@
-"""CPU seconds of scoring STS tasks, over those of embedding the same test pairs in the order of their files.
+"""Ratio of the CPU time of scoring STS tasks to that of embedding their test pairs in the order of the files.
 
     python benchmarks/evaluation.py --model_name_or_path ENCODER --senteval_dir data/senteval
 
-Scoring is all of it: reading the files, embedding each different sentence once, the shorter beside the shorter, and
-correlating; embedding in file order is what SentEval does, batches of 128 pairs, each side padded to its longest.
+Scoring reads the files, embeds each different sentence once, sorted by length, and correlates. Embedding in file
+order, as SentEval does, takes batches of 128 pairs and pads each side to its longest sentence.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def test_pairs(task) -> list[tuple[str, str]]:
 
 
 def score(model, tokenizer, options) -> dict[str, float]:
-    """Read, embed and score, as the command does."""
+    """Read, embed and score the tasks as the command does."""
     tasks, _ = read_tasks(options.tasks, options.senteval_dir)
     return score_tasks(tasks, embed_tasks(model, tokenizer, tasks, batch_size=128))
 
 
 def embed_in_file_order(model, tokenizer, pairs: list[tuple[str, str]]) -> None:
-    """Embed both sides of the pairs, batch by batch, and do no more."""
+    """Embed both sides of the pairs, batch by batch."""
     for side in zip(*pairs, strict=True):
         encode_in_file_order(model, tokenizer, list(side))
 

@@ -1,8 +1,7 @@
-"""The floor under a training step: its matrix products and nothing else.
+"""The lower bound of a training step: its matrix products alone.
 
-A padded step of momentum contrast multiplies the matrices listed here, whatever runs it. Timing them alone, on tensors
-of those shapes with weights of their own for each layer and results written into memory that is there already, gives
-the time below which only fewer products, or faster ones, can take a step.
+Every implementation of a padded step of momentum contrast multiplies these matrices. Their time alone, with separate
+weights for each layer and preallocated results, is a lower bound unless products are saved or become faster.
 """
 
 from collections.abc import Callable
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor
 
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Model types whose layer is the one counted here: Q, K, V and O, and two layers of the feed-forward part."""
+"""Model types with the layer that is counted here: Q, K, V, O and a feed-forward part of two layers."""
 
 
 @dataclass
 class Product:
-    """One product, (m, k) × (k, n), or a batch of them, and where its result goes."""
+    """One product, (m, k) × (k, n), or a batch of them, with the tensor of its result."""
 
     left: Tensor
     right: Tensor
@@ -49,7 +48,7 @@ class GemmFloor:
         device, dtype: Of all tensors.
 
     Raises:
-        ValueError: Where the products of such an encoder are not known.
+        ValueError: If the products of such an encoder are not known.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Measure one variant in a process of its own, through its real trainer."""
+"""Measure one variant in its real trainer and its own process."""
 
 import contextlib
 import io
@@ -24,18 +24,18 @@ from mocose_hf.data.collator import SentenceCollator
 
 @dataclass
 class Job:
-    """What one process measures.
+    """The measurement of one process.
 
     Args:
         variant: A name of `variants.py`.
         encoder: Directory or hub id of encoder and tokenizer.
         train_file: As `read_sentences` takes it.
-        batch_size: Sentences a step, where the variant names no other number.
+        batch_size: Sentences per step, unless the variant names another number.
         max_seq_length: Longest input in tokens.
         padded_length: Length of the batches that the GEMM floor stands for.
         steps: Measured steps.
-        use_cpu: Whether to leave a GPU alone.
-        trace: Where to write a profile; none is made where empty.
+        use_cpu: Whether to measure on the CPU even if there is a GPU.
+        trace: The folder to write a profile to; no profile if empty.
     """
 
     variant: str
@@ -57,11 +57,11 @@ class Job:
 def measure_apart(job: Job) -> dict[str, float]:
     """Measure in a fresh process, so that peak memory is the variant's own.
 
-    Libraries are imported once, into a process that does nothing else and is copied for each job; where there is a
-    GPU, which such copies may not share, every process starts from nothing.
+    A server process imports the libraries once and is forked for each job. Forks cannot share a GPU, so with a GPU
+    each process starts from scratch.
 
     Raises:
-        RuntimeError: Where the process failed, with the first line of its error.
+        RuntimeError: If the process failed, with the first line of its error.
     """
     context = multiprocessing.get_context("spawn" if job.device.type == "cuda" else "forkserver")
     context.set_forkserver_preload(["mocose_hf", "sentence_transformers"])

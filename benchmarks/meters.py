@@ -13,7 +13,7 @@ WARM_UP_STEPS = 2
 
 
 def clock(device: torch.device) -> float:
-    """Return CPU seconds of this process; for a GPU wall seconds, when all that was asked of it is done."""
+    """Return CPU seconds of this process; for a GPU wall seconds after a synchronisation."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -21,7 +21,7 @@ def clock(device: torch.device) -> float:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Return the most memory this process held so far, in GB: of a GPU what tensors took, else resident memory."""
+    """Return the peak memory of this process in GB: tensors on a GPU, otherwise resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
@@ -33,7 +33,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def wall_and_cpu_seconds() -> tuple[float, float]:
-    """Return wall seconds, and CPU seconds of this process and of those it has waited for."""
+    """Return wall seconds, and CPU seconds of this process and its finished children."""
     workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.perf_counter(), time.process_time() + workers.ru_utime + workers.ru_stime
 

@@ -1,10 +1,9 @@
-"""MoCoSE's training step as its authors released it, stated again in plain torch to be timed beside ours.
+"""MoCoSE's training step as its authors released it, rewritten in plain torch to compare its time.
 
-It is the algorithm of https://github.com/xbdxwyh/mocose for BERT-like encoders, at no pains to be fast: cosines of
-broadcast tensors, a graph through the target too, a queue that is concatenated and sliced, and weights moved one by
-one. Three things that make no difference to the cost of a step, or only add to it, are left out: the perturbation of
-embeddings by the previous batch's gradient ("FGSM"), the queue's growth (here it is full from the start), and every
-augmentation but dropout.
+It is the algorithm of https://github.com/xbdxwyh/mocose for BERT-like encoders, without optimisation: cosines of
+broadcast tensors, a graph through the target, a queue that is concatenated and sliced, and weights updated one by one.
+It omits three parts that would only add to the cost of a step: the perturbation of embeddings by the gradient of the
+previous batch ("FGSM"), the growth of the queue (here it is full from the start), and every augmentation but dropout.
 """
 
 import copy
@@ -22,7 +21,7 @@ class ReleasedMoCoSE(nn.Module):
     the optimizer and the EMA move; the target's other layers are moved by the EMA alone.
 
     Args:
-        encoder: A BERT-like encoder with a module `embeddings`; its pooler's dense layer is used where it has one.
+        encoder: A BERT-like encoder with a module `embeddings`; the dense layer of its pooler is used if it has one.
         queue_size: K ≥ 1, the rows of the queue, random unit vectors at first.
         temperature: τ.
         ema_decay: η of the first step, which rises along half a cosine over `ema_steps` steps.

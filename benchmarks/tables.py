@@ -9,7 +9,7 @@ from variants import QUEUE_SIZE, THROUGHPUTS, Variant
 from mocose_hf.evaluation.score_tables import Table, markdown_table
 
 Figures = dict[str, list[dict[str, float]]]
-"""Of each variant what was measured, round by round."""
+"""The measurements of each variant, by round."""
 
 NOT_MEASURED = "–"
 
@@ -17,18 +17,18 @@ _RATES = ("per_second", "per_cpu_second")
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Return the median and, of more than one value, least and most."""
+    """Return the median and, with more than one value, minimum and maximum."""
     median = format(statistics.median(values), form)
     return f"{median} ({min(values):{form}}–{max(values):{form}})" if len(values) > 1 else median
 
 
 def ratios(figures: Figures, name: str, base: str, what: str) -> list[float]:
-    """Return a figure over the base's of the same round, for each round; nothing where the base was not measured."""
+    """Return the ratio of a metric to that of the base in each round; empty if the base was not measured."""
     return [own[what] / its[what] for own, its in zip(figures[name], figures.get(base, []), strict=base in figures)]
 
 
 def report(figures: Figures, batch_size: int, on_gpu: bool = False) -> str:
-    """Return all tables that there are figures for, with a line above each that says what it shows."""
+    """Return all tables that have measurements, each below a line that describes it."""
     seconds = "s per step" if on_gpu else "CPU s per step"
     names = [name for name in figures if name not in THROUGHPUTS]
     steps = [name for name in names if not _is_sized(name)]

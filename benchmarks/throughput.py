@@ -1,4 +1,4 @@
-"""Sentences a second of what surrounds training: making batches, and embedding with a finished encoder."""
+"""Throughput of data loading and of embedding with a finished encoder, in sentences per second."""
 
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
@@ -62,7 +62,7 @@ def encode_sorted(model, tokenizer, sentences: list[str]) -> None:
 
 @torch.no_grad()
 def encode_in_file_order(model, tokenizer, sentences: list[str]) -> None:
-    """Embed batch by batch, each padded to its longest sentence, and do no more."""
+    """Embed batch by batch, each padded to its longest sentence."""
     longest = encoder_max_length(tokenizer, model.config.encoder_config)
     for start in range(0, len(sentences), ENCODED_BATCH):
         texts = sentences[start : start + ENCODED_BATCH]

@@ -1,4 +1,4 @@
-"""Time and memory of a training step, ours beside others' and beside the floor, in one table of ratios.
+"""Compare time and memory of training steps: this package, other implementations, and the matrix products alone.
 
     make benchmark
     python benchmarks/training_step.py --model_name_or_path bert-base-uncased
@@ -7,15 +7,15 @@
     python benchmarks/training_step.py --model_name_or_path ENCODER --variants mocose mnrl mocose_b256 mnrl_b256
     python benchmarks/training_step.py --model_name_or_path ENCODER --variants mocose --profile profiles
 
-Every variant trains the same encoder on the same sentences with the same batch, length, optimizer and precision, each
-through its real trainer and in a process of its own. Rounds go through all variants in turn, ratios are taken within a
-round, and what is printed is the median of the rounds with the least and the most, so that other work on the machine
-weighs on all alike. On a CPU the time is CPU time, of all threads: set OMP_NUM_THREADS=1 for the least noise. On a GPU
-it is wall time. `variants.py` says what the names are; any may be given, also those that are left out by default.
+Each variant trains the same encoder on the same sentences with the same batch size, length, optimizer and precision,
+in its real trainer and its own process. A round measures all variants once. Ratios are computed within a round, so
+that other load on the machine affects all variants alike, and the table has their median, minimum and maximum. On a
+CPU the time is the CPU time of all threads (set OMP_NUM_THREADS=1 for the least noise), on a GPU it is wall time.
+`variants.py` lists the names of variants; `--variants` takes any of them.
 
-`--size` builds an encoder of random weights with the vocabulary of the tokenizer at `--model_name_or_path`: mini, 4
-layers 256 wide, or base, BERT-base. `--profile` measures nothing: it runs the first of `--variants` under torch's
-profiler, prints its most expensive operators and writes a trace that Perfetto and chrome://tracing open.
+`--size` builds an encoder with random weights and the vocabulary of the tokenizer at `--model_name_or_path`: mini (4
+layers, hidden size 256) or base (BERT-base). `--profile` does not measure: it runs the first of `--variants` under
+torch's profiler, prints the most expensive operators and writes a trace for Perfetto or chrome://tracing.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from measure import Job, measure_apart
 from tables import Figures, report
 from transformers import AutoConfig, BertConfig, BertModel, set_seed
 from transformers.utils import logging
-from variants import check_name, default_names
+from variants import default_names, validate_name
 
 from mocose_hf import load_tokenizer, read_sentences
 from mocose_hf.errors import InputError
@@ -46,7 +46,7 @@ COUNTED_SENTENCES = 10_000
 
 
 def main() -> None:
-    """Run the command; end in one line where it cannot."""
+    """Run the command, and print an error as one line."""
     options = parse_options()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -97,19 +97,19 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="encoder and tokenizer")
-    parser.add_argument("--size", choices=SIZES, help="build an encoder of this size instead, of random weights")
+    parser.add_argument("--size", choices=SIZES, help="build an encoder of this size with random weights instead")
     parser.add_argument("--train_file", default="examples/data/sentences.txt")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--max_seq_length", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6, help="measured steps per round, after a warm-up of two")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", help="names, see variants.py; all that the machine can do by default")
-    parser.add_argument("--use_cpu", action="store_true", help="leave a GPU alone")
-    parser.add_argument("--profile", metavar="DIR", help="profile the first variant and write its trace here")
-    parser.add_argument("--output", metavar="FILE", help="write the raw figures here: .json or .csv")
+    parser.add_argument("--variants", nargs="+", help="names, see variants.py; default: all that the machine supports")
+    parser.add_argument("--use_cpu", action="store_true", help="measure on the CPU even if there is a GPU")
+    parser.add_argument("--profile", metavar="DIR", help="profile the first variant, trace to this folder")
+    parser.add_argument("--output", metavar="FILE", help="write the raw measurements to this file: .json or .csv")
     options = parser.parse_args()
     try:
-        options.variants = [check_name(name) for name in options.variants or ()]
+        options.variants = [validate_name(name) for name in options.variants or ()]
     except ValueError as error:
         parser.error(str(error))
     if options.output and Path(options.output).suffix not in (".json", ".csv"):
@@ -121,11 +121,11 @@ def parse_options() -> argparse.Namespace:
 
 
 def build_encoder(options: argparse.Namespace, folder: str) -> str:
-    """Save an encoder of random weights, and the tokenizer, where all variants find them."""
+    """Save an encoder with random weights, and the tokenizer, in a folder that all variants load."""
     tokenizer = load_tokenizer(options.model_name_or_path)
     set_seed(42)
     config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SIZES[options.size])
-    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, where installed, says there what processor it found
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, if installed, prints the processor
         BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -143,10 +143,10 @@ def token_counts(options: argparse.Namespace) -> tuple[float, float]:
 
 
 def measure_rounds(job: Job, names: list[str], rounds: int) -> tuple[Figures, list[str]]:
-    """Measure each variant once a round, in the same order in each; one that fails is not tried again.
+    """Measure each variant once a round, in the same order; a variant that fails is not repeated.
 
     Returns:
-        The figures of the variants that did not fail, and why the others did.
+        The measurements of the variants that did not fail, and the errors of the others.
     """
     figures: Figures = {name: [] for name in names}
     failures = []
@@ -159,13 +159,13 @@ def measure_rounds(job: Job, names: list[str], rounds: int) -> tuple[Figures, li
                 del figures[name]
                 continue
             figures[name].append(found)
-            said = ", ".join(f"{what} {value:.4g}" for what, value in found.items())
-            print(f"round {number} of {rounds}, {name}: {said}", file=sys.stderr, flush=True)
+            summary = ", ".join(f"{metric} {value:.4g}" for metric, value in found.items())
+            print(f"round {number} of {rounds}, {name}: {summary}", file=sys.stderr, flush=True)
     return figures, failures
 
 
 def describe_machine(device: torch.device) -> str:
-    """Return one line on what was measured on."""
+    """Return one line on the machine."""
     if device.type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     capability = torch.backends.cpu.get_cpu_capability()
@@ -173,7 +173,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def describe_work(config, options: argparse.Namespace, real: float, padded: float) -> str:
-    """Return one line on what was measured."""
+    """Return one line on encoder, text, steps and rounds."""
     return (
         f"{config.model_type} of {config.num_hidden_layers} layers, {config.hidden_size} wide; {options.batch_size} × "
         f"{options.max_seq_length} tokens at most, on average {real:.1f} real ones padded to {padded:.1f}; "
@@ -182,7 +182,7 @@ def describe_work(config, options: argparse.Namespace, real: float, padded: floa
 
 
 def write(path: Path, figures: Figures) -> None:
-    """Write the raw figures, one a row."""
+    """Write the raw measurements, one a row."""
     rows = [
         {"variant": name, "round": number, "figure": what, "value": value}
         for name, rounds in figures.items()

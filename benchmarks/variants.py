@@ -1,13 +1,13 @@
-"""The names of what is measured, what they stand for, and which of them a machine does by default.
+"""Names of the variants that the benchmarks measure, and the defaults for a machine.
 
-    mocose | mnrl | cached_mnrl | released | gemm_floor, then any of these, in this order:
+    mocose | mnrl | cached_mnrl | released | gemm_floor, followed by any of these in this order:
     _padding_free  _all_rows  _checkpointed               mocose only
-    _bf16                                                 in bfloat16 by autocast, the floor's tensors themselves
+    _bf16                                                 bfloat16 autocast; bfloat16 tensors for gemm_floor
     _kN                                                   a queue of N rows; not for mnrl and cached_mnrl
     _bN                                                   a batch of N sentences
 
-so `mocose_padding_free_bf16` and `released_k4096` are names, and so are `loading`, `loading_2_workers`, `encoding` and
-`encoding_file_order`, which train nothing.
+Examples are `mocose_padding_free_bf16` and `released_k4096`. The names `loading`, `loading_2_workers`, `encoding` and
+`encoding_file_order` measure throughput without training.
 """
 
 import re
@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 
 QUEUE_SIZE = 512
-"""K where a name gives none, as in the paper."""
+"""The default K, as in the paper."""
 
 ENCODER_FORWARDS = {"mocose": 4, "released": 5, "mnrl": 6, "cached_mnrl": 8}
-"""What a padded step costs, in forwards of the encoder; each gradient of a product's factor counts as one."""
+"""Cost of a padded step in forwards of the encoder; the gradient of each factor of a product counts as one."""
 
 THROUGHPUTS = ("loading", "loading_2_workers", "encoding_file_order", "encoding")
 
@@ -39,16 +39,16 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of training step, or the floor under it.
+    """A kind of training step, or its matrix products alone.
 
     Args:
-        recipe: What is trained: mocose, mnrl, cached_mnrl or released; or gemm_floor.
+        recipe: mocose, mnrl, cached_mnrl, released or gemm_floor.
         padding_free: Whether batches are packed.
-        all_rows: Whether the last encoder layer computes the rows that nothing reads, too.
-        checkpointed: Whether activations are computed twice instead of kept.
-        bf16: Whether in bfloat16.
+        all_rows: Whether the last encoder layer also computes unused rows.
+        checkpointed: Whether activations are recomputed instead of stored.
+        bf16: Whether the step computes in bfloat16.
         queue_size: K, None for `QUEUE_SIZE`.
-        batch_size: B, None for that of the command.
+        batch_size: B, None for the batch size of the command.
     """
 
     recipe: str
@@ -61,10 +61,10 @@ class Variant:
 
     @classmethod
     def parse(cls, name: str) -> "Variant":
-        """Return what a name stands for.
+        """Return the variant of a name.
 
         Raises:
-            ValueError: Where it is no name.
+            ValueError: If there is no variant of that name.
         """
         match = _NAME.fullmatch(name)
         recipe = match and (match["momentum"] or match["other"])
@@ -76,36 +76,36 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What `parse` makes this of."""
+        """The name that `parse` takes."""
         flags = "".join(f"_{flag}" for flag in _FLAGS if getattr(self, flag))
         queue = f"_k{self.queue_size}" if self.queue_size else ""
         batch = f"_b{self.batch_size}" if self.batch_size else ""
         return self.recipe + flags + queue + batch
 
     def base(self, recipe: str) -> str:
-        """Return the name of the plain variant to compare with: of this precision and batch size."""
+        """Return the name of the plain variant of a recipe with the same precision and batch size."""
         return replace(Variant(recipe), bf16=self.bf16, batch_size=self.batch_size).name
 
 
 def usual_names() -> tuple[str, ...]:
-    """Return the names that are measured where the machine and the encoder allow it."""
+    """Return the names that are measured if machine and encoder support them."""
     return STEPS + BF16_STEPS + QUEUE_SIZES + BATCH_SIZES + THROUGHPUTS
 
 
-def check_name(name: str) -> str:
-    """Return the name of something that can be measured; raise a ValueError where it is none."""
+def validate_name(name: str) -> str:
+    """Return the name in its usual form; raise a `ValueError` if it is unknown."""
     return name if name in THROUGHPUTS else Variant.parse(name).name
 
 
 def has_bf16(use_cpu: bool) -> bool:
-    """Return whether the processor multiplies in bfloat16; torch does without, at a hundredth of the speed."""
+    """Return whether the processor multiplies in bfloat16; torch emulates it at a hundredth of the speed."""
     if use_cpu:
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def default_names(use_cpu: bool, bert_like: bool) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the names to measure here, and those left out by the reason for it."""
+    """Return the names to measure on this machine, and the skipped names by reason."""
     left_out = {}
     if not has_bf16(use_cpu):
         left_out["this processor has no bfloat16 instructions"] = list(BF16_STEPS)

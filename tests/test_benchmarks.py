@@ -18,7 +18,7 @@ from released_step import ReleasedMoCoSE
 from tables import ratios, report, spread
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertModel, DistilBertConfig
-from variants import BF16_STEPS, Variant, check_name, default_names, usual_names
+from variants import BF16_STEPS, Variant, default_names, usual_names, validate_name
 
 from mocose_hf.evaluation.score_tables import markdown_table
 
@@ -140,14 +140,14 @@ def test_a_name_is_what_it_stands_for():
         "mocose", padding_free=True, bf16=True, queue_size=4096, batch_size=32
     )
     assert Variant.parse("cached_mnrl_b8") == Variant("cached_mnrl", batch_size=8)
-    assert [check_name(name) for name in usual_names()] == list(usual_names())
+    assert [validate_name(name) for name in usual_names()] == list(usual_names())
     assert Variant.parse("mocose_all_rows_bf16_k9_b8").base("mnrl") == "mnrl_bf16_b8"
 
 
 @pytest.mark.parametrize("name", ["simcse", "mnrl_k512", "released_padding_free", "mocose_k0", "mocose_b32_bf16", ""])
 def test_what_is_no_name_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=r"is no variant; the usual ones are mocose, ") as refused:
-        check_name(name)
+        validate_name(name)
     assert "\n" not in str(refused.value)
 
 

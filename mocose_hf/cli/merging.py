@@ -1,5 +1,7 @@
 """Merge the trained encoder with the start, which keeps more of what the start can do on other text (WiSE-FT)."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -7,6 +9,7 @@ from mocose_hf.cli.factory import hub_options, load_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.scoring import is_start
 from mocose_hf.evaluation.checkpoint_selection import is_greater_better
+from mocose_hf.training.checkpoint import PREFIX
 from mocose_hf.training.trainer import MoCoSETrainer
 
 
@@ -33,7 +36,7 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
     if sign * trainer.evaluate()[metric] < sign * scores[0]:
         options.say(f"Merged with the start, the encoder has a worse {trainer.args.best_metric} than the start alone.")
         _interpolate(merged, 1.0)
-        trainer.state.best_model_checkpoint = trainer.checkpoint_path(0)
+        trainer.state.best_model_checkpoint = str(Path(options.output_dir) / f"{PREFIX}0")
 
 
 @torch.no_grad()

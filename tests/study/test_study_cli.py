@@ -284,7 +284,7 @@ def test_another_study_of_the_same_name_fails(options, files, capsys):
     assert main(["run", str(grid), *options, "--seeds", "0"]) == 0
     assert main(["run", str(grid), *options, "--seeds", "0", "--max_seq_length", "9"]) == 2
     assert (
-        "the study grid of this storage was began with other settings: `max_seq_length` was None"
+        "the study grid of this storage began with other settings: `max_seq_length` was None"
         in capsys.readouterr().err
     )
 

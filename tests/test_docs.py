@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -120,8 +121,14 @@ def _parse(words: list[str]) -> None:
         parse_command_line([*arguments.training_script_args, "--use_cpu"])
     elif program == "pytest":
         _check_pytest(rest)
-    elif rest[:2] == ["-m", "mocose_hf.study"]:
-        options, others = study_cli.build_parser().parse_known_args(rest[2:])
+    elif program == "mocose" and rest[0] in ("train", "evaluate"):
+        is_encoder = rest[0] == "evaluate" and not rest[1].startswith("-")
+        parse_command_line([*(["--model_name_or_path"] if is_encoder else []), *rest[1:], "--use_cpu"])
+    elif program == "mocose" and rest[0] != "study":
+        import_module(f"mocose_hf.cli.{rest[0]}").build_parser().parse_args(rest[1:])
+    elif program == "mocose" or rest[:2] == ["-m", "mocose_hf.study"]:
+        rest = rest if program == "mocose" else rest[1:]
+        options, others = study_cli.build_parser().parse_known_args(rest[1:])
         names = getattr(options, "studies", [])
         assert all(name in PAPER_STUDIES or name.endswith(".yaml") for name in names), names
         parse_command_line([*others, "--use_cpu"])

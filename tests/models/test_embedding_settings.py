@@ -217,7 +217,7 @@ def test_a_setting_that_cannot_be_honoured_is_named(make_start, told, file, cont
 def test_settings_that_only_scores_use_give_a_warning(make_start, told):
     load_encoder(str(make_start(**SETTINGS | {"default_prompt_name": None})))
     said = "\n".join(told.messages)
-    for part in ("prompts query, document, but none is its default", "`truncate_dim`", "`similarity_fn_name`"):
+    for part in ("prompts query, document, but no default", "`truncate_dim`", "`similarity_fn_name`"):
         assert part in said
 
 

@@ -179,7 +179,7 @@ def test_the_log_has_the_decay_and_the_rows_that_the_loss_saw(tmp_path, tokenize
     trainer.train()
     lines = [line for line in trainer.state.log_history if "queue_fill" in line]
     assert [line["ema_decay"] for line in lines] == [trainer.model.ema_decay_at(s, 2, 0.75, 1.0) for s in (2, 3)]
-    rows = trainer.keys_per_step()
+    rows = trainer.args.train_batch_size  # one process, no accumulation
     widths, queue = [], ReleasedQueue(16, 4, 4)
     for _ in lines:
         queue.enqueue(torch.ones(rows, 4))

@@ -10,6 +10,7 @@ from mocose_hf.errors import EXIT_BAD_INPUT, printable
 from mocose_hf.version import __version__
 
 _COMMANDS = {
+    "prepare": ("mocose_hf.cli.prepare:main", "make a training file of documents"),
     "train": ("mocose_hf.cli.train:main", "train a sentence encoder, then score and save it"),
     "evaluate": ("mocose_hf.cli.evaluate:main", "score an encoder on development sets and tasks"),
     "export": ("mocose_hf.cli.export:main", "write the plain encoder of a trained model for other libraries"),

@@ -9,6 +9,7 @@ from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.score_tables import GEOMETRY_FILES, RESULT_FILES
 from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
 from mocose_hf.files import nearest_folder
+from mocose_hf.report.run_page import PAGE_FILE, RECORD_FILE
 from mocose_hf.training.checkpoint import (
     ALL_RESULTS_FILE,
     STATE_FILE,
@@ -90,10 +91,18 @@ def _check_place(path: Path) -> None:
 
 
 def clear_output_dir(output_dir: str | Path) -> None:
-    """Remove checkpoints, export, scores and telemetry of an earlier run, and leave files of any other kind alone."""
+    """Remove checkpoints, export, scores and records of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
     clear_results(path)
-    for name in (CHOICE_FILE, *QUEUE_MONITOR_FILES, ALL_RESULTS_FILE, TRAIN_RESULTS_FILE, STATE_FILE):
+    for name in (
+        CHOICE_FILE,
+        PAGE_FILE,
+        RECORD_FILE,
+        *QUEUE_MONITOR_FILES,
+        ALL_RESULTS_FILE,
+        TRAIN_RESULTS_FILE,
+        STATE_FILE,
+    ):
         (path / name).unlink(missing_ok=True)
     for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
         remove_checkpoint(folder)

@@ -12,9 +12,9 @@ DESCRIPTION = """Make a training file of documents: folders, patterns or files o
 repeated, and shows what was dropped and some of what was kept."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = "mocose prepare") -> argparse.ArgumentParser:
     """Return the parser of `mocose prepare`."""
-    parser = argparse.ArgumentParser("mocose prepare", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(program, description=DESCRIPTION)
     parser.add_argument("inputs", nargs="+", help="Folders, patterns such as 'docs/**/*.md', or files.")
     parser.add_argument("-o", "--output", required=True, help="The .parquet or .txt file to write.")
     parser.add_argument("--unit", choices=["sentence", "passage"], default="sentence", help="Default: sentence.")
@@ -34,13 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "mocose prepare") -> int:
     """Run the command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(program).parse_args(arguments)
     try:
         run(options)
     except (InputError, OSError) as error:
-        sys.stderr.write(f"mocose prepare: {printable(one_line(error))}\n")
+        sys.stderr.write(f"{program}: {printable(one_line(error))}\n")
         return EXIT_BAD_INPUT
     return 0
 

@@ -10,6 +10,7 @@ from mocose_hf.cli.merging import merge_with_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import clear_output_dir, saving, validate_output_dir
 from mocose_hf.cli.recipe_choice import choose_recipe, record_choice
+from mocose_hf.cli.run_report import show_page, write_run_page
 from mocose_hf.cli.scoring import (
     compare,
     evaluate_alone,
@@ -81,8 +82,12 @@ def train(options: Options, command: str, locks: ExitStack) -> None:
         selections = compare(trainer, tasks)
         save(trainer, options)
         results = evaluate_trained(trainer, options, tasks, scores, selections)
-        write_cards(trainer, options, sentences, scores, results, command)
+        record = describe_run(trainer, options, sentences, scores, results, command)
+        write_cards(trainer, options, record)
+        page = write_run_page(trainer, options, sentences, record)
     report(options, scores, results, selections, keeps_start=is_start(trainer))
+    if page is not None:
+        show_page(options, page)
     push(trainer, options)
 
 
@@ -137,10 +142,8 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
     trainer.save_state()
 
 
-def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, results, command: str) -> None:
-    """Write the model card beside the model and beside the plain encoder."""
-    if not trainer.is_world_process_zero():
-        return
+def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, results, command: str) -> RunRecord:
+    """Collect what the model card and the page of the run say."""
     training, model = options.training, trainer.accelerator.unwrap_model(trainer.model)
     config, algorithm = model.config, ALGORITHMS[model.algorithm]
     shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
@@ -148,7 +151,7 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
     shown += ("ema_decay", "ema_decay_end") if model.momentum_pairs() else ()
     streams = options.data.streaming
     shown += () if streams else ("num_train_epochs",)
-    record = RunRecord(
+    return RunRecord(
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
@@ -167,6 +170,13 @@ def write_cards(trainer: MoCoSETrainer, options: Options, sentences, scores, res
         results="\n\n".join(markdown_table(table) for table in tables(results)),
         is_start=is_start(trainer),
     )
+
+
+def write_cards(trainer: MoCoSETrainer, options: Options, record: RunRecord) -> None:
+    """Write the model card beside the model and beside the plain encoder."""
+    if not trainer.is_world_process_zero():
+        return
+    config = trainer.accelerator.unwrap_model(trainer.model).config
     output_dir = Path(options.output_dir)
     for directory in (output_dir, output_dir / SENTENCE_ENCODER):
         write_model_card(directory, build_model_card(record, config.pooling_mode, config.similarity_fn_name))

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers.utils import logging
 
 from mocose_hf import MoCoSEForPreTraining
+from mocose_hf.report.run_page import read_run
 from mocose_hf.training.checkpoint import read_manifest, write_manifest
 
 sys.path.insert(0, str(REPOSITORY))
@@ -50,6 +51,7 @@ def command(encoder_dir, text_file, tmp_path):
         assert run_mocose.main([*argv, *options]) == code
         return tmp_path / output_dir
 
+    run.encoder_dir = encoder_dir
     return run
 
 
@@ -57,7 +59,7 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
     out = command("--logging_steps", "2")
     assert "28 rows read, dropped: 1 blank, 1 duplicate; 26 sentences." in capsys.readouterr().out
     outside = [p for p in out.rglob("*") if p.is_file() and not p.parent.name.startswith("checkpoint-")]
-    assert {p.suffix for p in outside} <= {".json", ".safetensors", ".md", ".txt"}
+    assert {p.suffix for p in outside} <= {".html", ".json", ".safetensors", ".md", ".txt"}
     assert json.loads((out / "training_args.json").read_text())["ema_decay"] == 0.85
     card = (out / "README.md").read_text()
     assert all(part in card for part in (str(text_file), "26 sentences", "Seed: 42", "--queue_size 16"))
@@ -74,6 +76,26 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
         assert torch.equal(embedding, plain(**batch).last_hidden_state[:, 0])
     assert int(whole.queue.num_filled) == 16
     assert whole.queue.ages(6)[:4].tolist() == [0, 0, 0, 0]
+
+
+def test_a_run_writes_its_page_with_the_nearest_texts_of_start_and_result(command, pairs_file, text_file, capsys):
+    steps = ("--eval_steps", "2", "--eval_strategy", "steps", "--max_steps", "2", "--load_best_model_at_end", "false")
+    out = command("--validation_file", str(pairs_file), *steps, "--learning_rate", "1e-3")
+    run = read_run(out)
+    assert run.scores[0][0] == "start"
+    assert run.metric == "dev_spearman"
+    assert run.verdict in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(part in page for part in ("Development score", "Nearest texts", str(text_file), "learning_rate"))
+    texts = sentences(26)
+    assert len(run.neighbours) == 10
+    assert all({text for _, text in entry.before + entry.after} < set(texts) for entry in run.neighbours)
+    assert any(entry.before != entry.after for entry in run.neighbours)
+    start = MoCoSEForPreTraining.from_encoder_pretrained(command.encoder_dir, queue_size=16).mocose
+    rows = start.encode(texts, AutoTokenizer.from_pretrained(out), normalize=True)
+    cosines = rows @ rows[texts.index(run.neighbours[0].text)]
+    expected = cosines.sort(descending=True).values[1:4]
+    assert [score for score, _ in run.neighbours[0].before] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_the_summary_says_what_is_cut_and_what_is_unknown(command, capsys, told):

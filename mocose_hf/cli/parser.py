@@ -57,6 +57,15 @@ TRANSFORMERS_OPTIONS = {
 }
 """Fields of `transformers.TrainingArguments` that the help shows, each with its help text."""
 
+FIXED_OPTIONS = (
+    "ddp_broadcast_buffers",
+    "ddp_find_unused_parameters",
+    "hub_strategy",
+    "logging_nan_inf_filter",
+    "remove_unused_columns",
+)
+"""Training arguments whose default differs from transformers' and that the trainer sets or checks; help hides them."""
+
 _GROUPS = {
     "model": "where to start, and which algorithm",
     "method": "heads, loss, queue and target branch",
@@ -96,7 +105,7 @@ def build_parser(program: str = PROGRAM) -> "OptionParser":
             action.help = argparse.SUPPRESS
         elif action.dest in TRANSFORMERS_OPTIONS:
             action.help = TRANSFORMERS_OPTIONS[action.dest]
-        elif action.dest in inherited or (action.help or "").startswith("Kept "):
+        elif action.dest in inherited or action.dest in FIXED_OPTIONS:
             action.help = argparse.SUPPRESS
         if action.dest == "report_to":
             action.nargs = "+"  # the arguments that a run saves hold a list

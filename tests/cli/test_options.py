@@ -11,7 +11,7 @@ from mocose_hf import MoCoSEConfig, MoCoSETrainingArguments
 from mocose_hf.cli.arguments import DataArguments, EvaluationArguments, MethodArguments, ModelArguments
 from mocose_hf.cli.config_file import read_config_file
 from mocose_hf.cli.options import parse_command_line, printable_command, read_options, validate_option_names
-from mocose_hf.cli.parser import TRANSFORMERS_OPTIONS, build_parser
+from mocose_hf.cli.parser import FIXED_OPTIONS, TRANSFORMERS_OPTIONS, build_parser
 from mocose_hf.errors import InputError
 from mocose_hf.recipes import RECIPES
 
@@ -138,7 +138,7 @@ PARTS = {"model": MODEL, "method": METHOD, "data": DATA, "evaluation": EVALUATIO
 OPTIONS = [
     pytest.param(part, name, *values, id=name) for part, options in PARTS.items() for name, values in options.items()
 ]
-KEPT = {f.name for f in fields(MoCoSETrainingArguments) if f.metadata.get("help", "").startswith("Kept ")}
+KEPT = {*FIXED_OPTIONS}
 """Fields whose value may not change, which the help leaves out."""
 
 

@@ -1,15 +1,15 @@
-"""What a person at the terminal can put right, each told in one line."""
+"""Errors that a person at the terminal can put right, each in one line."""
 
 import unicodedata
 
 EXIT_STOPPED = 1
-"""Exit code where numbers, embeddings or the disk went bad: what was saved before is good to go on from."""
+"""Exit code if numbers, embeddings or the disk went bad; a run can resume from what it saved before."""
 
 EXIT_BAD_INPUT = 2
 """Exit code for input that cannot be used; nothing was written."""
 
 EXIT_INTERRUPTED = 75
-"""Exit code after SIGTERM or SIGINT: all is saved, the same command with --resume_from_checkpoint true goes on."""
+"""Exit code after SIGTERM or SIGINT: all is saved, and the same command with --resume_from_checkpoint true resumes."""
 
 EXIT_CTRL_C = 130
 """Exit code after SIGINT outside training, or after a second one: nothing more was saved."""
@@ -64,7 +64,7 @@ class SaveError(OSError):
 
 
 def input_error_line(error: InputError) -> str:
-    """Return the one line of the error, which stands at the end of a traceback where a DataLoader worker raised it."""
+    """Return the one line of the error, which is the last line of a traceback if a DataLoader worker raised it."""
     message = str(error)
     if message.startswith("Caught InputError in DataLoader worker"):
         message = message.rstrip("\n").rpartition("\n")[2].removeprefix(f"{InputError.__module__}.InputError: ")

@@ -26,10 +26,10 @@ _LOGS = "runs"
 
 
 def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
-    """Raise an `InputError` where a training that starts anew would write over what is there.
+    """Raise an `InputError` if a new training would overwrite files.
 
-    Where resuming is wanted, what a run leaves that was killed before its first checkpoint was complete may stand
-    there: it is written again.
+    A run that was killed before its first complete checkpoint leaves files behind. If `resume_wanted` is true, they
+    are allowed, because the run writes them again.
     """
     path = Path(output_dir)
     try:
@@ -46,18 +46,18 @@ def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: 
         other = [name for name in entries if name not in leftovers]
         if other:
             raise InputError(
-                f"--output_dir {path}: holds {other[0]}, but no complete checkpoint to go on from; name another, or "
-                "replace what is there with --overwrite_output_dir."
+                f"--output_dir {path}: holds {other[0]}, but no complete checkpoint to resume from; name another, "
+                "or replace its files with --overwrite_output_dir."
             )
         return
     raise InputError(
-        f"--output_dir {path}: is not empty; name another, go on with --resume_from_checkpoint true, or replace "
+        f"--output_dir {path}: is not empty; name another, resume with --resume_from_checkpoint true, or replace "
         "the earlier run with --overwrite_output_dir."
     )
 
 
 def validate_results_dir(output_dir: str | Path, overwrite: bool) -> None:
-    """Raise an `InputError` where scores would be written over earlier ones, or no directory can be."""
+    """Raise an `InputError` if scores would overwrite earlier ones, or the directory cannot be made."""
     path = Path(output_dir)
     try:
         _check_place(path)

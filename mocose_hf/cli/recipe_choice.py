@@ -39,7 +39,7 @@ def choose_recipe(
         options: If their recipe stands for others, one of these is chosen; else they are returned as they are.
         development: What decides. If there is none, the first recipe is taken.
         sentences: `Sentences` to train on.
-        checkpoint: Where the run resumes. Its choice is read from the output directory and holds.
+        checkpoint: The checkpoint that the run resumes from. Its choice is read from the output directory and holds.
 
     Raises:
         InputError: If a run resumes whose choice is not recorded.

@@ -113,7 +113,7 @@ def read_evaluation_tasks(options: Options) -> Tasks:
     """Read what the finished model is scored on, and the test sets to score during training; tell which are absent.
 
     Raises:
-        InputError: Where a task cannot be read, or the best checkpoint is to be selected by absent test sets.
+        InputError: If a task cannot be read, or the best checkpoint should be selected by missing test sets.
     """
     wanted, tasks = options.evaluation, Tasks()
     try:
@@ -219,7 +219,7 @@ def evaluate_trained(
 def evaluate_alone(
     options: Options, model, tokenizer, development: Dataset | DevelopmentSets | None, tasks: Tasks
 ) -> None:
-    """Score a model without training it, write the figures where there is an output directory, and report."""
+    """Score a model without training it, write the scores if there is an output directory, and report."""
     training, source = options.training, options.model.model_name_or_path
     name = f"{_short(source)}, {model.config.pooling_mode} pooling"
     first = training.process_index == 0
@@ -263,7 +263,7 @@ def _write(options: Options, scores: list[Row], results: list[Row], selections: 
 
 
 def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: str, log_history: list[dict]) -> None:
-    """Where the geometry is asked for and there is a place for them, write and plot the spectrum, and plot the run."""
+    """Write and plot spectrum and run, if geometry is among the tasks and there is an output directory."""
     for task in tasks:
         if isinstance(task, GeometryTask) and options.output_dir is not None and options.training.process_index == 0:
             folder, spectrum = Path(options.output_dir), task.spectrum(embeddings)
@@ -273,7 +273,7 @@ def _plot_geometry(options: Options, tasks: Sequence[Task], embeddings, name: st
 
 
 def _log_of(model_name_or_path: str, options: Options) -> list[dict]:
-    """Return the log of the run that made a model, none where there is no such file beside it."""
+    """Return the log of the run that made a model; empty if there is no such file beside it."""
     if not (Path(model_name_or_path) / STATE_FILE).is_file():
         return []
     try:
@@ -291,7 +291,7 @@ def report(
     selections: Sequence[Row] = (),
     keeps_start: bool = False,
 ) -> None:
-    """Print the scores, where the results are, and whether the model kept is the start."""
+    """Print the scores, the files of the results, and whether the model kept is the start."""
     pairs = [(when, metrics) for when, metrics in scores if DEV_SPEARMAN in metrics]
     if pairs:
         width = max(17, *(len(when) for when, _ in pairs))

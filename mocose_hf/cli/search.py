@@ -27,7 +27,7 @@ def build_parser(program: str = "mocose search") -> argparse.ArgumentParser:
     parser.add_argument("--top_k", type=positive, default=10, help="Results per query (default: 10).")
     parser.add_argument("--json", action="store_true", help="Print one JSON object per query.")
     parser.add_argument("--exact", action="store_true", help="Compare with every text even if there is a graph index.")
-    parser.add_argument("--index_dir", help="Where to keep the index (default: beside the model).")
+    parser.add_argument("--index_dir", help="The folder of the index (default: beside the model).")
     parser.add_argument("--batch_size", type=positive, default=128, help="Texts per forward (default: 128).")
     return parser
 

@@ -16,7 +16,7 @@ class Line:
 
     Args:
         name: For the legend.
-        path: The `d` of an SVG path; gaps where a value is missing.
+        path: The `d` of an SVG path; with a gap for each missing value.
         points: x, y in pixels, and the text that a pointer shows.
         dashes: `stroke-dasharray`, so that lines differ without colour.
         mark: The shape of its points.

@@ -26,7 +26,7 @@ def open_corpus(
         model: An output directory of a training, a model directory or a hub id.
         corpus: A .txt, .csv, .tsv, .jsonl or .parquet file.
         text_column: The column of the texts.
-        index_dir: Where the index is kept; None for `default_index_dir`.
+        index_dir: The folder of the index; None for `default_index_dir`.
         exact: Whether to build no graph however many texts there are.
         batch_size: Texts per forward.
         show_progress: Whether to show a bar while texts are embedded.

@@ -85,7 +85,7 @@ class SearchIndex:
         """Embed texts and write them; an index of the same directory is replaced once the new one is whole.
 
         Args:
-            directory: Where to write.
+            directory: The folder to write.
             rows: Row numbers and texts.
             encode: Returns unit embeddings (n, H) of n texts.
             fingerprint: Of the model and the texts, for `open`.

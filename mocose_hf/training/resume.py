@@ -87,7 +87,7 @@ _LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a training starts.
+    """The starting point of a training.
 
     Args:
         checkpoint: The validated checkpoint to resume from; None for a fresh start.

@@ -520,7 +520,7 @@ def test_resuming_into_a_directory_of_other_files_is_refused(command, tmp_path, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
     out = command("--resume_from_checkpoint", "true", code=2)
-    assert "holds model.safetensors, but no complete checkpoint to go on from" in capsys.readouterr().err
+    assert "holds model.safetensors, but no complete checkpoint to resume from" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == b"precious"
 
 

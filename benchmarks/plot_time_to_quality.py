@@ -37,7 +37,6 @@ def main(target: str = str(ROOT / "docs/images/time-to-quality.svg")) -> None:
     figure.patch.set_alpha(0.0)
     axes = new_axes(figure, 1, 1, 1)
     axes.patch.set_alpha(0.0)
-    axes.grid(color="#80808030")
     axes.axhline(TFIDF, color=GREY, linestyle=":", linewidth=1.2)
     axes.annotate(
         "TF-IDF, characters 3-5",
@@ -58,7 +57,7 @@ def main(target: str = str(ROOT / "docs/images/time-to-quality.svg")) -> None:
             axes.scatter([s] * len(by_seconds[s]), by_seconds[s], color=colour, marker=marker, s=10, alpha=0.5)
     axes.set_xlabel("CPU seconds of training, one thread", color=GREY)
     axes.set_ylabel("MRR@10, name → summary", color=GREY)
-    axes.tick_params(which="both", color=GREY, labelcolor=GREY)
+    axes.tick_params(which="both", color=GREY, labelcolor=GREY, grid_color=GREY, grid_alpha=0.25)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.legend(frameon=False, labelcolor=GREY, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.18))
     Path(target).write_bytes(figure_bytes(figure, ".svg"))

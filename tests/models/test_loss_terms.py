@@ -479,8 +479,8 @@ def test_arguments_without_effect_raise_an_error(tmp_path, tokenizer, config, fi
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [CROSS_BATCH_MEMORY | HEADLESS, BOTH_TERMS | HEADLESS | {"relation_weight": 1.0}],
-    ids=["xbm", "all"],
+    [CROSS_BATCH_MEMORY | HEADLESS, BOTH_TERMS | HEADLESS | {"relation_weight": 1.0}, SHAPED | HEADLESS],
+    ids=["xbm", "all", "reshaping"],
 )
 def test_weights_and_queues_of_two_processes_equal_those_of_one(tmp_path, encoder_dir, settings):
     runs_agree(tmp_path, encoder_dir, {"config": settings})

@@ -14,6 +14,10 @@ MAX_BYTES = 2**20
 """The largest configuration file that is read."""
 
 
+class ConfigFileError(InputError):
+    """A fault of a configuration file, whose options are written without dashes."""
+
+
 @dataclass
 class ConfigEntry:
     """One option of a configuration file: its name, its values as typed, its file and line, and its recipe if any."""
@@ -39,21 +43,23 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
     """
     node = _compose(path)
     if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
-        raise InputError(f"{path}, line 1: not a mapping; write one `option: value` a line.")
+        raise ConfigFileError(f"{path}, line 1: not a mapping; write one `option: value` a line.")
     entries, seen = {}, {id(node)}
     for key, value in node.value:
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
-            raise InputError(f"{place}: an option's name is a word; write `option: value`.")
+            raise ConfigFileError(f"{place}: an option's name is a word; write `option: value`.")
         name = key.value.replace("-", "_")
         if name in entries:
-            raise InputError(f"{place}: `{name[:40]}` stands twice, first at {entries[name].place}; drop one.")
+            raise ConfigFileError(f"{place}: `{name[:40]}` stands twice, first at {entries[name].place}; drop one.")
         try:
             _check_plain([key, value], seen)
             values = _as_typed(value)
         except (yaml.YAMLError, TypeError, ValueError) as error:
             why = str(getattr(error, "problem", error))[:99]
-            raise InputError(f"{place}: `{name[:40]}` has no plain value ({why}); write words and numbers.") from error
+            raise ConfigFileError(
+                f"{place}: `{name[:40]}` has no plain value ({why}); write words and numbers."
+            ) from error
         if values is not None:
             entries[name] = ConfigEntry(name, values, place)
     return entries
@@ -65,7 +71,9 @@ def _compose(path: str) -> yaml.Node | None:
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; a configuration is one option a line.")
+            raise ConfigFileError(
+                f"{path}: larger than {MAX_BYTES // 2**20} MiB; a configuration is one option a line."
+            )
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
         if Path(path).suffix == ".json":
             text = text.replace("\t", " ")  # YAML takes JSON but for tabs, which stand nowhere inside its strings
@@ -74,7 +82,7 @@ def _compose(path: str) -> yaml.Node | None:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path of the configuration.") from None
+        raise ConfigFileError(f"{path}: no such file; check the path of the configuration.") from None
     except RecursionError:
         line, problem = loader.get_mark().line, "nested too deep"
     except yaml.YAMLError as error:
@@ -82,8 +90,10 @@ def _compose(path: str) -> yaml.Node | None:
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
         problem = (getattr(error, "problem", None) or one_line(error))[:99]
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8.") from error
-    raise InputError(f"{path}, line {line + 1}: not valid YAML or JSON ({problem}); mend the line.")
+        raise ConfigFileError(
+            f"{path}: cannot be read ({one_line(error)}); it should be YAML or JSON in UTF-8."
+        ) from error
+    raise ConfigFileError(f"{path}, line {line + 1}: not valid YAML or JSON ({problem}); mend the line.")
 
 
 def locate(message: str, config: dict[str, ConfigEntry]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from mocose_hf.cli.arguments import DataArguments, EvaluationArguments, MethodArguments, ModelArguments
-from mocose_hf.cli.config_file import ConfigEntry, locate, read_config_file
+from mocose_hf.cli.config_file import ConfigEntry, ConfigFileError, locate, read_config_file
 from mocose_hf.cli.parser import PROGRAM, OptionParser, build_parser
 from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.recipes import RECIPES
@@ -218,12 +218,12 @@ def _validate_entries(parser: OptionParser, config: dict[str, ConfigEntry]) -> N
     actions = parser.actions
     for entry in config.values():
         if entry.name not in actions:
-            raise InputError(f"{entry.place}: unknown option `{entry.name[:40]}`; {parser.suggest(entry.name)}")
+            raise ConfigFileError(f"{entry.place}: unknown option `{entry.name[:40]}`; {parser.suggest(entry.name)}")
         takes_several = actions[entry.name].nargs in ("+", "*")
         if not entry.values and not takes_several and entry.name not in _LIST_OR_WORD:
-            raise InputError(f"{entry.place}: `{entry.name}` has no value, only an empty list; write one.")
+            raise ConfigFileError(f"{entry.place}: `{entry.name}` has no value, only an empty list; write one.")
         if len(entry.values) > 1 and not takes_several:
-            raise InputError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
+            raise ConfigFileError(f"{entry.place}: `{entry.name}` takes one value, not {len(entry.values)}; keep one.")
 
 
 def _entries_in_force(

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from mocose_hf.cli.config_file import ConfigFileError
 from mocose_hf.cli.messages import add_dashes
 from mocose_hf.errors import (
     EXIT_BAD_INPUT,
@@ -66,7 +67,8 @@ def guard(command: Callable[[], None], program: str) -> int:
     try:
         command()
     except InputError as error:
-        return _end(program, add_dashes(input_error_line(error)), EXIT_BAD_INPUT)
+        line = input_error_line(error)
+        return _end(program, line if isinstance(error, ConfigFileError) else add_dashes(line), EXIT_BAD_INPUT)
     except (FloatingPointError, CollapseError, SaveError) as error:
         return _end(program, add_dashes(str(error)), EXIT_STOPPED)
     except TrainingInterrupted as error:

@@ -303,7 +303,7 @@ def _find_weight_files(name_or_path: str, config: PreTrainedConfig, hub_options:
             value = getattr(part, f"_{name}", None)
             if "/" in str(value):
                 raise ValueError(
-                    f"its configuration asks for `{name}` {value}, which is code on the hub; remove that entry"
+                    f"its configuration asks for {name}: {value}, which is code on the hub; remove that entry"
                 )
     if _has(name_or_path, "adapter_config.json", hub_options):
         raise ValueError("it is an adapter of another model; merge the two, and start from the result")

@@ -294,7 +294,7 @@ def test_checkpoint_that_is_none(refused, folder):
         ({"pooling_mode": "sum"}, "--pooling_mode is one of", "cls, mean, max, lasttoken"),
         ({"queue_dtype": "float16"}, "--queue_dtype is one of", "float32, bfloat16, not 'float16'"),
         ({"head_dropout_prob": "1"}, "--head_dropout_prob lies in [0, 1), but is 1.0", "[0, 1)"),
-        ({"num_predictor_layers": "-1"}, "--num_predictor_layers is at least 0, but is -1", "at least 0"),
+        ({"num_predictor_layers": "-1"}, "--num_predictor_layers is a number of at least 0, but is -1", "at least 0"),
         ({"num_projection_layers": "0", "projection_dim": "8"}, "--projection_dim 8 needs", "raise it or leave"),
         ({"ema_decay": "2"}, "--ema_decay lies in [0, 1], but is 2.0", "[0, 1]"),
         ({"max_seq_length": "2"}, "--max_seq_length is at least 3", "at least 3"),

@@ -137,7 +137,7 @@ def test_a_development_set_is_made_of_the_training_text(command, files, capsys):
         (["--retrieval_file", "{shop}", "{shop}"], "both would be scored as `shop`; rename one"),
         (["--retrieval_file", "{bank}"], "bank.tsv, line 1: no column `query`, the columns are: text, label"),
         (["--label_file", "{absent}"], "absent.tsv: no such file"),
-        (["--dev_from_text", "200"], "text.txt: all 80 rows would be held out; give a lower `dev_from_text`"),
+        (["--dev_from_text", "200"], "text.txt: all 80 rows would be held out; give a lower --dev_from_text"),
         (["--dev_from_text", "75"], "text.txt: 5 different sentences, but one batch takes 8"),
         (["--dev_from_text", "-1"], "--dev_from_text is a number of rows, 0 or above, but is -1"),
         (

@@ -182,7 +182,8 @@ def test_a_run_that_makes_nothing_better_keeps_the_start_and_says_so(command, pa
     printed = capsys.readouterr().out
     assert re.search(rf"^start +{scored[0]:.2f} ", printed, re.M)
     assert re.search(rf"^best, step 0: the start +{scored[0]:.2f} ", printed, re.M)
-    assert printed.rstrip().splitlines()[-1].startswith("No checkpoint has a better dev_spearman than the start")
+    assert "\nNo checkpoint has a better dev_spearman than the start" in printed
+    assert printed.rstrip().splitlines()[-1].startswith("No checkpoint scored better than the start")
     start, export = AutoModel.from_pretrained(encoder_dir), AutoModel.from_pretrained(out / "sentence_encoder")
     given = {n: v for n, v in start.state_dict().items() if not n.startswith("pooler.")}
     assert [name for name, value in given.items() if not torch.equal(export.state_dict()[name], value)] == []
@@ -296,8 +297,8 @@ def test_scores_are_not_written_over_unless_told(scores, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--eval_tasks", "sts"), "has 750; fetch the file again, or set `allow_partial_tasks`"),
-        (("--eval_tasks", "sts11"), "`eval_tasks` sts11: unknown; choose of sts, transfer, geometry, sts12"),
+        (("--eval_tasks", "sts"), "has 750; fetch the file again, or set --allow_partial_tasks"),
+        (("--eval_tasks", "sts11"), "--eval_tasks sts11: unknown; choose of sts, transfer, geometry, sts12"),
         (("--eval_tasks", "cr"), "custrev.pos: no such file"),
         (
             ("--report_test_selection", "true"),
@@ -598,7 +599,7 @@ def test_ctrl_c_outside_training_ends_with_one_line(command, monkeypatch, capsys
 
     monkeypatch.setattr(run, "read_training_sentences", interrupted)
     command(code=130)
-    assert capsys.readouterr().err.splitlines()[-1].startswith("run_mocose.py: ended at once by Ctrl-C")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("run_mocose.py: stopped at once by Ctrl-C")
 
 
 def test_tokens_of_access_stay_out_of_the_card(command):

@@ -21,7 +21,7 @@ import torch
 import transformers.dynamic_module_utils
 import yaml
 from attacks import FORMATS, Attack, save_zip
-from builders import REPOSITORY, sentences, tiny_bert_config, tiny_model
+from builders import HELPERS, REPOSITORY, sentences, tiny_bert_config, tiny_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, BertModel
@@ -392,7 +392,7 @@ def test_a_configuration_that_names_a_kernel_of_the_hub_is_refused(model_dir, st
     if kind == "mocose":
         tiny_model().save_pretrained(model_dir)
     edit_json(model_dir / "config.json", **{key: "someone/kernel"})
-    assert start().startswith(f"its configuration asks for `{key.lstrip('_')}` someone/kernel, which is code on the")
+    assert start().startswith(f"its configuration asks for {key.lstrip('_')}: someone/kernel, which is code on the")
 
 
 def test_an_adapter_which_names_another_model_is_refused(model_dir, start):
@@ -498,7 +498,7 @@ def test_what_is_shared_holds_no_pickle_and_no_code(finished, tmp_path):
     files = [path for path in finished.rglob("*") if path.is_file()]
     shared = [path for path in files if not path.relative_to(finished).parts[0].startswith("checkpoint-")]
     assert len(shared) > 10
-    assert {path.suffix for path in shared} <= {".json", ".safetensors", ".md", ".txt"}
+    assert {path.suffix for path in shared} <= {".html", ".json", ".safetensors", ".md", ".txt"}
     assert [path for path in shared if unpickles(path)] == []
     assert {path.name for path in files if unpickles(path)} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert [path for path in files if path.suffix in (".bin", ".py", ".pkl")] == []
@@ -650,7 +650,7 @@ def forgeries(tmp_path_factory, encoder_dir, text_file):
     process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process |= {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": f"{REPOSITORY}:{HELPERS}",
         "TORCH_EXTENSIONS_DIR": str(folder / "compiled"),
     }
     done = subprocess.run(

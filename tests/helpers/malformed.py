@@ -67,7 +67,7 @@ NOT_UTF8 = ", line 40: not UTF-8 at byte "
 ZERO, SHOULD = "binary data, a zero byte", "should be UTF-8 text"
 NOT_GZIP, NOT_PARQUET, NO_JSON = ": not a complete gzip file (", ": not a complete parquet file (", "not valid JSON ("
 AGAIN, WHOLE, NAME_TEXT, MEND = "make it again", "one complete object", "name a text column", "mend the quotes"
-NO_TEXT, NAME_ONE = "no column `text`, the columns are: ", "give `text_column`"
+NO_TEXT, NAME_ONE = "no column `text`, the columns are: ", "give --text_column"
 BLANK = {"whole": ": all ", "streaming": ": 0 rows to train on"}
 FEW = {"whole": ": 1 different sentences", "streaming": ": 1 rows to train on"}
 MORE = {"whole": "needs one sentence a line", "streaming": "give more"}
@@ -75,7 +75,7 @@ MORE = {"whole": "needs one sentence a line", "streaming": "give more"}
 TEXTS = {
     # name of the case: file name, content, what follows the file name in the message, a word of the remedy
     "Latin-1 in line 40": (TXT, txt("Käfer".encode("latin-1")), f"{NOT_UTF8}2", "iconv"),
-    "Windows-1252 quotes": (TXT, txt(b"\x93a cat\x94"), f"{NOT_UTF8}1", "(CP1252): give `encoding` cp1252, or "),
+    "Windows-1252 quotes": (TXT, txt(b"\x93a cat\x94"), f"{NOT_UTF8}1", "(CP1252): give --encoding cp1252, or "),
     "Windows-1252, first only letters": (
         TXT,
         txt(b"K\xe4fer") + b"the cat\x92s\n",
@@ -287,14 +287,14 @@ TEXTS = {
     "UTF-16, big end first": ("bad.txt", b"\xfe\xff" + "a cat\n".encode("utf-16-be"), ", line 1: UTF-16", "iconv"),
     "UTF-16 without mark": ("bad.txt", "a cat\n".encode("utf-16-le"), ", line 1: binary data", "should be UTF-8"),
     "binary": ("bad.txt", b"a cat\n\x00\x01\x02\n", ", line 2: binary data", "should be UTF-8 text"),
-    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "`text_column`"),
-    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "`text_column`"),
-    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "`text_column`"),
+    "missing column": ("bad.csv", b"id,sentence\n1,a\n", ", line 1: no column `text`", "--text_column"),
+    "missing column, tsv": ("bad.tsv", b"id\tsentence\n1\ta\n", ", line 1: no column `text`", "--text_column"),
+    "missing column, jsonl": ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ", line 2: no column", "--text_column"),
     "missing column, parquet": (
         "bad.parquet",
         parquet(["a"], names=["sentence"]),
         ": no column `text`",
-        "`text_column`",
+        "--text_column",
     ),
     "csv of two lines without header": (
         "bad.csv",

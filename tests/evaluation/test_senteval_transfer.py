@@ -518,7 +518,7 @@ def test_embeddings_that_are_not_finite_are_refused():
     for value in (float("nan"), float("inf")):
         table.rows[text][2] = value
         with pytest.raises(
-            InputError, match=r"^mr: 1 embeddings are not finite numbers, .*; score another checkpoint"
+            InputError, match=r"^mr: 1 embeddings are not finite, .*; score another checkpoint"
         ):
             TransferTask("mr", parts).score(table)
 

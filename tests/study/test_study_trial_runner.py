@@ -206,6 +206,7 @@ def test_labels_make_different_folders(runner):
     assert len({str(folder).lower() for folder in folders}) == len(labels)
 
 
+@pytest.fixture
 def labels(tmp_path) -> str:
     path, texts = tmp_path / "bank.tsv", sentences(24, seed=8)
     path.write_text("".join(["label\ttext\n", *(f"{i % 2}\t{text}\n" for i, text in enumerate(texts))]))

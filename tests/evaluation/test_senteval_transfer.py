@@ -517,9 +517,7 @@ def test_embeddings_that_are_not_finite_are_refused():
     text = parts["all"][5][0][0]
     for value in (float("nan"), float("inf")):
         table.rows[text][2] = value
-        with pytest.raises(
-            InputError, match=r"^mr: 1 embeddings are not finite, .*; score another checkpoint"
-        ):
+        with pytest.raises(InputError, match=r"^mr: 1 embeddings are not finite, .*; score another checkpoint"):
             TransferTask("mr", parts).score(table)
 
 

@@ -178,7 +178,8 @@ def test_named_files_commands_and_options_exist(page):
         options |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source.read_text()))
     for code in inline_code(page):
         for path in re.findall(rf"(?<![\w/.…])((?:{FOLDERS})/[\w./-]*)", code):
-            assert (REPOSITORY / path.split("::")[0].rstrip(".")).exists(), code
+            is_built = path.startswith("docs/_build/")  # by `make docs`
+            assert is_built or (REPOSITORY / path.split("::")[0].rstrip(".")).exists(), code
         if code.startswith(("pytest ", "python tests/")):
             _parse(code.split())
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):

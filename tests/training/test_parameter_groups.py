@@ -97,9 +97,7 @@ def test_an_optimizer_of_the_users_own_is_left_alone(tmp_path, tokenizer):
     own = torch.optim.SGD(trainer.model.mocose.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="`head_learning_rate` is for the optimizer that the trainer builds; leave"):
         type(trainer)(model=trainer.model, args=trainer.args, processing_class=tokenizer, optimizers=(own, None))
-    with pytest.raises(
-        ValueError, match="`head_learning_rate` needs an optimizer with groups of parameters, which SGD"
-    ):
+    with pytest.raises(ValueError, match="`head_learning_rate` needs an optimizer with parameter groups, and SGD"):
         set_head_learning_rate(own, trainer.model, 1e-2)
 
 

@@ -170,5 +170,6 @@ def test_the_reason_of_a_failed_trial_shows_no_secret(tmp_path):
     options = {"hub_token": "unguessable", "hub_tokken": "unguessable"}
     result = TrialRunner("s", options, tmp_path).run("a", {}, seed=0)
     assert result.state == "failed"
-    assert "unknown option --hub_tokken=***" in result.reason
+    assert "unknown option --hub_tokken" in result.reason
+    assert "unguessable" not in result.reason
     assert files_with(tmp_path, "unguessable") == []

@@ -42,7 +42,7 @@ def show_page(options: Options, run: Run) -> None:
     """Say where the page is, and what the nearest texts of one text were and are."""
     options.say(f"Page of the run: {Path(options.output_dir) / PAGE_FILE}")
     for entry in run.neighbours[:1]:
-        options.say(printable(f"\nNearest to: {entry.text}"))
+        options.say(f"\n{printable(f'Nearest to: {entry.text}')}")
         for when, side in (("start", entry.before), ("trained", entry.after)):
             for score, text in side:
                 options.say(printable(f"  {when:<7}  {score:5.2f}  {text}"))

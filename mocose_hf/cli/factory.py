@@ -116,8 +116,8 @@ def fingerprint_encoder(options: Options) -> str:
         return encoder_sha256(options.model.model_name_or_path, **hub_options(options))
 
 
-def check_model_options(options: Options, encoder_config, tokenizer) -> None:
-    """Refuse options that a model of this encoder cannot be built or trained with, without building it."""
+def validate_model_options(options: Options, encoder_config, tokenizer) -> None:
+    """Raise an `InputError` for options that no model of this encoder can be built or trained with."""
     try:
         ALGORITHMS[options.model.algorithm].validate(encoder_config, _method(options), options.training)
         validate_length(options.training, tokenizer, encoder_config)
@@ -136,12 +136,12 @@ def _method(options: Options) -> dict[str, object]:
 
 @contextmanager
 def _loading(name_or_path: str) -> Iterator[None]:
-    """Tell in one line that something of a model cannot be loaded, and why."""
+    """Raise an `InputError` in one line if a part of a model cannot be loaded."""
     try:
         yield
     except Exception as error:  # transformers raises many kinds on files that it does not expect
-        told = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
-        reason = one_line(error) if told else f"{type(error).__name__}: {one_line(error)}"
+        is_known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError))
+        reason = one_line(error) if is_known else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
             f"--model_name_or_path {name_or_path}: cannot be loaded ({reason}); give a directory with config.json, "
             "weights and tokenizer, or a model id of the hub."

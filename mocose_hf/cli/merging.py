@@ -8,7 +8,6 @@ from torch import nn
 from mocose_hf.cli.factory import hub_options, load_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.scoring import is_start
-from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.training.checkpoint import PREFIX
 from mocose_hf.training.trainer import MoCoSETrainer
 
@@ -32,7 +31,7 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
     scores = [entry[metric] for entry in trainer.state.log_history if entry["step"] == 0 and metric in entry]
     if not trainer.args.load_best_model_at_end or not scores:
         return
-    sign = 1.0 if is_greater_better(trainer.args.best_metric) else -1.0
+    sign = 1.0 if trainer.args.greater_is_better else -1.0
     if sign * trainer.evaluate()[metric] < sign * scores[0]:
         options.say(f"Merged with the start, the encoder has a worse {trainer.args.best_metric} than the start alone.")
         _interpolate(merged, 1.0)

@@ -18,7 +18,6 @@ from mocose_hf.cli.factory import build_model
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import CHOICE_FILE
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.evaluation.development import DevelopmentSets
 from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.files import read_json_object, write_text
@@ -64,7 +63,7 @@ def choose_recipe(
         return candidates[first], {"recipe": first}
     metric = options.training.best_metric
     scores = score_shapes(candidates[first], development, sentences.dataset, shapes)
-    sign = 1.0 if is_greater_better(metric) else -1.0
+    sign = 1.0 if options.training.greater_is_better else -1.0
     gains = torch.tensor([sign * (scores[other] - scores["start"]) for other in candidates])
     gains = gains.to(options.training.device)
     broadcast(gains)  # all processes choose alike, even if their machines round differently

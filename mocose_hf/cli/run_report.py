@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from mocose_hf.cli.factory import hub_options
 from mocose_hf.cli.options import Options
 from mocose_hf.data.sentences import sample_rows
 from mocose_hf.errors import InputError, printable
-from mocose_hf.evaluation.checkpoint_selection import is_greater_better
 from mocose_hf.export.model_card import RunRecord, library_versions
 from mocose_hf.report.neighbours import Neighbours, compare_neighbours
 from mocose_hf.report.run_page import PAGE_FILE, Run, read_run, write_page, write_record
@@ -24,7 +24,7 @@ def write_run_page(trainer: MoCoSETrainer, options: Options, sentences, record: 
     run = Run(
         name=options.output_dir,
         metric=metric if any(metric in figures for _, figures in record.scores) else "",
-        greater_is_better=is_greater_better(metric),
+        greater_is_better=options.training.greater_is_better,
         scores=record.scores,
         settings={name: value if isinstance(value, int | float | str) else str(value) for name, value in settings},
         data=record.data,
@@ -51,9 +51,8 @@ def show_page(options: Options, run: Run) -> None:
 
 def _neighbours(trainer: MoCoSETrainer, options: Options, sentences) -> list[Neighbours]:
     """Compare the start with the trained encoder; without the start, say so and compare nothing."""
-    hub = {"revision": options.model.model_revision, "cache_dir": options.model.cache_dir}
     try:
-        start = SentenceEncoder.load(options.model.model_name_or_path, **hub)
+        start = SentenceEncoder.load(options.model.model_name_or_path, **hub_options(options))
     except InputError as error:
         options.say(f"The page has no nearest texts: {error}")
         return []

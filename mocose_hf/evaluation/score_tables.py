@@ -30,7 +30,7 @@ _GEOMETRY_METRICS = (
     "mean_cosine",
 )
 
-_TASK_METRIC_TITLES = {
+TASK_METRIC_TITLES = {
     "ndcg_at_10": "nDCG@10",
     "mrr_at_10": "MRR@10",
     "recall_at_1": "R@1",
@@ -93,15 +93,15 @@ def development_tables(rows: Sequence[Row]) -> list[Table]:
     pairs = [row for row in rows if DEV_SPEARMAN in row[1]]
     tables = [development_table(pairs)] if pairs else []
     for task in dict.fromkeys(task for _, metrics in rows for task in map(_development_task, metrics) if task):
-        names = [name for name in _TASK_METRIC_TITLES if any(f"{task}_{name}" in metrics for _, metrics in rows)]
+        names = [name for name in TASK_METRIC_TITLES if any(f"{task}_{name}" in metrics for _, metrics in rows)]
         body = [[scored, *(_percent(metrics.get(f"{task}_{name}")) for name in names)] for scored, metrics in rows]
-        tables.append((f"{task}, × 100", ["", *(_TASK_METRIC_TITLES[name] for name in names)], body))
+        tables.append((f"{task}, × 100", ["", *(TASK_METRIC_TITLES[name] for name in names)], body))
     return tables
 
 
 def _development_task(name: str) -> str | None:
     """Return the task that a metric belongs to, None if it is a metric of pairs."""
-    ends = [metric for metric in _TASK_METRIC_TITLES if name.endswith(f"_{metric}")]
+    ends = [metric for metric in TASK_METRIC_TITLES if name.endswith(f"_{metric}")]
     return name.removesuffix(f"_{max(ends, key=len)}") if ends else None
 
 

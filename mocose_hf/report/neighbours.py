@@ -4,9 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from mocose_hf.evaluation.labels import nearest_neighbours
+from mocose_hf.evaluation.similarity import unit_rows
 
 Encode = Callable[[list[str]], Tensor]
 """Returns embeddings (n, H) of n texts."""
@@ -62,8 +63,7 @@ def compare_neighbours(
 
 def _nearest(embeddings: Tensor, queries: int, count: int) -> list[list[tuple[float, int]]]:
     """Return cosine and row of the nearest rows of each of the first rows."""
-    rows = F.normalize(embeddings, dim=-1)  # (N, H)
-    cosines = rows[:queries] @ rows.T  # (Q, N)
-    cosines[torch.arange(queries), torch.arange(queries)] = -torch.inf  # a text is not its own neighbour
-    scores, places = cosines.topk(count, dim=-1)
+    places = nearest_neighbours(embeddings, count)[:queries]  # (Q, count)
+    rows = unit_rows(embeddings)  # (N, H)
+    scores = (rows[:queries, None] * rows[places]).sum(dim=-1)  # (Q, count)
     return [list(zip(*row, strict=True)) for row in zip(scores.tolist(), places.tolist(), strict=True)]

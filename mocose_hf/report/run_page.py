@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from mocose_hf.errors import InputError
+from mocose_hf.evaluation.score_tables import TASK_METRIC_TITLES
 from mocose_hf.files import read_json_object, write_text
 from mocose_hf.report.charts import Chart, line_chart
 from mocose_hf.report.neighbours import Neighbours
@@ -129,20 +130,13 @@ def measure_label(name: str) -> str:
         return known[name]
     for ending, written in _ENDINGS.items():
         if name.endswith(ending):
-            return f"{written} ({name.removesuffix(ending)})" if name != ending else written
+            return f"{written} ({name.removesuffix(ending)})"
     return name.replace("_", " ")
 
 
-_ENDINGS = {
-    "_ndcg_at_10": "nDCG@10",
-    "_mrr_at_10": "MRR@10",
-    "_precision_at_10": "P@10",
+_ENDINGS = {f"_{name}": title for name, title in TASK_METRIC_TITLES.items()} | {
     "_knn_accuracy_at_1": "kNN accuracy",
     "_knn_accuracy_at_10": "kNN accuracy, k = 10",
-    "_recall_at_1": "R@1",
-    "_recall_at_10": "R@10",
-    "_recall_at_100": "R@100",
-    "_v_measure": "V-measure",
     "_spearman": "Spearman",
 }
 

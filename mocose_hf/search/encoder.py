@@ -9,11 +9,9 @@ from torch.nn import functional as F
 
 from mocose_hf.data.open_file import file_fingerprint
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
 from mocose_hf.models.loading import encoder_files, load_encoder, load_tokenizer
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
-
-EXPORTED = "sentence_encoder"
-"""The folder of a run's output directory that holds the plain encoder."""
 
 
 @dataclass
@@ -37,7 +35,7 @@ class SentenceEncoder:
         Raises:
             InputError: If there is no model that can be loaded.
         """
-        exported = Path(name_or_path) / EXPORTED
+        exported = Path(name_or_path) / SENTENCE_ENCODER
         name = str(exported) if exported.is_dir() else str(name_or_path)
         try:
             source = load_encoder(name, **hub_options)

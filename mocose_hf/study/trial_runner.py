@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PrinterCallback, TrainerCallback
 
-from mocose_hf.cli.factory import build_model, build_trainer, check_model_options
+from mocose_hf.cli.factory import build_model, build_trainer, validate_model_options
 from mocose_hf.cli.idle_options import find_idle
 from mocose_hf.cli.options import Options, build_parser, read_options, read_values, validate_option_names
 from mocose_hf.data.text_augmentation import build_key_augmentation
@@ -107,7 +107,7 @@ class TrialRunner:
             self._validate_metric(options)
             encoder = self._data.encoder(options)
             with self._errors_of(label):
-                check_model_options(options, *encoder)
+                validate_model_options(options, *encoder)
                 _validate_augmentation(options)
                 _validate_effect(cell, options)
             self._digests[label] = self._data.digests(options)

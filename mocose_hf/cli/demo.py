@@ -4,13 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mocose_hf.cli.search import positive
-from mocose_hf.errors import EXIT_BAD_INPUT, InputError, one_line, printable
+from mocose_hf.cli.messages import CommandParser
+from mocose_hf.cli.search import positive, silence_transformers
+from mocose_hf.cli.train import guard
+from mocose_hf.errors import InputError, one_line
 
 
 def build_parser(program: str = "mocose demo") -> argparse.ArgumentParser:
     """Return the parser of `mocose demo`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         program,
         description="Serve a page on this machine alone: search a file by meaning and compare two sentences, with one "
         "encoder or with the start and the trained one side by side.",
@@ -24,14 +26,22 @@ def build_parser(program: str = "mocose demo") -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "mocose demo") -> int:
-    """Serve the page until Ctrl-C and return the exit code."""
-    options = build_parser(program).parse_args(arguments)
+def main(argv: Sequence[str] | None = None, program: str = "mocose demo") -> int:
+    """Serve the page until Ctrl-C and return the exit code, as `mocose_hf.cli.train.main` does."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    return guard(lambda: serve(build_parser(program).parse_args(argv)), program)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        InputError: If a model or the file cannot be read, or the port cannot be used.
+    """
     try:
         server = build_server(options)
-    except (InputError, OSError, OverflowError) as error:
-        sys.stderr.write(f"{program}: {printable(one_line(error))}\n")
-        return EXIT_BAD_INPUT
+    except (OSError, OverflowError) as error:
+        raise InputError(f"port: {options.port} cannot be used ({one_line(error)}); give another.") from error
     print(f"Open {server.url} in a browser; end with Ctrl-C.", flush=True)
     try:
         server.serve_forever()
@@ -39,7 +49,6 @@ def main(arguments: Sequence[str] | None = None, program: str = "mocose demo") -
         pass
     finally:
         server.server_close()
-    return 0
 
 
 def build_server(options: argparse.Namespace):
@@ -47,22 +56,15 @@ def build_server(options: argparse.Namespace):
 
     Raises:
         InputError: If a model or the file cannot be read.
-        OSError: If the port is in use.
+        OSError, OverflowError: If the port is in use or no port.
     """
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
     from mocose_hf.search.corpus import open_corpus
     from mocose_hf.search.demo import DemoServer, Engine
 
-    disable_progress_bar()
-    set_verbosity_error()  # no report of weights that sentence embeddings do not need
+    silence_transformers()
     engines = []
     for name in filter(None, (options.start, options.model)):
         progress = sys.stderr.isatty()
         encoder, index, _ = open_corpus(name, options.corpus, options.text_column, show_progress=progress)
         engines.append(Engine(name, encoder, index))
     return DemoServer(engines, options.port, options.top_k)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mocose_hf.cli.messages import CommandParser
 from mocose_hf.cli.train import guard, prepare_process
 from mocose_hf.errors import InputError
 
@@ -17,17 +18,12 @@ SentenceTransformer, AutoModel and pipeline("feature-extraction") load the resul
 
 def build_parser(program: str = "mocose export") -> argparse.ArgumentParser:
     """Build the parser of `mocose export`."""
-    parser = _Parser(program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Output directory of `mocose train`, another model directory, or a hub id.")
     parser.add_argument("directory", help="Directory to write; must be new or empty.")
     parser.add_argument("--model_revision", help="Branch, tag or commit of a model on the hub.")
     parser.add_argument("--cache_dir", help="Directory for downloaded models.")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{message}; see `{self.prog} --help`.")
 
 
 def main(argv: Sequence[str] | None = None, program: str = "mocose export") -> int:

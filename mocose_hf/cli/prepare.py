@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mocose_hf.errors import EXIT_BAD_INPUT, InputError, one_line, printable
+from mocose_hf.cli.messages import CommandParser
+from mocose_hf.cli.train import guard
+from mocose_hf.errors import InputError, one_line, printable
 
 DESCRIPTION = """Make a training file of documents: folders, patterns or files of .txt, .md, .html, .pdf, .csv, .tsv,
 .jsonl and .parquet. Splits them into sentences or passages, drops what is too short, too long, repeated or nearly
@@ -14,7 +16,7 @@ repeated, and shows what was dropped and some of what was kept."""
 
 def build_parser(program: str = "mocose prepare") -> argparse.ArgumentParser:
     """Return the parser of `mocose prepare`."""
-    parser = argparse.ArgumentParser(program, description=DESCRIPTION)
+    parser = CommandParser(program, description=DESCRIPTION)
     parser.add_argument("inputs", nargs="+", help="Folders, patterns such as 'docs/**/*.md', or files.")
     parser.add_argument("-o", "--output", required=True, help="The .parquet or .txt file to write.")
     parser.add_argument("--unit", choices=["sentence", "passage"], default="sentence", help="Default: sentence.")
@@ -34,15 +36,10 @@ def build_parser(program: str = "mocose prepare") -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "mocose prepare") -> int:
-    """Run the command and return its exit code."""
-    options = build_parser(program).parse_args(arguments)
-    try:
-        run(options)
-    except (InputError, OSError) as error:
-        sys.stderr.write(f"{program}: {printable(one_line(error))}\n")
-        return EXIT_BAD_INPUT
-    return 0
+def main(argv: Sequence[str] | None = None, program: str = "mocose prepare") -> int:
+    """Run the command and return its exit code, as `mocose_hf.cli.train.main` does."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    return guard(lambda: run(build_parser(program).parse_args(argv)), program)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -72,7 +69,10 @@ def run(options: argparse.Namespace) -> None:
     )
     if not done.texts:
         raise InputError(f"inputs: nothing is left of {done.read:,} texts; look at --min_chars and --max_chars.")
-    done.write(output)
+    try:
+        done.write(output)
+    except OSError as error:
+        raise InputError(f"output: {output} cannot be written ({one_line(error)}); give another.") from error
     print(f"{len(paths):>10,}  files")
     print(f"{done.read:>10,}  {options.unit}s read")
     for reason, count in done.dropped.most_common():
@@ -91,7 +91,3 @@ def _threshold(text: str) -> float | None:
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
     return number
-
-
-if __name__ == "__main__":
-    sys.exit(main())

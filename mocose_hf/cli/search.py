@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from mocose_hf.errors import EXIT_BAD_INPUT, InputError, printable
+from mocose_hf.cli.messages import CommandParser
+from mocose_hf.cli.train import guard
+from mocose_hf.errors import printable
 
 DESCRIPTION = """Search a file by meaning.
 
@@ -17,9 +19,7 @@ model and file are the same. Without a query, queries are read from the terminal
 
 def build_parser(program: str = "mocose search") -> argparse.ArgumentParser:
     """Return the parser of `mocose search`."""
-    parser = argparse.ArgumentParser(
-        program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="An output directory of `mocose train`, a model directory or a hub id.")
     parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
     parser.add_argument("query", nargs="*", help="What to search for; several words are one query.")
@@ -32,27 +32,32 @@ def build_parser(program: str = "mocose search") -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "mocose search") -> int:
-    """Run the command and return its exit code."""
-    options = build_parser(program).parse_args(arguments)
-    try:
-        search(options)
-    except InputError as error:
-        sys.stderr.write(f"{program}: {printable(str(error))}\n")
-        return EXIT_BAD_INPUT
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def main(argv: Sequence[str] | None = None, program: str = "mocose search") -> int:
+    """Run the command and return its exit code, as `mocose_hf.cli.train.main` does."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    return guard(lambda: search(build_parser(program).parse_args(argv)), program)
 
 
 def search(options: argparse.Namespace) -> None:
-    """Open or build the index and answer the queries."""
+    """Open or build the index and answer the queries, until the reader of the output has seen enough."""
+    try:
+        _answer(options)
+    except BrokenPipeError:  # as of `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def silence_transformers() -> None:
+    """Show neither bars of loading nor reports of weights that sentence embeddings do not need."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    disable_progress_bar()
+    set_verbosity_error()
+
+
+def _answer(options: argparse.Namespace) -> None:
     from mocose_hf.search.corpus import open_corpus
 
-    disable_progress_bar()
-    set_verbosity_error()  # no report of weights that sentence embeddings do not need
+    silence_transformers()
     encoder, index, is_new = open_corpus(
         options.model,
         options.corpus,
@@ -92,7 +97,3 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
-
-
-if __name__ == "__main__":
-    sys.exit(main())

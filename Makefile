@@ -49,6 +49,7 @@ lint: $(VENV)/dev prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy --cache-dir=/dev/null
 	$(BIN)/codespell
 
 # Counts habits of writing that cost readers a second reading.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def _cached_file_sha256(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _leaves(value: object) -> Iterator[str]:
+def _leaves(value: Any) -> Iterator[str]:
     """Yield the plain values in order, and the length of each list and mapping."""
     if hasattr(value, "column_names"):  # a `datasets.Dataset`, without importing that library
         yield from _leaves({name: list(value[name]) for name in value.column_names})

@@ -65,5 +65,5 @@ class _PostImportFinder(MetaPathFinder):
             execute(module)
             self._action()
 
-        spec.loader.exec_module = execute_and_act
+        spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec

@@ -3,7 +3,7 @@
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mocose_hf.errors import InputError
 
@@ -21,7 +21,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK, FAINT = "#333333", "#E3E3E3"
 
 
-def line_style(number: int) -> dict[str, str]:
+Style: TypeAlias = dict[str, Any]
+"""Options of a line or a text, as matplotlib takes them."""
+
+
+def line_style(number: int) -> Style:
     """Return colour and dashes of a line; neighbours differ in both, so that they are distinct in grey too."""
     turns = number + number // len(COLOURS)
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[turns % len(DASHES)]}

@@ -44,7 +44,8 @@ def read_config_file(path: str) -> dict[str, ConfigEntry]:
     node = _compose(path)
     if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
         raise ConfigFileError(f"{path}, line 1: not a mapping; write one `option: value` a line.")
-    entries, seen = {}, {id(node)}
+    entries: dict[str, ConfigEntry] = {}
+    seen = {id(node)}
     for key, value in node.value:
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):

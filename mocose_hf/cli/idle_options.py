@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 
 from mocose_hf.models.modeling_base import TARGET_ARGUMENTS
 from mocose_hf.models.queue_weighting import parse_window
@@ -49,6 +50,10 @@ def _needs_one_source_of_pairs(values: Namespace) -> bool:
     return not values.eval_tasks and not values.report_test_selection
 
 
+def _has_algorithm(algorithm: str, values: Namespace) -> bool:
+    return values.algorithm == algorithm
+
+
 def _algorithm_rules() -> list[_Rule]:
     """Make one rule for each algorithm, of the options that it lacks."""
     names = {name for kind in ALGORITHMS.values() for name in kind.model.config_class.option_names()}
@@ -58,7 +63,7 @@ def _algorithm_rules() -> list[_Rule]:
         _Rule(
             tuple(sorted(name for name in names if kind.lacks(name) or name in fixed.get(algorithm, ()))),
             ("algorithm",),
-            lambda values, algorithm=algorithm: values.algorithm == algorithm,
+            partial(_has_algorithm, algorithm),
             f"the algorithm {algorithm} does not use it",
         )
         for algorithm, kind in ALGORITHMS.items()

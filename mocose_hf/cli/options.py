@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from mocose_hf.cli.arguments import DataArguments, EvaluationArguments, MethodArguments, ModelArguments
 from mocose_hf.cli.config_file import ConfigEntry, ConfigFileError, locate, read_config_file
@@ -190,7 +191,8 @@ def _resolve(
     if recipe is not None:
         model.recipe = recipe
     parts = (model, method, data, evaluation, training)
-    options = Options(*parts, given.get("output_dir"), in_force, notices, typed, entries)
+    output_dir: Any = given.get("output_dir")
+    options = Options(*parts, output_dir, in_force, notices, typed, entries)
     # Transformers sets `do_eval` itself if there is an `eval_strategy`.
     _validate_switches(options, typed if is_saved else given)
     if evaluation.eval_tasks is None and given.get("do_eval") and not options.has_own_sets:

@@ -5,6 +5,7 @@ import difflib
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from typing import Any
 
 from transformers import HfArgumentParser
 
@@ -157,7 +158,7 @@ class OptionParser(HfArgumentParser):
         return converted if action.nargs in ("+", "*") else converted[0]
 
     def _convert_one(self, action: argparse.Action, text: str) -> object:
-        convert = action.type or str
+        convert: Any = action.type or str
         try:
             value = convert(text)
         except argparse.ArgumentTypeError as error:

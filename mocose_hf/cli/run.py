@@ -146,7 +146,12 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
     """Collect what the model card and the page of the run say."""
     training, model = options.training, trainer.accelerator.unwrap_model(trainer.model)
     config, algorithm = model.config, ALGORITHMS[model.algorithm]
-    shown = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
+    shown: tuple[str, ...] = (
+        "learning_rate",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "world_size",
+    )
     shown += ("max_steps", "max_seq_length")
     shown += ("ema_decay", "ema_decay_end") if model.momentum_pairs() else ()
     streams = options.data.streaming

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -121,7 +122,7 @@ def read_evaluation_tasks(options: Options) -> Tasks:
             tasks.final = _read(options, wanted.eval_tasks)
         if wanted.report_test_selection:
             sets = _read(options, ["sts"])
-            tasks.during_training = [replace(task, development=None) for task in sets]
+            tasks.during_training = [replace(task, development=None) for task in sets if isinstance(task, STSTask)]
     except InputError as error:
         raise InputError(options.locate(str(error))) from error
     metric = options.training.best_metric
@@ -254,7 +255,7 @@ def evaluate_alone(
 def _write(options: Options, scores: list[Row], results: list[Row], selections: Sequence[Row] = ()) -> None:
     """Write the scores of the development sets, the tasks and the three selections."""
     made = [*development_tables(scores), *tables(results), *tables(selections)]
-    figures = None
+    figures: dict[str, Any] | None = None
     if results or selections:
         figures = {f"eval_{name}": value for _, row in [*scores[-1:], *results] for name, value in row.items()}
         if selections:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 HEAD_BYTES = 1024
 """How many bytes of a file `detect_type` needs."""
@@ -146,7 +147,7 @@ def _table_columns(rows: Sequence[str], delimiter: str) -> list[str] | None:
     """Return the column names of a table, [] if it has no header, None if the rows are not a table."""
     if not all(delimiter in row for row in rows[:3]):
         return None
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     try:
         fields = list(csv.reader((f"{row}\n" for row in rows), delimiter=delimiter, quoting=quoting))
     except csv.Error:
@@ -211,9 +212,10 @@ def guess_wide_encoding(line: bytes) -> str | None:
     line = line[:4000]
     zero_shares = [sum(byte == 0 for byte in line[start::4]) * 4 / max(len(line), 1) for start in range(4)]
     are_zero = tuple(share > 0.6 for share in zero_shares)
-    return {
+    names: dict[tuple[bool, ...], str] = {
         (False, True, False, True): "UTF-16LE",
         (True, False, True, False): "UTF-16BE",
         (False, True, True, True): "UTF-32LE",
         (True, True, True, False): "UTF-32BE",
-    }.get(are_zero)
+    }
+    return names.get(are_zero)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mocose_hf.data.file_types import GZIP, HEAD_BYTES, detect_type
 from mocose_hf.errors import InputError, one_line
@@ -35,7 +35,7 @@ def open_file(path: Path, expected: str = TEXT) -> Iterator[BinaryIO]:
     with readable(path), path.open("rb") as raw:
         zipped = is_gzipped(path)
         _validate_type(path, raw.peek(HEAD_BYTES), GZIP if zipped else expected)
-        file = gzip.GzipFile(fileobj=raw) if zipped else raw
+        file: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
         head = file.peek(HEAD_BYTES)
         if not head:
             raise InputError(f"{path}: the file is empty; it needs one sentence a line or row.")

@@ -162,7 +162,8 @@ def _unknown_suffix(path: Path) -> InputError:
 
 def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
     """Yield the lines of a .txt file, after checking that its first lines are not a table."""
-    sample, sample_error = [], None
+    sample: list[str] = []
+    sample_error = None
     try:
         sample.extend(itertools.islice(lines, _SAMPLE_LINES))
     except InputError as error:

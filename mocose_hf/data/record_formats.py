@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ MAX_FIELD_CHARACTERS = 2**24
 
 ADD_HEADER = "rename a column, or add the missing header line"
 
-Record = dict[str, object]
+Record = dict[str, Any]
 
 PlacedRecord = tuple[str, Record | None]
 """The place of a row (file and line or row), and its values by column; None for a blank row."""

@@ -139,7 +139,7 @@ def sample_rows(dataset, count: int) -> tuple[list[dict], bool]:
     if isinstance(dataset, IterableDataset):
         rows = []
         with suppress(InputError):
-            for row in dataset.one_pass():
+            for row in dataset.one_pass():  # type: ignore[attr-defined]
                 rows.append(row)
                 if len(rows) == count:
                     break

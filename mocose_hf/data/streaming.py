@@ -317,7 +317,7 @@ def as_stream(dataset: IterableDataset, args, needs_text: bool) -> InfiniteStrea
 
 def _shuffle(rows: Iterable, buffer_size: int, generator: random.Random) -> Iterator:
     """Yield all rows, each drawn from a buffer that the next row then refills."""
-    buffer = []
+    buffer: list = []
     for row in rows:
         if len(buffer) < buffer_size:
             buffer.append(row)

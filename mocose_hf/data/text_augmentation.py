@@ -6,7 +6,7 @@ back-translations; these are texts of the user's own, in the column that `key_co
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from zipfile import BadZipFile
@@ -70,7 +70,7 @@ class Typos:
         if generator.random() >= self.rate:
             return word
         indices = range(len(word))
-        typos = [(_drop, indices), (_double, indices)]
+        typos: list[tuple[Callable, Sequence[int]]] = [(_drop, indices), (_double, indices)]
         typos.append((_swap, [i for i in indices[1:] if word[i - 1] != word[i]]))
         typos.append((_hit_neighbour, [i for i in indices if word[i].lower() in QWERTY_NEIGHBOURS]))
         typo, possible = generator.choice([(typo, possible) for typo, possible in typos if possible])
@@ -173,7 +173,7 @@ def _lines(file) -> Iterator[list[str]]:
     return (line.split() for line in text.splitlines() if not line.startswith(" "))
 
 
-KEY_AUGMENTATIONS = {"synonyms": Synonyms, "typos": Typos}
+KEY_AUGMENTATIONS: dict[str, Callable[[float], TextAugmentation]] = {"synonyms": Synonyms, "typos": Typos}
 """The classes by the names that `key_augmentation` takes."""
 
 

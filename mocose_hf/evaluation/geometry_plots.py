@@ -67,7 +67,7 @@ def plot_alignment_uniformity(history: Iterable[Mapping], path: str | Path) -> b
     return save_figure(alignment_uniformity_figure(history), path)
 
 
-def spectrum_figure(spectra: Mapping[str, Tensor]) -> "Figure | None":
+def spectrum_figure(spectra: Mapping[str, Tensor | Sequence[float]]) -> "Figure | None":
     """Return the figure of `plot_spectrum`, None if there is nothing to draw."""
     lines = {name: _above_rounding([float(v) for v in values]) for name, values in spectra.items()}
     lines = {name: values for name, values in lines.items() if values}
@@ -126,7 +126,7 @@ def alignment_uniformity_figure(history: Iterable[Mapping]) -> "Figure | None":
 
 def _points(history: Iterable[Mapping]) -> list[tuple[float, float, float]]:
     """Return step, uniformity and alignment of the entries that have them, in order of steps."""
-    points = {}
+    points: dict[float, tuple] = {}
     for entry in history:
         point = tuple(entry.get(name) for name in ("step", "eval_dev_uniformity", "eval_dev_alignment"))
         if all(isinstance(value, (int, float)) and math.isfinite(value) for value in point):
@@ -141,7 +141,7 @@ def _label_ends(figure: "Figure", axes, points: Sequence[tuple[float, float, flo
     figure.draw_without_rendering()  # computes the layout that labels are measured in
     window = axes.get_window_extent()
     line = _dots_along(axes.transData.transform([point[1:] for point in points]))
-    label_boxes = []
+    label_boxes: list = []
     for step, *point in dict.fromkeys((points[0], points[-1])):
         label = axes.annotate(
             f"step {step:,}",

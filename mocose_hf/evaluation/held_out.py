@@ -81,7 +81,7 @@ def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count
     """
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
-    chosen = []
+    chosen: list[int] = []
     for row in order:
         if len(chosen) == count:
             break

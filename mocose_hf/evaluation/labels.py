@@ -184,11 +184,11 @@ def kmeans_v_measure(embeddings: Embeddings, labels: Tensor | Sequence[int], sta
     from sklearn.cluster import KMeans
     from sklearn.metrics import v_measure_score
 
-    labels, unit = np.asarray(labels), unit_rows(embeddings)
-    unit = unit.numpy() if isinstance(unit, Tensor) else unit
-    count = len(np.unique(labels))
+    rows, numbers = unit_rows(embeddings), np.asarray(labels)
+    unit = rows.numpy() if isinstance(rows, Tensor) else rows
+    count = len(np.unique(numbers))
     clusterings = (KMeans(count, n_init=1, random_state=start).fit_predict(unit) for start in range(starts))
-    return 100.0 * float(np.mean([v_measure_score(labels, clusters) for clusters in clusterings]))
+    return 100.0 * float(np.mean([v_measure_score(numbers, clusters) for clusters in clusterings]))
 
 
 def _label_text(label: object) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,7 +232,7 @@ def _add_id(place: str, text_id: object, ids: dict[str, int]) -> None:
     ids[str(text_id)] = len(ids)
 
 
-def _grade(place: str, score: object) -> float:
+def _grade(place: str, score: Any) -> float:
     try:
         grade = float(score)
     except (TypeError, ValueError):
@@ -321,9 +322,8 @@ def ranking_metrics(ranks: Tensor, judgements: Judgements, query_count: int) -> 
 
 def _rank_in_group(groups: Tensor, values: Tensor) -> Tensor:
     """Return for each of P values how many values of its group are larger, or equal and earlier; (P,) int64."""
-    groups, values = groups.numpy(), values.numpy()
-    order = np.lexsort((-values, groups))
-    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    ranks = np.empty(len(groups), dtype=np.int64)
-    ranks[order] = np.arange(len(groups)) - np.repeat(starts, sizes)
+    order = np.lexsort((-values.numpy(), groups.numpy()))
+    _, starts, sizes = np.unique(groups.numpy()[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order)) - np.repeat(starts, sizes)
     return torch.from_numpy(ranks)

@@ -315,7 +315,7 @@ def _score_by_nested_folds(features, labels, strengths: list[float], progress: C
         classifier = _classifier(labels, strength).fit(features[rest], labels[rest])
         dev.append(accuracy)
         test.append(classifier.score(features[fold], labels[fold]))
-    return np.mean(dev), np.mean(test)
+    return float(np.mean(dev)), float(np.mean(test))
 
 
 def _choose_by_folds(features, labels, strengths: list[float], progress: Callable) -> tuple[float, float]:

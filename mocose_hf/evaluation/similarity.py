@@ -1,13 +1,14 @@
 """Similarities of embeddings, dense (a tensor) or sparse (a SciPy matrix, as of TF-IDF)."""
 
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import torch
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-Embeddings = Tensor | sparse.csr_matrix
+Embeddings: TypeAlias = Tensor | sparse.csr_matrix
 """(N, H), one embedding a row."""
 
 DECIMALS = 6
@@ -41,8 +42,9 @@ def cosine_blocks(first: Embeddings, second: Embeddings) -> Iterator[tuple[int, 
 
 def pair_cosines(first: Embeddings, second: Embeddings) -> Tensor:
     """Return the cosine of each row of (N, H) with the same row of the other side, (N,) float64; 0 for a zero row."""
-    if not isinstance(first, Tensor):
-        return torch.from_numpy(unit_rows(first).multiply(unit_rows(second)).sum(axis=1)).flatten()
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        products: Any = unit_rows(first).multiply(unit_rows(second))
+        return torch.from_numpy(products.sum(axis=1)).flatten()
     return F.cosine_similarity(first.double(), second.double())
 
 

@@ -88,7 +88,7 @@ def score_tasks(
     tasks: Sequence[Task], embeddings: SentenceEmbeddings, show_progress: bool = False
 ) -> dict[str, float]:
     """Return the metrics of all tasks and their `averages`; only the first process scores transfer tasks."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for task in tasks:
         if process_index() == 0 or not isinstance(task, TransferTask):  # these take minutes
             metrics |= task.score(embeddings, show_progress=show_progress)
@@ -129,7 +129,7 @@ def mean_name(group: str, metric: str, count: int) -> str:
 def _selection_pairs(tasks: Sequence[Task], senteval_dir: str | Path | None, allow_partial_tasks: bool):
     """Return STS-B's development pairs, which come from STS12 to STS16; None if they are not available."""
     for task in tasks:
-        if task.name == "stsb":
+        if isinstance(task, STSTask) and task.name == "stsb":
             return task.development
     if senteval_dir is None or not sts_files("stsb", senteval_dir)[0].exists():
         return None

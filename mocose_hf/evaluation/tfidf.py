@@ -1,6 +1,7 @@
 """TF-IDF in the place of an encoder: the baseline that a trained encoder has to beat on its own texts."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from scipy import sparse
@@ -11,7 +12,7 @@ from mocose_hf.evaluation.optional_libraries import validate_sklearn
 WORDS = {"token_pattern": r"(?u)\b\w+\b"}
 """Options of scikit-learn's `TfidfVectorizer` that count all words, even those of one letter."""
 
-BASELINES = {
+BASELINES: dict[str, dict[str, Any]] = {
     "TF-IDF, words": WORDS,
     "TF-IDF, characters 3-5": {"analyzer": "char_wb", "ngram_range": (3, 5)},
 }

@@ -4,7 +4,7 @@ import copy
 import difflib
 from dataclasses import Field, field, fields
 from types import NoneType
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -199,17 +199,18 @@ class ContrastiveConfig(PreTrainedConfig):
             ValueError: If a value cannot be used; the message names the field.
         """
         self._validate_values()
-        if self.encoder_config.model_type == "big_bird":
+        encoder: Any = self.encoder_config
+        if encoder.model_type == "big_bird":
             # Its sparse attention ends for good with the first short batch, so a long text would have two embeddings.
-            self.encoder_config.attention_type = "original_full"
+            encoder.attention_type = "original_full"
         if self.encoder_dropout_prob is not None:
             if not self.encoder_dropouts:
                 raise ValueError(
                     f"`encoder_dropout_prob` is {self.encoder_dropout_prob}, but the configuration of "
-                    f"{self.encoder_config.model_type} has no dropout under a known name; set it there."
+                    f"{encoder.model_type} has no dropout under a known name; set it there."
                 )
             for name, probability in self.encoder_dropouts.items():
-                setattr(self.encoder_config, name, probability)
+                setattr(encoder, name, probability)
 
     def _validate_names(self, names) -> None:
         options = self.option_names()
@@ -228,8 +229,8 @@ class ContrastiveConfig(PreTrainedConfig):
         validate_family(self.encoder_config)
         if not isinstance(self.hidden_size, int):
             raise ValueError(
-                f"`{self.encoder_config.model_type}` has no `hidden_size`, so it is not a single encoder of text; "
-                "start from its text encoder alone or from another model."
+                f"`{getattr(self.encoder_config, 'model_type', '')}` has no `hidden_size`, so it is not a single "
+                "encoder of text; start from its text encoder alone or from another model."
             )
         self._validate_choice("pooling_mode", POOLING_MODES)
         self._validate_fraction("encoder_dropout_prob")

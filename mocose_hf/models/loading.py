@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -197,8 +198,8 @@ def load_tokenizer(name_or_path: str, **hub_options):
         tokenizer = lower_case(tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise OSError(f"no vocabulary of a tokenizer in {name_or_path}")
-    longest = tokenizer.model_max_length
-    if not isinstance(longest, Real) or not longest > 0:
+    longest: Any = tokenizer.model_max_length
+    if not isinstance(longest, Real) or not float(longest) > 0:
         raise ValueError(
             f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; correct that entry"
         )

@@ -207,9 +207,9 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
         view = key_view = View(*tokens, prompt_length=prompt_length)
         if key_input_ids is not None:
-            tokens = (key_input_ids, key_attention_mask, key_token_type_ids)
-            tokens += (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
-            key_view = View(*tokens, prompt_length=key_prompt_length)
+            packing = (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
+            key_tokens = (key_input_ids, key_attention_mask, key_token_type_ids, *packing)
+            key_view = View(*key_tokens, prompt_length=key_prompt_length)
         if self.training and self.augmentation is not None:
             encoders = self.encoders()
             view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])

@@ -194,7 +194,7 @@ class MoCoSEForPreTraining(ContrastiveModel):
             ValueError: If the parameters of the two branches do not correspond.
         """
         online = {"encoder": self.mocose.encoder, "pooler": self.pooler, "projection_head": self.projection_head}
-        pairs = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for name, target_module in self.target.items():
             targets, onlines = list(target_module.parameters()), list(online[name].parameters())
             if [whole_shape(t) for t in targets] != [whole_shape(o) for o in onlines]:

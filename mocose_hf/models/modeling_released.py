@@ -8,6 +8,7 @@ it by `mocose_hf.models.registry`.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,8 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
 
     config_class = ReleasedMoCoSEConfig
     algorithm = "released"
+    queue: ReleasedQueue
+    target: nn.ModuleDict
 
     def __init__(self, config: ReleasedMoCoSEConfig):
         super().__init__(config)
@@ -234,8 +237,9 @@ class ReleasedMoCoSE(MoCoSEForPreTraining):
     def encode_keys(self, view: View) -> Tensor:
         """Run the target branch as `MoCoSEForPreTraining.encode_keys`, but with gradient and perturbation."""
         target = self.target
-        with self._perturbed_lookup(target["encoder"].get_input_embeddings(), keep_sign=False):
-            pooled = self.embed(target["encoder"], view)  # (B, H)
+        encoder: Any = target["encoder"]
+        with self._perturbed_lookup(encoder.get_input_embeddings(), keep_sign=False):
+            pooled = self.embed(encoder, view)  # (B, H)
         return F.normalize(target["projection_head"](target["pooler"](pooled)).float(), dim=-1)
 
     @contextmanager

@@ -56,6 +56,12 @@ class NegativeQueue(nn.Module):
                 f"{init_size}."
             )
         self.size, self.dim, self.init_size, self.dtype = size, dim, init_size, dtype
+        self.rows: Tensor
+        self.enqueued_at: Tensor
+        self.row_ids: Tensor
+        self.ids_text: Tensor
+        self.pointer: Tensor
+        self.num_filled: Tensor
         for name, value in self.initial_state().items():
             self.register_buffer(name, value)
 

@@ -1,5 +1,7 @@
 """The prompts that a model can put before sentences."""
 
+from typing import Any
+
 from mocose_hf.models.configuration_base import ContrastiveConfig
 
 
@@ -24,7 +26,7 @@ def resolve_prompt(config: ContrastiveConfig, prompt: str | None = None, prompt_
     return prompts[prompt_name]
 
 
-def prompt_options(config: ContrastiveConfig) -> dict[str, object]:
+def prompt_options(config: ContrastiveConfig) -> dict[str, Any]:
     """Return the options of `SentenceCollator` that put the default prompt before every sentence."""
     return {"prompt": config.default_prompt, "include_prompt": config.include_prompt}
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import cached_file
 
@@ -96,7 +97,7 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
     if modules is None:
         return None
     _validate_modules(modules, name_or_path)
-    settings_found: dict[str, object] = {"pooling_mode": "mean"}
+    settings_found: dict[str, Any] = {"pooling_mode": "mean"}
     seen, others, unknown = [], [], []
     for module in modules:
         kind = module["type"].rsplit(".", 1)[-1]
@@ -125,13 +126,13 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
     return SentenceTransformersLayout(other_modules=tuple(others), other_settings=tuple(unknown), **settings_found)
 
 
-def _encoder_settings(name_or_path: str, folder: str, hub_options: dict, unknown: list[str]) -> dict[str, object]:
+def _encoder_settings(name_or_path: str, folder: str, hub_options: dict, unknown: list[str]) -> dict[str, Any]:
     """Return the settings of a module `Transformer`; unsupported ones are added to `unknown`."""
     for name in ENCODER_FILES:
         settings = _read_object(name_or_path, f"{folder}/{name}", hub_options)
         if settings:
             break
-    known = {
+    known: dict[str, Any] = {
         "max_seq_length": _number(settings, "max_seq_length", name_or_path),
         "do_lower_case": bool(settings.get("do_lower_case")),
     }

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +45,16 @@ class View:
         starts = first_tokens(self.attention_mask)  # (B,)
         names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
         rows = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, **{name: rotate_rows(values, starts) for name, values in rows.items()})
+        rotated: dict[str, Any] = {name: rotate_rows(values, starts) for name, values in rows.items()}
+        return replace(self, **rotated)
 
 
-def split_views(batch: Mapping[str, Tensor | int]) -> tuple[View, View]:
+def split_views(batch: Mapping[str, Any]) -> tuple[View, View]:
     """Return the query view and the key view of a collated batch without `sentence_ids`; the key view may be equal."""
-    own = {name: value for name, value in batch.items() if not name.startswith("key_")}
-    key = {name.removeprefix("key_"): value for name, value in batch.items() if name.startswith("key_")}
+    own: dict[str, Any] = {}
+    key: dict[str, Any] = {}
+    for name, value in batch.items():
+        (key if name.startswith("key_") else own)[name.removeprefix("key_")] = value
     view = View(**own)
     return view, View(**key) if key else view
 

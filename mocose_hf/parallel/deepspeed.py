@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def validate_whole_weights(model: nn.Module) -> None:
         )
 
 
-def local_values(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def local_values(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the values that this process holds of each pair of equally sharded parameters.
 
     Without ZeRO-3 these are the parameters themselves. Under ZeRO-3 they are the shards (flat, of ⌈numel / W⌉ or a few
@@ -96,7 +97,7 @@ def whole_shape(parameter: Tensor) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def whole_model(trainer) -> nn.Module | None:
+def whole_model(trainer) -> Any:
     """Return the trainer's model with whole weights for saving or export; every process must call this.
 
     Under ZeRO-3 it is a copy on the CPU, and None on all processes except the first. Otherwise it is the model itself.

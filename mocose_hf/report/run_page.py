@@ -145,10 +145,10 @@ def _charts(runs: Mapping[str, Run]) -> list[Chart]:
     """Lay out all curves, a line for each run and quantity."""
 
     def lines(quantities: Mapping[str, str], source: str = "log") -> dict[str, list[tuple[float, float]]]:
-        found = {}
+        found: dict[str, list[tuple[float, float]]] = {}
         for run_name, run in runs.items():
             for key, label in quantities.items():
-                values: dict[int, float] = {}
+                values: dict[float, float] = {}
                 for entry in getattr(run, source):
                     if key in entry:  # the checkpoint that was kept is scored again at the last step
                         values.setdefault(entry["step"], entry[key])

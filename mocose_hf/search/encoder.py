@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +25,8 @@ class SentenceEncoder:
         fingerprint: A digest of its files, the same as long as they are.
     """
 
-    model: object
-    tokenizer: object
+    model: Any
+    tokenizer: Any
     fingerprint: str
 
     @classmethod

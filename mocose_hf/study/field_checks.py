@@ -1,8 +1,9 @@
 """Check the types of stored fields. Any program can write into a storage."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-Check = Callable[[object], bool]
+Check = Callable[[Any], bool]
 
 
 def is_text(value: object) -> bool:
@@ -45,7 +46,7 @@ def mapping_of(check: Check) -> Check:
     return lambda value: is_mapping(value) and all(map(check, value.values()))
 
 
-def validate_fields(stored: object, checks: Mapping[str, Check], required: Collection[str]) -> None:
+def validate_fields(stored: Any, checks: Mapping[str, Check], required: Collection[str]) -> None:
     """Check a mapping field by field. Fields without a check are ignored.
 
     Raises:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from mocose_hf.errors import escape_controls
 from mocose_hf.study.field_checks import (
@@ -262,7 +263,7 @@ class StudyData:
     skipped: Sequence[str] = ()
 
 
-def _is_curve_point(value: object) -> bool:
+def _is_curve_point(value: Any) -> bool:
     return list_of(is_number)(value) and len(value) == 2 and is_whole(value[0])
 
 

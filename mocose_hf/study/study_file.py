@@ -3,11 +3,11 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -162,7 +162,7 @@ def _validate_node(node: yaml.Node, sizes: dict[int, int], depth: int = 1) -> in
         raise ValueError(f"{place}: the tag {node.tag.replace('tag:yaml.org,2002:', '!!')[:40]} is not supported")
     if depth > _MAX_DEPTH:
         raise ValueError(f"{place}: nested over {_MAX_DEPTH} deep")
-    parts = []
+    parts: Iterable = ()
     if isinstance(node, yaml.MappingNode):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if duplicates := [value for (_, value), count in Counter(keys).items() if count > 1]:
@@ -187,14 +187,16 @@ def _build(name: str, content: dict) -> Study | Search:
     if "search" in content:
         return _build_search(name, content, texts, options)
     cells = _cells_of_grid(content["grid"]) if "grid" in content else _cells(content["cells"])
-    more = {key: str(content[key]) for key in ("default", "plot", "x_label", "source") if key in content}
+    more: dict[str, Any] = {
+        key: str(content[key]) for key in ("default", "plot", "x_label", "source") if key in content
+    }
     if "equivalence_bound" in content:
         more["equivalence_bound"] = _number(content["equivalence_bound"])
         if more["equivalence_bound"] is None:
             raise ValueError(
                 f"`equivalence_bound` is {str(content['equivalence_bound'])[:40]!r}, but must be a number above 0"
             )
-    return Study(name, **texts, cells=cells, options=options, **{"source": "", **more})
+    return Study(name, cells=cells, options=options, **{"source": "", **texts, **more})
 
 
 def _build_search(name: str, content: dict, texts: dict[str, str], options: dict) -> Search:
@@ -237,7 +239,7 @@ def _cells_of_grid(value: object) -> list[Cell]:
     return cells
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """Return a value as a number, None if it is not one. YAML reads 1e-5 as a string."""
     try:
         return None if isinstance(value, bool) else float(value)

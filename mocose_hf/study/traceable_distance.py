@@ -62,7 +62,7 @@ def solve(
 
 
 def _powers_of_two(largest: float) -> list[int]:
-    powers = []
+    powers: list[int] = []
     while 2 ** len(powers) <= largest:
         powers.append(2 ** len(powers))
     return powers

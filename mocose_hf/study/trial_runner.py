@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
@@ -149,7 +150,7 @@ class TrialRunner:
         try:
             given = self._in_force(options)
             parsed = self._parse(cell, options, seed)
-            baseline = options.get(BASELINE)
+            baseline: Any = options.get(BASELINE)
             outcome = self._score_baseline(parsed, baseline) if baseline else self._train(parsed, heartbeat)
             outcome.figures["seconds"] = round(time.monotonic() - start, 1)
             result = TrialResult(self._study, cell, seed, "complete", options=_plain(given), **vars(outcome))

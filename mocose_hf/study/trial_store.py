@@ -8,6 +8,7 @@ same seed of a cell twice; the trial with the lower number runs it.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from optuna import create_study, load_study
 from optuna.distributions import BaseDistribution
@@ -70,7 +71,8 @@ class TrialStore:
     """
 
     def __init__(self, storage: BaseStorage, name: str, metric: str = SCORE):
-        self.name, self._storage, self._study = name, storage, None
+        self.name, self._storage = name, storage
+        self._study: Any = None  # an optuna study, once `begin` or `load` has found it
         self._metric = describe_metric(metric)
 
     def begin(self, settings: Mapping[str, object]) -> None:
@@ -129,7 +131,7 @@ class TrialStore:
         """Return what all workers have in common, with secrets masked."""
         return redact_options(self._study.user_attrs.get(_SETTINGS, {}))
 
-    def declaration(self) -> dict[str, object]:
+    def declaration(self) -> dict[str, Any]:
         """Return the declaration of the study, empty before the first worker stored it."""
         return self._study.user_attrs.get(_DECLARATION, {})
 

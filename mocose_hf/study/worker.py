@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mocose_hf.errors import InputError, TrainingInterrupted
 from mocose_hf.study.metrics import describe_metric
@@ -66,7 +68,9 @@ class Worker:
             InputError: If an option cannot be used.
         """
         if isinstance(self._study, Study):
-            self._runner.validate({self._default: self._cell(self._default).options})
+            default = self._study.default_label
+            cell = next(cell for cell in self._study.cells if cell.label == default)
+            self._runner.validate({default: cell.options})
             self._cells = {cell.label: dict(cell.options) for cell in self._runnable(self._study.cells)}
         else:
             self._runner.validate_space(self._study.space)
@@ -105,9 +109,7 @@ class Worker:
             for seed in lease.seeds:
                 self._say(f"{self._study.name}: {lease.cell}, seed {seed}: started.")
                 try:
-                    result = self._runner.run(
-                        lease.cell, options, seed, lambda current=lease: self._store.heartbeat(current)
-                    )
+                    result = self._runner.run(lease.cell, options, seed, partial(self._store.heartbeat, lease))
                 except (TrainingInterrupted, KeyboardInterrupt):
                     self._store.release(lease)
                     raise
@@ -124,7 +126,7 @@ class Worker:
         """
         if isinstance(self._study, Search):
             return [(cell, self._seeds) for cell in self._cells]
-        keys = []
+        keys: list[Key] = []
         for seed in self._seeds:
             for cell, options in self._cells.items():
                 if BASELINE not in options:
@@ -141,13 +143,6 @@ class Worker:
         if isinstance(self._study, Study):
             return self._store.claim(self._is_wanted)
         return self._store.claim_or_draw(self._study.space, self._seeds, self._study.trials)
-
-    @property
-    def _default(self) -> str:
-        return self._study.default_label
-
-    def _cell(self, label: str) -> Cell:
-        return next(cell for cell in self._study.cells if cell.label == label)
 
     def _runnable(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return the selected cells. Optional cells whose requirements are missing are skipped with a notice."""
@@ -174,8 +169,8 @@ class Worker:
         local = LOCATION_OPTIONS | DISPLAY_OPTIONS
         options = {name: str(value) for name, value in redact_options(self._options).items() if name not in local}
         encoder = str(self._options.get("model_name_or_path", ""))
-        digests = self._runner.digests(self._default if isinstance(self._study, Study) else AS_GIVEN)
-        settings = {ENCODER: Path(encoder).name or encoder, **digests, **options}
+        digests = self._runner.digests(self._study.default_label if isinstance(self._study, Study) else AS_GIVEN)
+        settings: dict[str, object] = {ENCODER: Path(encoder).name or encoder, **digests, **options}
         if self._study.metric != SCORE:
             settings[METRIC] = self._study.metric
         if isinstance(self._study, Search):
@@ -190,7 +185,7 @@ class Worker:
                 settings[f"{CELL_PREFIX}{label}, its own data"] = own
         return settings
 
-    def _declaration(self, before: Mapping[str, object]) -> dict[str, object]:
+    def _declaration(self, before: Mapping[str, Any]) -> dict[str, object]:
         """Return the declaration of the study, and the optional cells that the last worker to try them skipped."""
         if isinstance(self._study, Search):
             return {name: getattr(self._study, name) for name in ("name", "title", "question", "metric")}

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from transformers import Trainer, TrainingArguments, enable_full_determinism, set_seed
+from transformers import Trainer, TrainerControl, TrainingArguments, enable_full_determinism, set_seed
 from transformers.utils import logging
 
 from mocose_hf.errors import InputError, one_line, printable
@@ -26,6 +27,9 @@ class BaseTrainer(Trainer):
     """
 
     _new_model: ContrastiveModel | None = None
+    train_dataset: Any
+    data_collator: Any
+    control: TrainerControl
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)

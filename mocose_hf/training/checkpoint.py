@@ -120,7 +120,7 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool |
             f"`resume_from_checkpoint` {wanted}: no complete checkpoint: {reason}; name another {PREFIX}N folder, or "
             "true for the newest complete one."
         )
-    skipped = []
+    skipped: list[str] = []
     for path in sorted(checkpoints(output_dir), key=step_of, reverse=True):
         reason = find_corruption(path)
         if reason is None:

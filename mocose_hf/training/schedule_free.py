@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +25,7 @@ class ScheduleFreeWeights:
 
     def __init__(self):
         self._model: nn.Module | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer: Any = None  # an optimizer with `train` and `eval`
 
     def begin(self, model: nn.Module, optimizer) -> None:
         """Begin a training.

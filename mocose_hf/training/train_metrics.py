@@ -33,6 +33,9 @@ class TrainMetrics:
     """
 
     def __init__(self):
+        self._forwards: int
+        self._logged_loss: float
+        self._logged_forwards: int
         self._sums: Tensor | None  # (len(NAMES),) float32, on the device of training
         self.load(None, torch.device("cpu"))
 

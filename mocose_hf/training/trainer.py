@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -208,7 +209,9 @@ class MoCoSETrainer(BaseTrainer):
                 model, self.args, self.train_dataset, self.processing_class
             )
         args, max_steps = self.args, self._count_steps()
-        run = describe_run(args, self.model, self.train_dataset, max_steps, self.processing_class, self.data_collator)
+        run: dict[str, Any] = describe_run(
+            args, self.model, self.train_dataset, max_steps, self.processing_class, self.data_collator
+        )
         start = resolve_resume_checkpoint(resume_from_checkpoint, run, args, self.model)
         for notice in start.notices:
             self._warn(notice)
@@ -342,7 +345,7 @@ class MoCoSETrainer(BaseTrainer):
         sets = {metric_key_prefix: eval_dataset}
         if isinstance(eval_dataset, dict):
             sets = {f"{metric_key_prefix}_{name}": pairs for name, pairs in eval_dataset.items()}
-        metrics = {}
+        metrics: dict[str, float] = {}
         model = self.accelerator.unwrap_model(self.model)
         encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
         scores_tests = eval_dataset is self.eval_dataset and self._test_tasks

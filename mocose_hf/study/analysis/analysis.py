@@ -245,7 +245,7 @@ def _with_verdicts(outcomes: Sequence[CellOutcome], scores: Scores, study: Study
         for outcome in others
     }
     adjusted = _adjust({label: test.p for label, test in tests.items()})
-    block_p = _adjust({label: block and block.p for label, block in blocks.items()})
+    block_p = _adjust({label: block.p for label, block in blocks.items() if block})
     adjusted_equivalence = _adjust(equivalence)
     over_pairs = _over_pairs(outcomes, default) if metric.name == SCORE else {}
     return [

@@ -176,14 +176,16 @@ def block_test(scores: Scores, first: str, second: str) -> BlockTest | None:
     others = [
         by_seed for cell, by_seed in scores.items() if cell not in (first, second) and by_seed.keys() >= set(seeds)
     ]
+    error: float
+    freedom: float
     if others:
         effects = seed_effects(np.stack([_figures(by_seed, seeds) for by_seed in others]))
-        error, freedom = welch_error(ours, theirs, effects)
+        error, freedom = map(float, welch_error(ours, theirs, effects))
     else:
-        error, freedom = np.std(ours - theirs, ddof=1) / math.sqrt(len(seeds)), len(seeds) - 1
+        error, freedom = float(np.std(ours - theirs, ddof=1)) / math.sqrt(len(seeds)), float(len(seeds) - 1)
     if error * math.sqrt(len(seeds)) <= ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max()):
         return None
-    error, freedom, difference = float(error), float(freedom), float(np.mean(ours - theirs))
+    difference = float(np.mean(ours - theirs))
     margin = _t_critical(freedom) * error
     p = 2 * float(t.sf(abs(difference) / error, freedom))
     return BlockTest(difference, difference - margin, difference + margin, p, freedom)

@@ -3,9 +3,9 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mocose_hf.plotting import COLOURS, INK, MARKERS, new_figure
+from mocose_hf.plotting import COLOURS, INK, MARKERS, Style, new_figure
 from mocose_hf.study.analysis.analysis import Analysis, CellOutcome
 from mocose_hf.study.metrics import Metric, describe_metric
 from mocose_hf.study.report.panels import legend_below, near_limits, new_panels, plain
@@ -20,7 +20,7 @@ _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oooo")
 _THICKNESS = 0.78
 _GAP = 0.7
 _LABEL_WIDTH = 30
-_GREY_NOTE = {"va": "center", "color": "#6E6E6E", "fontsize": 8}
+_GREY_NOTE: Style = {"va": "center", "color": "#6E6E6E", "fontsize": 8}
 _LINE = 0.68
 """Height of a line of a label, in units of a bar."""
 
@@ -163,7 +163,7 @@ def _set_limits(panel: _Panel, inside: Sequence[float]) -> None:
         panel.axes.axvline(panel.baseline, color=INK, linewidth=1.1, linestyle="--", zorder=3)
 
 
-def _fill(number_of_column: int) -> dict[str, object]:
+def _fill(number_of_column: int) -> Style:
     return {
         "facecolor": COLOURS[number_of_column % len(COLOURS)],
         "hatch": _HATCHES[number_of_column % len(_HATCHES)],
@@ -189,7 +189,8 @@ def _legend(analysis: Analysis, columns: Sequence[str]) -> tuple[list, list[str]
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles, names = [], []
+    handles: list[Any] = []
+    names: list[str] = []
     if analysis.has_columns:
         handles += [Patch(**_fill(i)) for i in range(len(columns))]
         names += map(column_name, columns)

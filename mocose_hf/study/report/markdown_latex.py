@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -95,7 +96,8 @@ def study_markdown(analysis: Analysis) -> str:
 
 def markdown_table(table: Table) -> str:
     """Return a table in GitHub's Markdown; the default is in bold."""
-    return str(_markdown_environment().get_template("tables.md").module.table(table))
+    module: Any = _markdown_environment().get_template("tables.md").module
+    return str(module.table(table))
 
 
 def study_latex(analysis: Analysis) -> str:
@@ -107,7 +109,8 @@ def study_latex(analysis: Analysis) -> str:
 
 def latex_table(table: Table) -> str:
     """Return a table as a LaTeX tabular environment with the rules of booktabs; the default is in bold."""
-    return str(_latex_environment().get_template("tables.tex").module.table(table, _Part(table, ()).name_column))
+    module: Any = _latex_environment().get_template("tables.tex").module
+    return str(module.table(table, _Part(table, ()).name_column))
 
 
 def _parts(analysis: Analysis, settings: str) -> list[_Part]:
@@ -155,7 +158,7 @@ def _latex_character(character: str) -> str:
         return _LATEX[character]
     if character in _LETTERS or (character.isascii() and character.isprintable()):
         return character
-    letter, *accents = unicodedata.normalize("NFD", character)
+    letter, *accents = list(unicodedata.normalize("NFD", character))
     if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS:
         return character
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()

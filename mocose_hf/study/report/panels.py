@@ -1,7 +1,7 @@
 """What the plots of studies share: a panel for our figures, one for the paper's, and the legend below them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,8 @@ def new_panels(figure: "Figure", analysis: Analysis, share: str) -> "tuple[Axes,
     ours.set_title(f"Here, {analysis.metric.phrase}\nmean ± sd over seeds", fontsize=10, color=INK, parse_math=False)
     if not has_paper:
         return ours, None
-    figure.get_layout_engine().set(wspace=0.06)  # otherwise the outer tick labels of the two panels touch
+    engine: Any = figure.get_layout_engine()
+    engine.set(wspace=0.06)  # otherwise the outer tick labels of the two panels touch
     paper = new_axes(figure, 1, 2, 2, **{f"share{share}": ours})
     paper.set_title(f"{paper_name(analysis)}\nas printed", fontsize=10, color=INK, parse_math=False)
     return ours, paper

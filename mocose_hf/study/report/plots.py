@@ -1,12 +1,12 @@
 """The plot of a study: its cells beside the paper's, scores over optimizer steps, or singular values."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocose_hf.evaluation.geometry_plots import spectrum_figure
-from mocose_hf.plotting import INK, MARKERS, line_style, new_axes, new_figure
+from mocose_hf.plotting import INK, MARKERS, Style, line_style, new_axes, new_figure
 from mocose_hf.study.analysis.analysis import Analysis, CellOutcome
 from mocose_hf.study.metrics import Metric, describe_metric
 from mocose_hf.study.report.bars import bars_figure
@@ -56,7 +56,7 @@ def line_figure(analysis: Analysis) -> "Figure | None":
     ours, paper = new_panels(figure, analysis, share="x")
     handles, names, lines = [], [], _lines(analysis)
     for index, (name, outcomes) in enumerate(lines.items()):
-        style = line_style(index) | {"marker": MARKERS[index % len(MARKERS)], "linewidth": 1.6}
+        style: Style = line_style(index) | {"marker": MARKERS[index % len(MARKERS)], "linewidth": 1.6}
         scored = [outcome for outcome in outcomes if outcome.score]
         (handle,) = ours.plot(*_points(scored, lambda outcome: outcome.score.mean), **style)
         _draw_spread(ours, scored, style["color"], alpha=0.16 if len(lines) < 3 else 0.09)
@@ -68,7 +68,7 @@ def line_figure(analysis: Analysis) -> "Figure | None":
             names.append(column_name(name))
     for index, outcome in enumerate((o for o in analysis.cells if o.cell.x is None), start=len(lines)):
         style = {"color": line_style(index)["color"], "linestyle": ":", "linewidth": 1.8}
-        handles.append(_level(ours, outcome.score and outcome.score.mean, style))
+        handles.append(_level(ours, outcome.score.mean if outcome.score else None, style))
         if paper is not None:
             _level(paper, outcome.cell.paper, style)
         names.append(f"{outcome.cell.label} (default)" if outcome.is_default else outcome.cell.label)
@@ -110,7 +110,11 @@ def curves_figure(analysis: Analysis) -> "Figure | None":
             alarmed |= _mark_alarm(axes, trial.figures.get("alarm_step"), curve)
         steps = sorted(set.intersection(*(set(curve) for _, curve in curves)))
         means = [float(np.mean([curve[step] for _, curve in curves])) for step in steps]
-        marks = {"marker": MARKERS[index % len(MARKERS)], "markevery": max(1, len(steps) // 8), "markersize": 5}
+        marks: Style = {
+            "marker": MARKERS[index % len(MARKERS)],
+            "markevery": max(1, len(steps) // 8),
+            "markersize": 5,
+        }
         handles += axes.plot(steps, means, linewidth=2, **style, **marks)
         names.append(outcome.cell.label)
     if alarmed:
@@ -166,7 +170,8 @@ def _draw_spread(axes: "Axes", outcomes: Sequence[CellOutcome], colour: str, alp
     )
     dots = [(outcome.cell.x, score) for outcome in outcomes for score in outcome.scores.values()]
     if dots:
-        axes.scatter(*zip(*dots, strict=True), s=9, color=colour, alpha=0.55, linewidths=0, zorder=2)
+        places, scores = zip(*dots, strict=True)
+        axes.scatter(places, scores, s=9, color=colour, alpha=0.55, linewidths=0, zorder=2)
 
 
 def _drawn(outcome: CellOutcome) -> list[float]:
@@ -175,7 +180,7 @@ def _drawn(outcome: CellOutcome) -> list[float]:
     return [outcome.score.mean, outcome.score.mean - sd, outcome.score.mean + sd, *outcome.scores.values()]
 
 
-def _level(axes: "Axes", height: float | None, style: Mapping[str, object]):
+def _level(axes: "Axes", height: float | None, style: Mapping[str, Any]):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **style) if height is None else axes.axhline(height, **style)
@@ -185,7 +190,13 @@ def _mark_default(analysis: Analysis, ours: "Axes", paper: "Axes | None", handle
     """Draw a ring around the default."""
     from matplotlib.lines import Line2D
 
-    ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": INK, "linestyle": ""}
+    ring: Style = {
+        "marker": "o",
+        "markersize": 13,
+        "markerfacecolor": "none",
+        "markeredgecolor": INK,
+        "linestyle": "",
+    }
     default = analysis.default
     if default.cell.x is None:
         return
@@ -225,7 +236,11 @@ def _cut_off(axes: "Axes", analysis: Analysis, drawn: Mapping[str, Sequence[floa
             xycoords=axes.transAxes if x is None else axes.get_xaxis_transform(),
             xytext=(0, 4 if below else -4),
             textcoords="offset points",
-            **{"ha": _side(x, analysis), "va": "bottom" if below else "top", "fontsize": 8, "color": INK, "zorder": 5},
+            ha=_side(x, analysis),
+            va="bottom" if below else "top",
+            fontsize=8,
+            color=INK,
+            zorder=5,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
         )
 

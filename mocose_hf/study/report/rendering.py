@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,12 +14,12 @@ def html_environment() -> Environment:
     return _environment(lambda text: "".join(c for c in text if c.isprintable() or c in " \n\t"))
 
 
-def escaping_environment(escape: Callable[[str], str], **delimiters: str) -> Environment:
+def escaping_environment(escape: Callable[[str], str], **delimiters: Any) -> Environment:
     """Return an environment whose values all pass through `escape`, for a format other than HTML."""
     return _environment(lambda text: Markup(escape(text)), **delimiters)
 
 
-def _environment(finalize: Callable[[str], str], **delimiters: str) -> Environment:
+def _environment(finalize: Callable[[str], str], **delimiters: Any) -> Environment:
     # With autoescape, the output of a macro is `Markup`, so no value is escaped twice.
     return Environment(
         loader=PackageLoader("mocose_hf.study.report"),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from mocose_hf.study.analysis.analysis import Analysis
 from mocose_hf.study.provenance import DISPLAY_OPTIONS, ENCODER, SENTENCES, SHA256_PREFIX
@@ -34,7 +35,7 @@ def facts(analysis: Analysis) -> dict[str, str]:
     """
     constants = constant_options(analysis)
     options = {name: as_text(value) for name, value in constants.items() if name not in _HIDDEN | _DATA.keys()}
-    stored = redact_options(_stored_settings(analysis))
+    stored: dict[str, Any] = redact_options(_stored_settings(analysis))
     digests = {name: value for name, value in stored.items() if name.startswith(SHA256_PREFIX)}
     seeds = sorted({trial.seed for outcome in analysis.cells if not outcome.cell.is_fixed for trial in outcome.trials})
     found = _data(analysis) | digests

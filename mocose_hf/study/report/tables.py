@@ -53,7 +53,7 @@ def cell_table(analysis: Analysis) -> Table:
     study, metric = analysis.study, analysis.metric
     bound = number(study.equivalence_bound, metric.decimals)
     has_pairs = any(outcome.over_pairs for outcome in analysis.cells)
-    columns = [(Entry("Cell"), _name)]
+    columns: list[tuple[Entry, Callable[[CellOutcome], Entry]]] = [(Entry("Cell"), _name)]
     if any(outcome.cell.paper is not None for outcome in analysis.cells):
         columns.append((Entry("Paper", study.source), _paper))
     columns += [

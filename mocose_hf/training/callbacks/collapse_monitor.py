@@ -84,6 +84,7 @@ class CollapseMonitor(TrainerCallback, ExportableState):
 
     def __init__(self):
         self._probe: list[str] = []
+        self.latest: dict[str, float]
         self._reset()
 
     def state(self) -> dict:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
@@ -35,7 +36,7 @@ class PreemptionHandler(TrainerCallback):
 
     def __init__(self):
         self._received: signal.Signals | None = None
-        self._handlers_before: dict[signal.Signals, object] = {}
+        self._handlers_before: dict[signal.Signals, Any] = {}
         self._listening = False
         self._epoch_ends = False
         self._is_first_process = True

@@ -161,17 +161,17 @@ def weigh_negatives(
         same_sum = rescale * same_sum + (weights * is_same).sum(1)
         counts += torch.stack([is_negative.sum(), is_known.sum(), is_same.sum()])
     sums = (positive_logits, softmax.running_max, softmax.running_sum, running_entropy, group_sums, same_sum)
-    return _summarize(*(part.cpu().double() for part in sums), counts.tolist())
+    return _summarize(counts.tolist(), *(part.cpu().double() for part in sums))
 
 
 def _summarize(
+    counts: list[int],
     positive_logits: Tensor,
     maximum: Tensor,
     total: Tensor,
     entropy_sum: Tensor,
     group_sums: Tensor,
     same_sum: Tensor,
-    counts: list[int],
 ) -> NegativeWeights:
     """Combine the sums of `weigh_negatives`, which are relative to exp of each query's `maximum`."""
     has_negatives = total > 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.plotting import COLOURS, INK, new_axes, new_figure, save_figure
+from mocose_hf.plotting import COLOURS, INK, Style, new_axes, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,7 @@ def _draw_by_age(axes: "Axes", records: Sequence[Mapping], points_of: Callable) 
         if len(ages):
             colour = _colours(len(records))(number)
             axes.plot(ages, values, color=colour, linewidth=1.6, marker="o", markersize=3.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     _label_if_empty(axes)
 
 
@@ -158,7 +158,7 @@ def _draw_uniform_share(axes: "Axes", record: Mapping) -> None:
     """Draw the share of each bin if all negatives of a query had the same gradient."""
     ages, rows = _ages(record), _column(record, "rows_by_age")
     if record.get("negatives") and len(_gradient_by_age(record)[0]):
-        options = {"color": INK, "linestyle": "--", "linewidth": 1.2}
+        options: Style = {"color": INK, "linestyle": "--", "linewidth": 1.2}
         axes.plot(ages, np.where(rows > 0, rows, np.nan) / record["negatives"], label="Equal gradients", **options)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8, loc="upper right")
@@ -198,13 +198,17 @@ def _draw_over_steps(
     for number, (label, name) in enumerate(names.items()):
         points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
         if points:
-            options = {"color": COLOURS[number], "linestyle": "--" if number else "-", "linewidth": 1.6}
+            options: Style = {
+                "color": COLOURS[number],
+                "linestyle": "--" if number else "-",
+                "linewidth": 1.6,
+            }
             axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=3, clip_on=False, **options)
     _label_if_empty(axes)
     if not axes.lines:
         return
     axes.legend(frameon=False, fontsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     if logarithmic:
         from matplotlib.ticker import LogFormatter, LogLocator
 
@@ -213,7 +217,7 @@ def _draw_over_steps(
         axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(np.inf, np.inf)))
         axes.yaxis.set_minor_formatter("")
         return
-    top = max(max(line.get_ydata()) for line in axes.lines)
+    top = max(float(np.max(np.asarray(line.get_ydata(), dtype=float))) for line in axes.lines)
     axes.set_ylim(0, highest or 1.08 * top or _LEAST_SHARE)
 
 

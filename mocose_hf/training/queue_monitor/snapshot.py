@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -215,7 +216,7 @@ class QueueSnapshot:
 
 def _gradient_figures(weights: NegativeWeights, groups: Groups, has_queue: bool, by_age: bool) -> dict:
     """Return the entries of a record about the negatives."""
-    figures = {
+    figures: dict[str, Any] = {
         "effective_negatives": weights.effective,
         "negatives": weights.count,
         "false_negative_rate": weights.false_negative_rate,

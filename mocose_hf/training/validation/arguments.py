@@ -87,7 +87,8 @@ def validate_values(args) -> None:
     for allowed in _RANGES:
         for name in allowed.names.split():
             value = getattr(args, name)
-            if value is not None and not (isinstance(value, Real) and allowed.contains(value)):
+            is_valid = isinstance(value, Real) and allowed.contains(value)  # type: ignore[arg-type]
+            if value is not None and not is_valid:
                 raise ValueError(f"`{name}` {allowed.description}, but is {value!s:.60}.")
     for name in _JSON_OPTIONS:
         _validate_json(name, getattr(args, name))

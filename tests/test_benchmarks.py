@@ -318,3 +318,15 @@ def test_an_encoder_that_takes_no_packed_batches_is_not_measured_on_padded_ones(
     monkeypatch.setattr("mocose_hf.models.modeling_base.find_first_position", lambda encoder: None)
     with pytest.raises(ValueError, match="takes no packed batches"):
         measure(tiny_job(encoder_dir, text, "mocose_padding_free"))
+
+
+@pytest.mark.slow
+def test_the_start_of_each_command_is_measured():
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "startup.py"), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["command", "CPU", "s", "ratio"]
+    ratios = {line[:32].strip(): float(line.split()[-1]) for line in lines}
+    assert ratios["import torch, transformers"] == 1.0
+    assert ratios["mocose --help"] < 0.2
+    assert ratios["mocose study list"] < 0.2

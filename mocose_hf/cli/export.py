@@ -34,21 +34,22 @@ def main(argv: Sequence[str] | None = None, program: str = "mocose export") -> i
 
 def _export(argv: list[str], program: str) -> None:
     arguments = build_parser(program).parse_args(argv)
-    directory = Path(arguments.directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory}: exists and is not an empty directory; name another.")
+    directory = validate_new_directory(arguments.directory)
     prepare_process()
-    from mocose_hf.cli.factory import load_start
+    from mocose_hf.cli.factory import build_plain, load_start
     from mocose_hf.cli.output_dir import saving
     from mocose_hf.export.sentence_encoder import export_sentence_encoder
-    from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 
     source, tokenizer = load_start(arguments.model, revision=arguments.model_revision, cache_dir=arguments.cache_dir)
-    try:
-        # The heads are new, but only the encoder and its dense layer are exported.
-        model = MoCoSEForPreTraining.from_encoder(source, use_pooler=source.pooler is not None)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"{arguments.model}: {error}") from error
+    model = build_plain(arguments.model, source)
     with saving(str(directory), remedy="mend the cause, such as a full disk, and repeat the command"):
         export_sentence_encoder(model, tokenizer, directory)
     print(f"Plain encoder: {directory}")
+
+
+def validate_new_directory(path: str) -> Path:
+    """Return a directory to write, or raise an `InputError` if it exists and is not empty."""
+    directory = Path(path)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory}: exists and is not an empty directory; name another.")
+    return directory

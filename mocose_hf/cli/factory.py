@@ -21,6 +21,7 @@ from mocose_hf.models.loading import (
     load_tokenizer,
     validate_tokenizer,
 )
+from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.training.trainer import MoCoSETrainer
 from mocose_hf.training.validation.inputs import validate_length
@@ -101,6 +102,25 @@ def load_start(
         encoder = load_encoder(name_or_path, attn_implementation, **hub_options)
         validate_tokenizer(tokenizer, encoder.encoder)
     return encoder, tokenizer
+
+
+def build_plain(name: str, source: PretrainedEncoder) -> MoCoSEForPreTraining:
+    """Build the smallest model around an encoder, to score or to export it: without heads, target and queue.
+
+    Args:
+        name: The encoder as the user gave it, for errors.
+        source: The encoder; its weights are copied.
+
+    Raises:
+        InputError: If the pooling of the encoder is unknown or its sizes do not fit.
+    """
+    unused = {"num_projection_layers": 0, "num_predictor_layers": 0, "queue_size": 0, "queue_weight": 0.0}
+    try:
+        return MoCoSEForPreTraining.from_encoder(
+            source, use_pooler=source.pooler is not None, in_batch_weight=1.0, **unused
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def read_encoder_config(options: Options):

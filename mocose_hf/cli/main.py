@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("mocose_hf.cli.train:main", "train a sentence encoder, then score and save it"),
     "evaluate": ("mocose_hf.cli.evaluate:main", "score an encoder on development sets and tasks"),
     "export": ("mocose_hf.cli.export:main", "write the plain encoder of a trained model for other libraries"),
+    "merge": ("mocose_hf.cli.merge:main", "average the weights of an encoder and one trained from it"),
     "report": ("mocose_hf.cli.report:main", "write the page of a run, or of several side by side"),
     "search": ("mocose_hf.cli.search:main", "find the texts of a file that mean what a query says"),
     "demo": ("mocose_hf.cli.demo:main", "search a file and compare sentences in the browser"),

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mocose_hf.cli.factory import hub_options, load_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.scoring import is_start
+from mocose_hf.models.merging import interpolate
 from mocose_hf.training.checkpoint import PREFIX
 from mocose_hf.training.trainer import MoCoSETrainer
 
@@ -38,9 +38,6 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
         trainer.state.best_model_checkpoint = str(Path(options.output_dir) / f"{PREFIX}0")
 
 
-@torch.no_grad()
 def _interpolate(merged: list[tuple[nn.Module, nn.Module]], share: float) -> None:
     for module, source in merged:
-        start = dict(source.named_parameters())
-        for name, parameter in module.named_parameters():
-            parameter.lerp_(start[name].to(parameter.device), share)
+        interpolate(module, dict(module.named_parameters()), dict(source.named_parameters()), share)

@@ -39,7 +39,7 @@ def test_each_command_has_a_help_under_its_own_name(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: mocose {name} ")
 
 
-@pytest.mark.parametrize("name", ["prepare", "export", "report", "search", "demo"])
+@pytest.mark.parametrize("name", ["prepare", "export", "merge", "report", "search", "demo"])
 def test_a_wrong_option_ends_in_one_line_that_names_the_help(name, capsys):
     assert console.dispatch([name, "a", "b", "--no_such_option"]) == 2
     error = capsys.readouterr().err

@@ -222,7 +222,7 @@ def train_by_command(field: Field, encoder: str, options: list[str], rate: float
         if code:
             raise SystemExit(code)
         best = _best(Path(folder, "out"), f"eval_dev_{field.measure}")
-        return Outcome(watch.seconds, *best, SentenceTransformer(f"{folder}/out/sentence_encoder"))
+        return Outcome(watch.seconds, *best, SentenceTransformer(f"{folder}/out"))
 
 
 def _best(output_dir: Path, measure: str) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from mocose_hf.errors import InputError
 
 DESCRIPTION = """Write the plain encoder of a model with its pooling, tokenizer and settings.
 
-Training writes it as sentence_encoder/ in its output directory; this command makes it from any model directory.
+Training writes it at the root of its output directory; this command makes it from any model directory.
 SentenceTransformer, AutoModel and pipeline("feature-extraction") load the result without mocose_hf.
 """
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.score_tables import GEOMETRY_FILES, RESULT_FILES
-from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
-from mocose_hf.files import nearest_folder
+from mocose_hf.export.sentence_encoder import WHOLE_MODEL
+from mocose_hf.files import nearest_folder, read_json_object
+from mocose_hf.models.sentence_transformers_format import MODEL_FILE
 from mocose_hf.report.run_page import PAGE_FILE, RECORD_FILE
 from mocose_hf.training.checkpoint import (
     ALL_RESULTS_FILE,
@@ -16,6 +17,7 @@ from mocose_hf.training.checkpoint import (
     TRAIN_RESULTS_FILE,
     checkpoints,
     remove_checkpoint,
+    step_of,
 )
 from mocose_hf.training.queue_monitor.plot import QUEUE_MONITOR_FILES
 
@@ -23,6 +25,23 @@ CHOICE_FILE = "recipe.json"
 """Which recipe a run chose before training, and by which scores."""
 
 _LOGS = "runs"
+
+_EARLIER_ENCODER = "sentence_encoder"
+"""The folder of the plain encoder in the layout before this one, which had the whole model at the root."""
+
+_MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "modules.json",
+    "sentence_bert_config.json",
+    MODEL_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "README.md",
+)
+_MODEL_FOLDERS = ("1_Pooling", "2_Normalize")
 
 
 def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:
@@ -54,6 +73,24 @@ def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: 
         f"--output_dir {path}: is not empty; name another, resume with --resume_from_checkpoint true, or replace "
         "the earlier run with --overwrite_output_dir."
     )
+
+
+def validate_start_stays(output_dir: str | Path, start: str) -> None:
+    """Raise an `InputError` if `clear_output_dir` would remove the encoder that a run starts from.
+
+    Args:
+        output_dir: The output directory that is about to be cleared.
+        start: Name or path of the encoder.
+    """
+    path, source = Path(output_dir).resolve(), Path(start).resolve()
+    if not source.is_dir() or not source.is_relative_to(path):
+        return
+    first, *_ = (*source.relative_to(path).parts, "")
+    if first in ("", WHOLE_MODEL, _EARLIER_ENCODER) or step_of(first) >= 0:
+        raise InputError(
+            f"--model_name_or_path {start}: lies in --output_dir {output_dir}, whose model --overwrite_output_dir "
+            "removes; name another output directory."
+        )
 
 
 def validate_results_dir(output_dir: str | Path, overwrite: bool) -> None:
@@ -91,9 +128,10 @@ def _check_place(path: Path) -> None:
 
 
 def clear_output_dir(output_dir: str | Path) -> None:
-    """Remove checkpoints, export, scores and records of an earlier run, and leave files of any other kind alone."""
+    """Remove checkpoints, models, scores and records of an earlier run, and leave files of any other kind alone."""
     path = Path(output_dir)
     clear_results(path)
+    _clear_model(path)
     for name in (
         CHOICE_FILE,
         PAGE_FILE,
@@ -104,8 +142,25 @@ def clear_output_dir(output_dir: str | Path) -> None:
         STATE_FILE,
     ):
         (path / name).unlink(missing_ok=True)
-    for folder in [*checkpoints(path), path / SENTENCE_ENCODER]:
+    for folder in [*checkpoints(path), path / _EARLIER_ENCODER]:
         remove_checkpoint(folder)
+
+
+def _clear_model(path: Path) -> None:
+    """Remove the encoder at the root and the whole model of an earlier run, in the present or the earlier layout."""
+    if _is_whole_model(path / WHOLE_MODEL):
+        remove_checkpoint(path / WHOLE_MODEL)
+    if not (path / "modules.json").is_file() and not _is_whole_model(path):
+        return
+    for pattern in _MODEL_FILES:
+        for file in path.glob(pattern):
+            file.unlink()
+    for name in _MODEL_FOLDERS:
+        remove_checkpoint(path / name)
+
+
+def _is_whole_model(folder: Path) -> bool:
+    return str(read_json_object(folder / "config.json").get("model_type")).startswith("mocose")
 
 
 def clear_results(output_dir: str | Path) -> None:

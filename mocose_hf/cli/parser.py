@@ -29,7 +29,7 @@ EPILOG = (
 )
 
 TRANSFORMERS_OPTIONS = {
-    "output_dir": "Directory for checkpoints, model, sentence_encoder/ and scores; required for training.",
+    "output_dir": "Directory for the plain encoder, scores, mocose/ (the whole model) and checkpoints.",
     "max_steps": "Maximum number of optimizer steps, overrides `num_train_epochs`; -1 for no limit.",
     "gradient_accumulation_steps": "Forward passes per optimizer step; the keys of all enter the queue together "
     "(paper: 1).",

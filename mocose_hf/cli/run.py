@@ -8,7 +8,7 @@ from pathlib import Path
 from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
 from mocose_hf.cli.merging import merge_with_start
 from mocose_hf.cli.options import Options
-from mocose_hf.cli.output_dir import clear_output_dir, saving, validate_output_dir
+from mocose_hf.cli.output_dir import clear_output_dir, saving, validate_output_dir, validate_start_stays
 from mocose_hf.cli.recipe_choice import choose_recipe, record_choice
 from mocose_hf.cli.run_report import show_page, write_run_page
 from mocose_hf.cli.scoring import (
@@ -27,11 +27,9 @@ from mocose_hf.errors import InputError, printable
 from mocose_hf.evaluation.score_tables import markdown_table, tables
 from mocose_hf.export.hub_upload import upload_output_dir
 from mocose_hf.export.model_card import RunRecord, build_model_card, write_model_card
-from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER, export_sentence_encoder
+from mocose_hf.export.sentence_encoder import save_model_and_encoder
 from mocose_hf.files import write_text
-from mocose_hf.models.loading import save_tokenizer
 from mocose_hf.models.registry import ALGORITHMS
-from mocose_hf.models.saved_files import equalize_file_modes
 from mocose_hf.parallel.deepspeed import whole_model
 from mocose_hf.training.checkpoint import FoundCheckpoint, find_checkpoint
 from mocose_hf.training.run_lock import lock_output_dir
@@ -83,7 +81,7 @@ def train(options: Options, command: str, locks: ExitStack) -> None:
         save(trainer, options)
         results = evaluate_trained(trainer, options, tasks, scores, selections)
         record = describe_run(trainer, options, sentences, scores, results, command)
-        write_cards(trainer, options, record)
+        write_card(trainer, options, record)
         page = write_run_page(trainer, options, sentences, record)
     report(options, scores, results, selections, keeps_start=is_start(trainer))
     if page is not None:
@@ -110,6 +108,8 @@ def resolve_start(options: Options) -> FoundCheckpoint:
         return found
     resume_wanted = str(training.resume_from_checkpoint or "false").lower() == "true"
     validate_output_dir(options.output_dir, options.data.overwrite_output_dir, resume_wanted)
+    if options.data.overwrite_output_dir:
+        validate_start_stays(options.output_dir, options.model.model_name_or_path)
     if resume_wanted:
         options.say(f"There is no complete checkpoint in {options.output_dir} to resume from; starting at step 0.")
     return found
@@ -129,15 +129,12 @@ def removing_empty_output(output_dir: str) -> Iterator[None]:
 
 
 def save(trainer: MoCoSETrainer, options: Options) -> None:
-    """Write the model, the plain encoder and the settings of the run, without any pickle."""
+    """Write the plain encoder, the whole model and the settings of the run, without any pickle."""
     model = whole_model(trainer)
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(options.output_dir)
-    model.save_pretrained(output_dir)
-    equalize_file_modes(output_dir)
-    save_tokenizer(trainer.processing_class, output_dir)
-    export_sentence_encoder(model, trainer.processing_class, output_dir / SENTENCE_ENCODER)
+    save_model_and_encoder(model, trainer.processing_class, output_dir)
     write_text(output_dir / ARGUMENTS_FILE, options.training.to_json_string() + "\n")
     trainer.save_state()
 
@@ -177,14 +174,12 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
     )
 
 
-def write_cards(trainer: MoCoSETrainer, options: Options, record: RunRecord) -> None:
-    """Write the model card beside the model and beside the plain encoder."""
-    if not trainer.is_world_process_zero():
-        return
-    config = trainer.accelerator.unwrap_model(trainer.model).config
-    output_dir = Path(options.output_dir)
-    for directory in (output_dir, output_dir / SENTENCE_ENCODER):
-        write_model_card(directory, build_model_card(record, config.pooling_mode, config.similarity_fn_name))
+def write_card(trainer: MoCoSETrainer, options: Options, record: RunRecord) -> None:
+    """Write the model card at the root of the output directory."""
+    if trainer.is_world_process_zero():
+        config = trainer.accelerator.unwrap_model(trainer.model).config
+        card = build_model_card(record, config.pooling_mode, config.similarity_fn_name)
+        write_model_card(options.output_dir, card)
 
 
 def push(trainer: MoCoSETrainer, options: Options) -> None:

@@ -34,7 +34,7 @@ from mocose_hf.evaluation.score_tables import (
 )
 from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
-from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
+from mocose_hf.export.sentence_encoder import WHOLE_MODEL
 from mocose_hf.training.checkpoint import STATE_FILE, read_state, step_of
 from mocose_hf.training.trainer import MoCoSETrainer
 
@@ -314,7 +314,7 @@ def report(
     elif results or selections or not options.trains:
         options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
     if options.trains:
-        options.say(f"\nModel: {options.output_dir}\nPlain encoder: {Path(options.output_dir) / SENTENCE_ENCODER}")
+        options.say(f"\nPlain encoder: {options.output_dir}\nWhole model: {Path(options.output_dir) / WHOLE_MODEL}")
     if keeps_start:
         options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
 

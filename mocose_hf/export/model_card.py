@@ -12,7 +12,6 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN
-from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
 from mocose_hf.version import __version__
 
 _UNTRAINED = (
@@ -81,7 +80,7 @@ def build_model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: s
         *([_UNTRAINED] if record.is_start else []),
         "## Use\n",
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        f'model = SentenceTransformer("{SENTENCE_ENCODER}")  # this folder, or the folder of this name inside it\n'
+        'model = SentenceTransformer(".")  # the folder of this card, or its name on the hub\n'
         'embeddings = model.encode(["A sentence.", "Another one."])\n```\n',
         *_development_section(record, similarity_fn_name),
         *(["## Scores on tasks\n", f"{record.results}\n"] if record.results else []),

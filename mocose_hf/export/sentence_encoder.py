@@ -13,8 +13,28 @@ from mocose_hf.models.saved_files import equalize_file_modes, make_config_portab
 from mocose_hf.models.sentence_transformers_format import write_layout
 from mocose_hf.parallel.deepspeed import whole_weights
 
-SENTENCE_ENCODER = "sentence_encoder"
-"""The folder inside the output directory that holds the plain encoder."""
+WHOLE_MODEL = "mocose"
+"""The folder inside the output directory that holds the whole model: encoder, heads, target and queue."""
+
+
+def save_model_and_encoder(
+    model: ContrastiveModel, tokenizer, output_dir: str | Path, only_encoder: bool = False
+) -> None:
+    """Write the plain encoder to the root of a directory and the whole model to its folder `WHOLE_MODEL`.
+
+    Args:
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        output_dir: Created if it does not exist; files of an earlier model are replaced.
+        only_encoder: Whether to leave out the whole model.
+    """
+    output_dir = Path(output_dir)
+    if not only_encoder:
+        whole = output_dir / WHOLE_MODEL
+        model.save_pretrained(whole)
+        equalize_file_modes(whole)
+        save_tokenizer(tokenizer, whole)
+    export_sentence_encoder(model, tokenizer, output_dir)
 
 
 @torch.no_grad()

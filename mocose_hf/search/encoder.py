@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch.nn import functional as F
 
 from mocose_hf.data.open_file import file_fingerprint
 from mocose_hf.errors import InputError, one_line
-from mocose_hf.export.sentence_encoder import SENTENCE_ENCODER
 from mocose_hf.models.loading import encoder_files, load_encoder, load_tokenizer
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 
@@ -31,13 +29,12 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, name_or_path: str, **hub_options) -> "SentenceEncoder":
-        """Load a plain, a sentence-transformers or a MoCoSE model; of an output directory, its exported encoder.
+        """Load a plain, a sentence-transformers or a MoCoSE model.
 
         Raises:
             InputError: If there is no model that can be loaded.
         """
-        exported = Path(name_or_path) / SENTENCE_ENCODER
-        name = str(exported) if exported.is_dir() else str(name_or_path)
+        name = str(name_or_path)
         try:
             source = load_encoder(name, **hub_options)
             tokenizer = load_tokenizer(name, **hub_options)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -204,7 +203,7 @@ def domain(files, *options: object) -> list[object]:
 
 
 def shape_of(out: Path) -> tuple[float, float]:
-    config = MoCoSEForPreTraining.from_pretrained(out).config
+    config = MoCoSEForPreTraining.from_pretrained(out, subfolder="mocose").config
     return config.reshaping_whitening, config.reshaping_smoothing
 
 
@@ -268,22 +267,22 @@ def test_typed_options_may_leave_nothing_to_choose(command, files, capsys):
     out = command(*domain(files, "--label_file", files["bank"], *in_batch))
     assert "of the start's embeddings" not in capsys.readouterr().out
     assert not (out / "recipe.json").exists()
-    assert MoCoSEForPreTraining.from_pretrained(out).config.in_batch_weight == 1.0
+    assert MoCoSEForPreTraining.from_pretrained(out, subfolder="mocose").config.in_batch_weight == 1.0
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_the_exported_encoder_is_merged_with_the_start(command, files, capsys, encoder_dir, resume):
     argv = training(files, "--label_file", files["bank"], "--learning_rate", "1e-3", "--metric_for_best_model")
     argv += ["bank_knn_accuracy_at_1", "--load_best_model_at_end", "false", "--save_steps", 3]
-    plain = load_file(command(*argv, output_dir="plain") / "sentence_encoder" / "model.safetensors")
+    plain = load_file(command(*argv, output_dir="plain") / "model.safetensors")
     argv += ["--merge_with_start", 0.25]
     out = command(*argv, output_dir="merged")
     if resume:
-        shutil.rmtree(out / "sentence_encoder")
+        (out / "model.safetensors").unlink()
         capsys.readouterr()
         command(*argv, "--resume_from_checkpoint", "true", output_dir="merged")
     assert "last, step 6, merged with 0.25 of the start" in capsys.readouterr().out
-    merged = load_file(out / "sentence_encoder" / "model.safetensors")
+    merged = load_file(out / "model.safetensors")
     start = load_file(encoder_dir / "model.safetensors")
     assert any(not torch.equal(merged[name], plain[name]) for name in merged)
     for name, weight in merged.items():
@@ -308,7 +307,7 @@ def test_the_start_is_kept_if_the_merged_encoder_is_worse(command, files, capsys
     printed = capsys.readouterr().out
     assert "Merged with the start, the encoder has a worse bank_precision_at_10 than the start alone." in printed
     assert "best, step 0: the start" in printed
-    kept = load_file(out / "sentence_encoder" / "model.safetensors")
+    kept = load_file(out / "model.safetensors")
     start = load_file(encoder_dir / "model.safetensors")
     assert all(torch.equal(weight, start[name]) for name, weight in kept.items())
 

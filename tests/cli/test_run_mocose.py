@@ -63,13 +63,14 @@ def test_training_writes_a_model_a_plain_encoder_a_card_and_no_pickle(command, t
     assert json.loads((out / "training_args.json").read_text())["ema_decay"] == 0.85
     card = (out / "README.md").read_text()
     assert all(part in card for part in (str(text_file), "26 sentences", "Seed: 42", "--queue_size 16"))
-    assert (out / "sentence_encoder" / "README.md").read_text() == card
+    assert [path for path in out.rglob("README.md") if path.parent != out] == []
 
     texts = sentences(3)
     tokenizer = AutoTokenizer.from_pretrained(out)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
-    light, whole = AutoModel.from_pretrained(out).eval(), AutoModelForPreTraining.from_pretrained(out).eval()
-    plain = AutoModel.from_pretrained(out / "sentence_encoder").eval()
+    light = AutoModel.from_pretrained(out, subfolder="mocose").eval()
+    whole = AutoModelForPreTraining.from_pretrained(out / "mocose").eval()
+    plain = AutoModel.from_pretrained(out).eval()
     with torch.no_grad():
         embedding = light(**batch).pooler_output
         assert torch.equal(embedding, whole.mocose(**batch).pooler_output)
@@ -147,7 +148,7 @@ def test_a_smaller_queue_needs_no_other_option(encoder_dir, text_file, tmp_path,
     argv = ["--model_name_or_path", str(encoder_dir), "--train_file", str(text_file), "--max_steps", "1", "--use_cpu"]
     argv += ["--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
     assert run_mocose.main([*argv, "--queue_size", size]) == 0
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = json.loads((tmp_path / "out" / "mocose" / "config.json").read_text())
     assert (config["queue_size"], config["queue_init_size"]) == (int(size), initial)
 
 
@@ -160,10 +161,7 @@ def test_development_pairs_score_before_and_after_and_the_best_is_exported(comma
     assert state["best_global_step"] == best
     final = json.loads((out / "eval_results.json").read_text())
     assert final["eval_dev_spearman"] == pytest.approx(scored[best])
-    saved, checkpoint = (
-        load_file(out / "model.safetensors"),
-        load_file(out / f"checkpoint-{best}" / "model.safetensors"),
-    )
+    saved, checkpoint = (load_file(out / f / "model.safetensors") for f in ("mocose", f"checkpoint-{best}"))
     assert all(torch.equal(saved[name], checkpoint[name]) for name in checkpoint)
     printed = capsys.readouterr().out
     assert f"{pairs_file}: 12 development pairs.\n" in printed
@@ -184,12 +182,12 @@ def test_a_run_that_makes_nothing_better_keeps_the_start_and_says_so(command, pa
     assert re.search(rf"^best, step 0: the start +{scored[0]:.2f} ", printed, re.M)
     assert "\nNo checkpoint has a better dev_spearman than the start" in printed
     assert printed.rstrip().splitlines()[-1].startswith("No checkpoint scored better than the start")
-    start, export = AutoModel.from_pretrained(encoder_dir), AutoModel.from_pretrained(out / "sentence_encoder")
+    start, export = AutoModel.from_pretrained(encoder_dir), AutoModel.from_pretrained(out)
     given = {n: v for n, v in start.state_dict().items() if not n.startswith("pooler.")}
     assert [name for name, value in given.items() if not torch.equal(export.state_dict()[name], value)] == []
-    kept = load_file(out / "model.safetensors")
+    kept = load_file(out / "mocose" / "model.safetensors")
     assert int(kept["queue.num_filled"]) == 4
-    assert "the weights are those of the start" in (out / "sentence_encoder" / "README.md").read_text()
+    assert "the weights are those of the start" in (out / "README.md").read_text()
 
 
 def test_the_start_is_no_candidate_if_it_is_not_scored(command, pairs_file, capsys):
@@ -224,7 +222,7 @@ def test_without_training_text_the_command_only_scores(
 def test_trained_model_scores_the_same_alone_as_after_training(command, pairs_file, tmp_path):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "3", "--pooling_mode", "mean")
     after = json.loads((out / "eval_results.json").read_text())["eval_dev_spearman"]
-    for source in (out, out / "sentence_encoder"):
+    for source in (out, out / "mocose"):
         scores = tmp_path / f"scores-{source.name}"
         argv = ["--model_name_or_path", str(source), "--validation_file", str(pairs_file), "--use_cpu"]
         assert run_mocose.main([*argv, "--output_dir", str(scores)]) == 0
@@ -352,8 +350,7 @@ def test_a_trained_model_is_scored_on_tasks_and_selection_on_the_tests_is_shown(
     printed = capsys.readouterr().out
     for row in (last, on_dev, on_test):
         assert re.search(rf"^\| {row['selection']} .* {row['sts_avg_of_3_spearman']:.2f} \|$", printed, re.M)
-    for card in (out / "README.md", out / "sentence_encoder" / "README.md"):
-        assert f"{figures['eval_sts12_spearman']:.2f}" in card.read_text()
+    assert f"{figures['eval_sts12_spearman']:.2f}" in (out / "README.md").read_text()
     assert (out / "alignment_uniformity.png").read_bytes().startswith(b"\x89PNG")
     again = ("--do_eval", "--model_name_or_path", str(out), "--senteval_dir", str(senteval), "--eval_tasks", "sts")
     again += ("geometry", "--allow_partial_tasks", "true", "--use_cpu", "--output_dir", str(tmp_path / "again"))
@@ -448,20 +445,20 @@ def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):
     whole = command("--save_steps", "3", output_dir="whole")
     checkpoint = whole / "checkpoint-3"
     resumed = command("--resume_from_checkpoint", str(checkpoint), output_dir="resumed")
-    first, second = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    first, second = (load_file(folder / "mocose" / "model.safetensors") for folder in (whole, resumed))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_missing(command, caplog):
     out = command("--save_steps", "3")
-    before = load_file(out / "model.safetensors")
-    (out / "model.safetensors").unlink()
-    (out / "sentence_encoder" / "modules.json").unlink()
+    before = load_file(out / "mocose" / "model.safetensors")
+    (out / "mocose" / "model.safetensors").unlink()
+    (out / "modules.json").unlink()
     command("--save_steps", "3", "--resume_from_checkpoint", "true")
-    after = load_file(out / "model.safetensors")
+    after = load_file(out / "mocose" / "model.safetensors")
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert (out / "sentence_encoder" / "modules.json").is_file()
+    assert (out / "modules.json").is_file()
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 6
     assert "checkpoint-6 is at the end of its run, step 6: no step is left to train." in caplog.text
 
@@ -579,11 +576,11 @@ def test_resuming_from_a_checkpoint_without_its_queue_is_refused(command, capsys
 
 def test_finished_run_that_was_moved_ends_with_its_best_checkpoint(command, pairs_file, tmp_path):
     out = command("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
-    before = load_file(out / "model.safetensors")
+    before = load_file(out / "mocose" / "model.safetensors")
     out.rename(tmp_path / "moved")
     options = ("--validation_file", str(pairs_file), "--eval_steps", "2", "--learning_rate", "1e-3")
     moved = command(*options, "--resume_from_checkpoint", "true", output_dir="moved")
-    after = load_file(moved / "model.safetensors")
+    after = load_file(moved / "mocose" / "model.safetensors")
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
@@ -610,9 +607,9 @@ def test_tokens_of_access_stay_out_of_the_card(command):
 
 
 def test_two_runs_with_one_seed_write_the_same_weights(command):
-    first = load_file(command(output_dir="a") / "model.safetensors")
-    second = load_file(command(output_dir="b") / "model.safetensors")
-    other = load_file(command("--seed", "7", output_dir="c") / "model.safetensors")
+    first = load_file(command(output_dir="a") / "mocose" / "model.safetensors")
+    second = load_file(command(output_dir="b") / "mocose" / "model.safetensors")
+    other = load_file(command("--seed", "7", output_dir="c") / "mocose" / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["projection_head.0.0.weight"], other["projection_head.0.0.weight"])
 
@@ -625,7 +622,7 @@ def test_configuration_file_gives_defaults_that_options_override(command, tmp_pa
     argv += ["--model_name_or_path", str(command(output_dir="first")), "--train_file", str(tmp_path / "sentences.txt")]
     argv += ["--output_dir", str(out), "--per_device_train_batch_size", "4", "--queue_init_size", "4", "--use_cpu"]
     assert run_mocose.main([*argv, "--disable_tqdm", "true"]) == 0
-    model = MoCoSEForPreTraining.from_pretrained(out)
+    model = MoCoSEForPreTraining.from_pretrained(out / "mocose")
     assert (model.config.temperature, model.config.queue_size) == (0.2, 10)
 
 
@@ -634,9 +631,9 @@ def test_the_domain_recipe_trains_the_embedding_itself(pairs_file, encoder_dir, 
     argv += [str(text_file), "--validation_file", str(pairs_file), "--output_dir", str(tmp_path / "out")]
     argv += ["--per_device_train_batch_size", "8", "--max_steps", "2", "--eval_steps", "1", "--disable_tqdm", "true"]
     assert run_mocose.main(argv) == 0
-    config = MoCoSEForPreTraining.from_pretrained(tmp_path / "out").config
+    config = MoCoSEForPreTraining.from_pretrained(tmp_path / "out", subfolder="mocose").config
     assert (config.use_pooler, config.reshaping_weight, config.queue_weight) == (False, 1.0, 0.0)
-    assert (tmp_path / "out" / "sentence_encoder" / "modules.json").exists()
+    assert (tmp_path / "out" / "modules.json").exists()
 
 
 def test_the_pairs_recipe_brings_the_pairs_it_is_trained_on_together(encoder_dir, tmp_path):
@@ -649,7 +646,7 @@ def test_the_pairs_recipe_brings_the_pairs_it_is_trained_on_together(encoder_dir
     argv += ["--retrieval_file", str(path), "--load_best_model_at_end", "false", "--disable_tqdm", "true"]
     argv += ["--per_device_train_batch_size", "8", "--max_steps", "60", "--eval_steps", "60", "--max_seq_length", "32"]
     assert run_mocose.main([*argv, "--learning_rate", "1e-2"]) == 0
-    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out")
+    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out", subfolder="mocose")
     assert (model.config.has_target, model.config.queue_size, len(model.projection_head)) == (False, 0, 0)
     log = json.loads((tmp_path / "out" / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
     start, end = [line["eval_pairs_mrr_at_10"] for line in log if "eval_pairs_mrr_at_10" in line]
@@ -673,7 +670,7 @@ def test_the_configuration_without_heads_trains_on_what_it_says(pairs_file, enco
         "--per_device_train_batch_size", "8", "--max_steps", "2", "--disable_tqdm", "true",
     ]  # fmt: skip
     assert run_mocose.main(argv) == 0
-    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out")
+    model = MoCoSEForPreTraining.from_pretrained(tmp_path / "out", subfolder="mocose")
     assert (len(model.projection_head), len(model.predictor)) == (0, 0)
     said = json.loads((tmp_path / "out" / "training_args.json").read_text())
     assert (said["token_cutoff"], said["augment_view"], said["eval_steps"]) == (0.1, "both", 10)

@@ -134,7 +134,7 @@ def test_pickles_beside_a_checkpoint_are_left_closed(interrupted, finished, tmp_
     marker, file = tmp_path / "marker", interrupted / "checkpoint-3" / name
     save_zip(Attack(marker), file)
     assert resume()[0] == 0
-    first, second = (load_file(folder / "model.safetensors") for folder in (finished, interrupted))
+    first, second = (load_file(folder / "mocose" / "model.safetensors") for folder in (finished, interrupted))
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
     assert_live(file, marker)
 

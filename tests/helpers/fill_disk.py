@@ -51,7 +51,7 @@ def arm(point: str, folder: Path) -> None:
     elif point == "manifest":
         before(checkpoint_saver, "write_manifest", folder)
     else:
-        before(run, "export_sentence_encoder", folder, call=1)
+        before(run, "save_model_and_encoder", folder, call=1)
 
 
 def main(disk: str, point: str) -> None:

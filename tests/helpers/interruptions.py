@@ -164,7 +164,7 @@ def free_port() -> int:
 def same_end(first: Path, second: Path) -> list[str]:
     """Compare the last checkpoints and what is shared of two finished runs."""
     found = differences(first / f"checkpoint-{STEPS}", second / f"checkpoint-{STEPS}")
-    for name in ("model.safetensors", "sentence_encoder/model.safetensors"):
+    for name in ("model.safetensors", "mocose/model.safetensors"):
         digests = [hashlib.sha256((folder / name).read_bytes()).digest() for folder in (first, second)]
         found += [] if digests[0] == digests[1] else [name]
     return found

@@ -92,7 +92,7 @@ def test_the_command_trains_saves_and_rejects_another_algorithm_on_resume(tmp_pa
     assert ALGORITHMS[name].method in card
     assert f"trained by {ALGORITHMS[name].approach}" in card
     assert ("`ema_decay`" in card) == (name == "released")
-    assert AutoConfig.from_pretrained(out).model_type == f"mocose_{name}"
+    assert AutoConfig.from_pretrained(out / "mocose").model_type == f"mocose_{name}"
 
     assert main([*command, "--resume_from_checkpoint", "true"]) == 0
     other = [*command[:-2], "--resume_from_checkpoint", "true"]

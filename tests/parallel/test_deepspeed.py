@@ -223,8 +223,8 @@ def test_the_command_trains_resumes_and_exports_under_zero3(tmp_path, small_enco
     command(whole)
     assert json.loads((whole / "training_args.json").read_text())["deepspeed"] == "ds_configs/zero3.json"
     assert (whole / "checkpoint-6" / "global_step6").is_dir()
-    light = AutoModel.from_pretrained(whole).encoder.state_dict()
-    plain = AutoModel.from_pretrained(whole / "sentence_encoder").state_dict()
+    light = AutoModel.from_pretrained(whole / "mocose").encoder.state_dict()
+    plain = AutoModel.from_pretrained(whole).state_dict()
     assert [name for name in light if not torch.equal(light[name], plain[name])] == []
     assert light["embeddings.word_embeddings.weight"].shape == (120, 32)
 

@@ -31,7 +31,7 @@ def build(directory, count: int = 200, **options) -> tuple[SearchIndex, torch.Te
 @pytest.fixture
 def model_dir(encoder_dir, tokenizer, tmp_path):
     model = MoCoSEForPreTraining.from_encoder_pretrained(encoder_dir, queue_size=16, pooling_mode="mean")
-    export_sentence_encoder(model, tokenizer, tmp_path / "out" / "sentence_encoder")
+    export_sentence_encoder(model, tokenizer, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -93,7 +93,7 @@ def test_a_build_that_fails_keeps_the_old_index(tmp_path):
 def test_the_encoder_embeds_as_the_trained_model_does(model_dir, tokenizer):
     texts = sentences(10)
     found = SentenceEncoder.load(str(model_dir)).encode(texts)
-    model = MoCoSEForPreTraining.from_encoder_pretrained(model_dir / "sentence_encoder", queue_size=16)
+    model = MoCoSEForPreTraining.from_encoder_pretrained(model_dir, queue_size=16)
     torch.testing.assert_close(found, model.mocose.encode(texts, tokenizer, normalize=True))
 
 
@@ -113,7 +113,7 @@ def test_the_index_is_kept_beside_the_model_until_model_or_file_change(model_dir
         if change == "corpus":
             corpus.write_text(corpus.read_text(encoding="utf-8") + "one more line\n", encoding="utf-8")
         if change == "model":
-            weights = model_dir / "sentence_encoder" / "model.safetensors"
+            weights = model_dir / "model.safetensors"
             content = bytearray(weights.read_bytes())
             content[-1] ^= 1
             weights.write_bytes(content)

@@ -82,6 +82,11 @@ class DataArguments:
     overwrite_output_dir: bool = _option(
         "Whether to replace an earlier run, or earlier scores, in `output_dir`.", default=False
     )
+    dry_run: bool = _option(
+        "Whether to read everything, train two steps, save and load once in a temporary directory, and print time, "
+        "memory and disk that the run needs; `output_dir` stays untouched.",
+        default=False,
+    )
 
 
 @dataclass

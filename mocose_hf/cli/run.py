@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mocose_hf.cli.dry_run import dry_run
 from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
 from mocose_hf.cli.merging import merge_with_start
 from mocose_hf.cli.options import Options
@@ -46,6 +47,9 @@ def run(options: Options, command: str) -> None:
     for notice in options.notices:
         options.say(notice)
     validate_options(options)
+    if options.data.dry_run:
+        resolve_start(options)
+        return dry_run(options)
     with ExitStack() as locks:
         lock_output(options, locks)
         if options.trains:

@@ -55,6 +55,9 @@ def validate_options(options: Options) -> None:
     if options.model.merge_with_start and (not options.trains or options.training.deepspeed):
         reason = "DeepSpeed shards the weights" if options.trains else "nothing is trained"
         raise InputError(f"--merge_with_start moves trained weights, but {reason}; leave it out.")
+    if options.data.dry_run and (not options.trains or options.training.deepspeed):
+        reason = "DeepSpeed needs its launcher" if options.trains else "nothing is trained"
+        raise InputError(f"--dry_run tries a training in one process, but {reason}; leave it out.")
     if not options.trains and options.output_dir is not None:
         validate_results_dir(options.output_dir, options.data.overwrite_output_dir)
     if options.data.streaming:

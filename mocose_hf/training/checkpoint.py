@@ -252,25 +252,29 @@ def validate_weights(model: ContrastiveModel, checkpoint: str | Path) -> None:
 
 
 def validate_disk_space(args, model: ContrastiveModel, max_steps: int) -> None:
-    """Raise an `InputError` if the disk has no room for the checkpoints and the results of a run.
-
-    A checkpoint holds the weights, the queue and, for each trained weight, the two moments of AdamW.
-    """
-    path = Path(args.output_dir)
-    model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
-    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    size = model_bytes + moments + _SMALL_FILES
-    count = _count_future_checkpoints(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
-    if args.save_total_limit and args.save_total_limit > 0:
-        count = min(count, args.save_total_limit + 1)  # a new checkpoint is complete before the oldest is deleted
-    present = sum((folder / MANIFEST).is_file() for folder in checkpoints(path))
-    needed = max(1, count - present) * size + 2 * model_bytes
+    """Raise an `InputError` if the disk has no room for the checkpoints and the results of a run."""
+    path, needed = Path(args.output_dir), needed_disk_space(args, model, max_steps)
     free = shutil.disk_usage(nearest_folder(path)).free
     if free < needed:
         raise InputError(
             f"`output_dir` {path}: {_megabytes(free)} are free, but the checkpoints and the model of this run take "
             f"{_megabytes(needed)}; free some, name another directory, or lower `save_total_limit`."
         )
+
+
+def needed_disk_space(args, model: ContrastiveModel, max_steps: int) -> int:
+    """Return the bytes that the checkpoints and the results of a run still take at most.
+
+    A checkpoint holds the weights, the queue and, for each trained weight, the two moments of AdamW.
+    """
+    model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
+    moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    size = model_bytes + moments + _SMALL_FILES
+    count = _count_future_checkpoints(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
+    if args.save_total_limit and args.save_total_limit > 0:
+        count = min(count, args.save_total_limit + 1)  # a new checkpoint is complete before the oldest is deleted
+    present = sum((folder / MANIFEST).is_file() for folder in checkpoints(Path(args.output_dir)))
+    return max(1, count - present) * size + 2 * model_bytes
 
 
 def _count_future_checkpoints(args, max_steps: int) -> int:

@@ -71,6 +71,7 @@ DATA = {
     "text_column": ("sentence", "sentence"),
     "key_column": ("other", "other"),
     "overwrite_output_dir": ("true", True),
+    "dry_run": ("true", True),
 }
 EVALUATION = {
     "validation_file": ("pairs.tsv", "pairs.tsv"),

@@ -85,7 +85,7 @@ def write_scores(points: Sequence[CurvePoint], path: str | Path) -> None:
 
 
 def plot_curve(points: Sequence[CurvePoint], metrics: Sequence[str], path: str | Path) -> bool:
-    """Draw each metric by weight, one panel a metric, so that each has its own scale.
+    """Draw each metric by weight, one panel a metric; all panels span as many points.
 
     Args:
         points: Weights and scores.
@@ -106,13 +106,17 @@ def _figure(points: Sequence[CurvePoint], metrics: Sequence[str]) -> "Figure | N
         return None
     figure = new_figure(width=6.4, height=0.6 + 1.9 * len(metrics))
     weights = [weight for weight, _ in points]
-    for number, name in enumerate(metrics):
+    columns = {name: [scores[name] for _, scores in points] for name in metrics}
+    # One span for all, so that a point of loss looks as large as a point of gain.
+    span = 1.6 * max(1.0, *(max(values) - min(values) for values in columns.values()))
+    for number, (name, values) in enumerate(columns.items()):
         axes = new_axes(figure, len(metrics), 1, number + 1)
-        values = [scores[name] for _, scores in points]
         axes.plot(weights, values, marker="o", **line_style(number))
         for weight, value in zip(weights, values, strict=True):
             axes.annotate(f"{value:.2f}", (weight, value), (0, 6), textcoords="offset points", ha="center")
-        axes.margins(x=0.08, y=0.25)
+        middle = (max(values) + min(values)) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
+        axes.margins(x=0.08)
         axes.set_xticks(weights)
         set_literal_text(axes.set_ylabel(""), metric_title(name).replace(" ", "\n", 1))
     axes.set_xlabel("weight of the trained encoder (0: start, 1: trained)")

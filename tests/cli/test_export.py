@@ -1,0 +1,95 @@
+"""`mocose export --to`: other forms of the encoder give nearly the same embeddings, and the table says how near."""
+
+import importlib.util
+import re
+
+import pytest
+import torch
+from builders import WORDS, sentences
+from torch.nn import functional as F
+
+from mocose_hf.cli.factory import build_plain, load_start
+from mocose_hf.cli.main import dispatch
+from mocose_hf.export.onnx_model import INT8_FILE, ONNX_FILE, OnnxEncoder
+
+
+@pytest.fixture
+def label_file(tmp_path):
+    path = tmp_path / "bank.tsv"
+    rows = [f"{text}\t{WORDS.index(text.split()[0]) % 3}" for text in sentences(40, seed=3)]
+    path.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def embeddings(encoder_dir, onnx_file=None, **options) -> torch.Tensor:
+    source, tokenizer = load_start(str(encoder_dir))
+    model = build_plain(str(encoder_dir), source).mocose
+    if onnx_file is not None:
+        model.encoder = OnnxEncoder(onnx_file, threads=1)
+    return model.encode(sentences(9, seed=1), tokenizer, **options)
+
+
+def comparison(printed: str) -> dict[str, list[float]]:
+    rows = re.findall(r"^\| (\w+) +\|((?: +[\d.]+ \|)+)$", printed, re.MULTILINE)
+    return {name: [float(cell) for cell in cells.strip(" |").split("|")] for name, cells in rows}
+
+
+def test_onnx_gives_the_same_embeddings_for_any_batch(encoder_dir, label_file, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    out = tmp_path / "onnx"
+    assert dispatch(["export", str(encoder_dir), str(out), "--to", "onnx", "--label_file", str(label_file)]) == 0
+    table = comparison(capsys.readouterr().out)
+    assert table["onnx"][0] == pytest.approx(table["before"][0], abs=1)  # rounding moves near ties
+    assert table["onnx"][1] == pytest.approx(table["before"][1], abs=0.2)  # MB
+    assert (out / "model.safetensors").is_file()
+    plain = embeddings(encoder_dir)
+    for batch_size in (1, 4, 9):
+        torch.testing.assert_close(
+            embeddings(out, out / ONNX_FILE, batch_size=batch_size), plain, atol=1e-5, rtol=1e-4
+        )
+
+    small = tmp_path / "int8"
+    assert dispatch(["export", str(encoder_dir), str(small), "--to", "int8", "--label_file", str(label_file)]) == 0
+    assert "int8" in comparison(capsys.readouterr().out)
+    assert (small / INT8_FILE).stat().st_size < (out / ONNX_FILE).stat().st_size
+    assert not (small / ONNX_FILE).exists()
+    near = embeddings(small, small / INT8_FILE)
+    assert not torch.equal(near, plain)
+    assert F.cosine_similarity(near, plain).min() > 0.95
+
+
+def test_a_static_model_loads_in_other_libraries(encoder_dir, label_file, tmp_path, capsys):
+    model2vec = pytest.importorskip("model2vec", reason="the extra `static` is not installed")
+    pytest.importorskip("skeletoken", reason="the extra `static` is not installed")
+    out = tmp_path / "static"
+    assert dispatch(["export", str(encoder_dir), str(out), "--to", "static", "--label_file", str(label_file)]) == 0
+    assert {*comparison(capsys.readouterr().out)} == {"before", "static"}
+    static = torch.from_numpy(model2vec.StaticModel.from_pretrained(str(out)).encode(sentences(3)))
+    transformer = pytest.importorskip("sentence_transformers").SentenceTransformer(str(out), device="cpu")
+    loaded = transformer.encode(sentences(3), convert_to_tensor=True)
+    torch.testing.assert_close(F.normalize(loaded.float()), F.normalize(static.float()), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("target", "library"), [("onnx", "onnxruntime"), ("int8", "onnx"), ("static", "model2vec")])
+def test_a_missing_library_is_named_with_its_extra(target, library, encoder_dir, tmp_path, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    installed = {"onnx", "onnxscript", "onnxruntime", "skeletoken"} - {library}
+
+    def find_spec(name, *args):
+        return None if name == library else name if name in installed else real(name, *args)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert dispatch(["export", str(encoder_dir), str(tmp_path / "new"), "--to", target]) == 2
+    error = capsys.readouterr().err
+    assert f"needs {library}, which is not installed" in error
+    assert f"mocose_hf[{'static' if target == 'static' else 'onnx'}]" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_measure_without_a_target_ends_in_one_line(encoder_dir, label_file, tmp_path, capsys):
+    options = ["export", str(encoder_dir), str(tmp_path / "new"), "--label_file", str(label_file)]
+    assert dispatch(options) == 2
+    assert "give --to, one of onnx, int8, static" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

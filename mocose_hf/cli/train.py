@@ -1,5 +1,6 @@
 """The training command: exit codes and messages around `mocose_hf.cli.run`."""
 
+import logging
 import os
 import sys
 import time
@@ -52,14 +53,23 @@ def _train(argv: list[str], program: str) -> None:
 
 
 def prepare_process() -> None:
-    """End with the launcher that started this process, and show progress bars only on a terminal."""
-    from transformers.utils import logging
+    """End with the launcher that started this process, and silence what libraries say about themselves."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
 
     from mocose_hf.parallel.launcher import end_with_launcher
 
     end_with_launcher()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # of each load and save, also of downloads
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+        logging.getLogger("DeepSpeed").addFilter(_is_about_this_run)
+
+
+def _is_about_this_run(record: logging.LogRecord) -> bool:
+    """Return whether a message of DeepSpeed matters: transformers imports it even if `deepspeed` is not given."""
+    return "Setting accelerator to CPU" not in str(record.msg) or any(a.startswith("--deepspeed") for a in sys.argv)
 
 
 def guard(command: Callable[[], None], program: str) -> int:

@@ -23,6 +23,7 @@ from mocose_hf.models.loading import (
 )
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.registry import ALGORITHMS
+from mocose_hf.recipes import CLS_RECIPES
 from mocose_hf.training.trainer import MoCoSETrainer
 from mocose_hf.training.validation.inputs import validate_length
 
@@ -76,7 +77,10 @@ def build_model(options: Options):
     """Build model and tokenizer from the seed and the encoder to start from."""
     source = options.model
     set_seed(options.training.seed)
-    encoder, tokenizer = load_start(source.model_name_or_path, source.attn_implementation, **hub_options(options))
+    default_pooling = "cls" if source.recipe in (None, *CLS_RECIPES) else "mean"
+    encoder, tokenizer = load_start(
+        source.model_name_or_path, source.attn_implementation, default_pooling, **hub_options(options)
+    )
     try:
         return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
     except (ValueError, RuntimeError) as error:
@@ -85,13 +89,14 @@ def build_model(options: Options):
 
 
 def load_start(
-    name_or_path: str, attn_implementation: str | None = None, **hub_options
+    name_or_path: str, attn_implementation: str | None = None, default_pooling: str = "cls", **hub_options
 ) -> tuple[PretrainedEncoder, PreTrainedTokenizerBase]:
     """Load an encoder and its tokenizer.
 
     Args:
         name_or_path: A directory or a hub id.
         attn_implementation: As `AutoModel.from_pretrained` takes it.
+        default_pooling: The pooling of an encoder that states none.
         hub_options: `revision` and `cache_dir`.
 
     Raises:
@@ -99,7 +104,7 @@ def load_start(
     """
     with _loading(name_or_path):
         tokenizer = load_tokenizer(name_or_path, **hub_options)
-        encoder = load_encoder(name_or_path, attn_implementation, **hub_options)
+        encoder = load_encoder(name_or_path, attn_implementation, default_pooling, **hub_options)
         validate_tokenizer(tokenizer, encoder.encoder)
     return encoder, tokenizer
 

@@ -51,13 +51,15 @@ def show_page(options: Options, run: Run) -> None:
 
 def _neighbours(trainer: MoCoSETrainer, options: Options, sentences) -> list[Neighbours]:
     """Compare the start with the trained encoder; without the start, say so and compare nothing."""
+    model = trainer.accelerator.unwrap_model(trainer.model).mocose
     try:
-        start = SentenceEncoder.load(options.model.model_name_or_path, **hub_options(options))
+        start = SentenceEncoder.load(
+            options.model.model_name_or_path, model.config.pooling_mode, **hub_options(options)
+        )
     except InputError as error:
         options.say(f"The page has no nearest texts: {error}")
         return []
     rows, _ = sample_rows(sentences if options.data.streaming else sentences.dataset, _SEARCHED)
-    model = trainer.accelerator.unwrap_model(trainer.model).mocose
     trained = SentenceEncoder(model, trainer.processing_class, "")
     start.model.to(model.device)
     return compare_neighbours([row["text"] for row in rows], start.encode, trained.encode)

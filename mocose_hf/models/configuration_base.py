@@ -106,8 +106,8 @@ class ContrastiveConfig(PreTrainedConfig):
     encoder_config: PreTrainedConfig | dict | None = None
     pooling_mode: str = option(
         "cls",
-        "How tokens become the sentence embedding: cls, mean, max or lasttoken; the model's own by default, else cls "
-        "(paper).",
+        "How tokens become the sentence embedding: cls, mean, max or lasttoken. By default the model's own; if it "
+        "states none, cls (paper), or mean under the recipes domain and pairs.",
     )
     use_pooler: bool = option(
         True,

@@ -58,7 +58,7 @@ class PretrainedEncoder:
     Args:
         encoder: In float32.
         pooler: The dense layer (H, H) of its own pooler, None if it has none or it was not trained.
-        pooling_mode: The pooling of the model; "cls", the paper's, if it states none.
+        pooling_mode: The pooling of the model, or the default of `load_encoder` if it states none.
         settings: Its other embedding settings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
     """
 
@@ -69,12 +69,15 @@ class PretrainedEncoder:
 
 
 @whole_weights()
-def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hub_options) -> PretrainedEncoder:
+def load_encoder(
+    name_or_path: str, attn_implementation: str | None = None, default_pooling: str = "cls", **hub_options
+) -> PretrainedEncoder:
     """Load the encoder of a plain, a sentence-transformers or a MoCoSE model, without running code that comes with it.
 
     Args:
         name_or_path: A directory or a hub id.
         attn_implementation: As in `AutoModel.from_pretrained`.
+        default_pooling: The pooling of an encoder that states none, by default the paper's.
         hub_options: `revision` and `cache_dir`.
 
     Raises:
@@ -82,7 +85,7 @@ def load_encoder(name_or_path: str, attn_implementation: str | None = None, **hu
         ValueError: If the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
     config, layout, hub_options = _load_config(name_or_path, hub_options)
-    pooling_mode, settings = "cls", {}
+    pooling_mode, settings = default_pooling, {}
     if layout is not None:
         pooling_mode, settings = layout.pooling_mode, layout.embedding_settings()
         for warning in _layout_warnings(layout):

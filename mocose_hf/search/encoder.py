@@ -28,15 +28,20 @@ class SentenceEncoder:
     fingerprint: str
 
     @classmethod
-    def load(cls, name_or_path: str, **hub_options) -> "SentenceEncoder":
+    def load(cls, name_or_path: str, default_pooling: str = "cls", **hub_options) -> "SentenceEncoder":
         """Load a plain, a sentence-transformers or a MoCoSE model.
+
+        Args:
+            name_or_path: A directory or a hub id.
+            default_pooling: The pooling of an encoder that states none.
+            hub_options: `revision` and `cache_dir`.
 
         Raises:
             InputError: If there is no model that can be loaded.
         """
         name = str(name_or_path)
         try:
-            source = load_encoder(name, **hub_options)
+            source = load_encoder(name, default_pooling=default_pooling, **hub_options)
             tokenizer = load_tokenizer(name, **hub_options)
             files = encoder_files(name, **hub_options)
         except (OSError, ValueError) as error:

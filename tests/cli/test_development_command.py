@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from mocose_hf import MoCoSEForPreTraining
 from mocose_hf.cli import recipe_choice
+from mocose_hf.cli.factory import build_model
+from mocose_hf.cli.options import parse_command_line
 from mocose_hf.evaluation.score_tables import development_tables
 from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings
 from mocose_hf.models.losses import reshape_keys
@@ -231,6 +233,19 @@ def test_the_recipe_with_the_better_shape_is_chosen_once(command, files, capsys,
     (out / "recipe.json").unlink()
     command(*domain(files, "--label_file", files["bank"], "--resume_from_checkpoint", "true"), code=2)
     assert "give --recipe domain-topics or domain-search instead of domain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pooling"), [("domain-search", "mean"), ("pairs", "mean"), ("released", "cls"), (None, "cls")]
+)
+def test_an_encoder_that_states_no_pooling_gets_that_of_the_recipe(files, encoder_dir, recipe, pooling):
+    argv = ["--model_name_or_path", encoder_dir, "--train_file", files["text"], "--output_dir", "unused", "--use_cpu"]
+    argv += [] if recipe is None else ["--recipe", recipe]
+    argv += ["--algorithm", "released"] if recipe == "released" else []
+    argv += ["--key_column", "text"] if recipe == "pairs" else []
+    argv = [str(part) for part in argv]
+    assert build_model(parse_command_line(argv))[0].config.pooling_mode == pooling
+    assert build_model(parse_command_line([*argv, "--pooling_mode", "max"]))[0].config.pooling_mode == "max"
 
 
 def test_the_shapes_are_scored_on_the_start_and_no_text_is_smoothed_with_itself(command, files):

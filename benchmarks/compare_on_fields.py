@@ -213,7 +213,7 @@ def train_by_command(field: Field, encoder: str, options: list[str], rate: float
             *(kind, str(field.development_file), "--metric_for_best_model", f"dev_{field.measure}"),
             *("--seed", str(seed), "--learning_rate", str(rate), "--max_steps", str(steps)),
             *("--eval_steps", str(max(1, steps // PARTS)), "--per_device_train_batch_size", str(BATCH_SIZE)),
-            *("--max_seq_length", str(MAX_TOKENS), "--disable_tqdm", "true"),
+            *("--pooling_mode", "mean", "--max_seq_length", str(MAX_TOKENS), "--disable_tqdm", "true"),
         ]
         timed = {"train": timed_train, "evaluate": untimed_evaluate, "_save_checkpoint": untimed_save}
         no_page = patch("mocose_hf.cli.run.write_run_page", return_value=None)
@@ -352,7 +352,7 @@ METHODS = {
     "simcse": by_command("--algorithm", "simcse", "--padding_free", "true"),
     "mnrl": mnrl,
     "tsdae": tsdae,
-    "paper": by_command("--recipe", "paper", "--padding_free", "true", "--pooling_mode", "mean"),
+    "paper": by_command("--recipe", "paper", "--padding_free", "true"),
 }
 
 

@@ -5,7 +5,6 @@ import json
 import pickle
 import random
 import shutil
-import subprocess
 import sys
 import tracemalloc
 from itertools import chain, islice
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
-from builders import HELPERS, REPOSITORY, sentences, tiny_model
+from builders import REPOSITORY, sentences, tiny_model
 from datasets import Dataset
+from processes import start_processes
 from safetensors.torch import load_file
 from text_files import content_of, write
 from torch.utils.data import DataLoader, IterableDataset
@@ -462,22 +462,19 @@ def test_a_bad_row_ends_the_run_in_one_line_and_leaves_the_checkpoint(command, t
     assert load_file(out / "model.safetensors")
 
 
-def start_processes(count: int, *arguments) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    script = HELPERS / "stream_on_processes.py"
-    subprocess.run(
-        [sys.executable, *launcher, str(script), *map(str, arguments)],
-        check=True,
-        cwd=REPOSITORY,
-        capture_output=True,
-        timeout=240,
-    )
-
-
 @pytest.mark.slow
 def test_two_processes_train_on_the_batches_of_one(tmp_path, encoder_dir, text_file):
     for processes, batch, workers in ((1, 8, 0), (2, 4, 2)):
-        start_processes(processes, encoder_dir, text_file, tmp_path / str(processes), batch, workers)
+        start_processes(
+            "stream_on_processes.py",
+            processes,
+            encoder_dir,
+            text_file,
+            tmp_path / str(processes),
+            batch,
+            workers,
+            log_folder=tmp_path,
+        )
     one, two = (checkpoint_state(tmp_path / str(n) / "checkpoint-12") for n in (1, 2))
     assert torch.equal(one["queue.row_ids"], two["queue.row_ids"])
     weights = load_file(tmp_path / "1" / "checkpoint-12" / "model.safetensors")
@@ -487,9 +484,11 @@ def test_two_processes_train_on_the_batches_of_one(tmp_path, encoder_dir, text_f
 
 @pytest.mark.slow
 def test_two_processes_resume_to_the_same_bits(tmp_path, encoder_dir, text_file):
-    start_processes(2, encoder_dir, text_file, tmp_path / "whole", 4, 0)
+    start_processes("stream_on_processes.py", 2, encoder_dir, text_file, tmp_path / "whole", 4, 0, log_folder=tmp_path)
     start = tmp_path / "whole" / "checkpoint-7"
-    start_processes(2, encoder_dir, text_file, tmp_path / "resumed", 4, 2, start)
+    start_processes(
+        "stream_on_processes.py", 2, encoder_dir, text_file, tmp_path / "resumed", 4, 2, start, log_folder=tmp_path
+    )
     ends = [checkpoint_state(tmp_path / name / "checkpoint-12") for name in ("whole", "resumed")]
     assert any(name.startswith("rng_state_1.pth") for name in ends[0])
     assert differing(*ends) == []

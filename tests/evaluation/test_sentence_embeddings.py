@@ -1,12 +1,10 @@
 """Looking up embeddings, and dealing sentences out to processes."""
 
-import subprocess
-import sys
-
 import embed_on_processes
 import pytest
 import torch
-from builders import HELPERS, REPOSITORY, sentences, tiny_model
+from builders import sentences, tiny_model
+from processes import start_processes
 
 from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings, _share, embed
 
@@ -111,12 +109,8 @@ def test_alone_nothing_is_put_in_another_order():
 @pytest.fixture(scope="module")
 def two_processes(encoder_dir, tmp_path_factory) -> list[dict]:
     """What each of two processes ends with."""
-    folder, script = tmp_path_factory.mktemp("processes"), HELPERS / "embed_on_processes.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(
-        [*launcher, str(encoder_dir), str(folder)], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path_factory.mktemp("processes")
+    start_processes("embed_on_processes.py", 2, encoder_dir, folder, log_folder=folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -3,13 +3,12 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
-from builders import HELPERS, REPOSITORY, random_batch, sentences, tiny_bert_config, tiny_model
+from builders import random_batch, sentences, tiny_bert_config, tiny_model
+from processes import start_processes
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from trainers import make_trainer
@@ -348,14 +347,9 @@ def test_a_start_with_adapters_raises_an_error():
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "fields"), [("flaubert", {"layerdrop": 0.5}), ("xlnet", {})])
 def test_two_processes_train_an_encoder_with_parameters_without_gradient(save_encoder, tmp_path, family, fields):
-    script = HELPERS / "train_on_processes.py"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     changes = json.dumps({"config": {"share_embeddings": False, "pooling_mode": "mean"}})
-    arguments = [save_encoder(family, **fields), str(tmp_path / "out"), "8", changes]
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = (save_encoder(family, **fields), tmp_path / "out", 8, changes)
+    start_processes("train_on_processes.py", 2, *arguments, log_folder=tmp_path)
     first, second = (load_file(tmp_path / "out" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert (first["steps"].item(), first["processes"].item()) == (20, 2)
     assert all(torch.equal(second[name], value) for name, value in first.items())

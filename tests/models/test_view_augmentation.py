@@ -1,18 +1,17 @@
 """Changes of tokens and embeddings while training: drawn as promised, told by a loop, and not seen by evaluation."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise, permutations
 
 import pytest
 import torch
-from builders import HELPERS, REPOSITORY, WAITING, Operations, random_batch, sentences, tiny_bert_config, tiny_model
+from builders import WAITING, Operations, random_batch, sentences, tiny_bert_config, tiny_model
 from datasets import Dataset
 from families import CHECKPOINTING_FAMILIES, FAMILIES
 from packing import CANNOT, both_batches
+from processes import start_processes
 from resuming import run
 from safetensors.torch import load_file
 from same_state import differences
@@ -452,13 +451,8 @@ def test_two_processes_attack_as_one_does_and_hold_one_model_with_all_on(tmp_pat
         ("two", 2, {"fgsm_epsilon": 1e-3}),
         ("all", 2, ALL_OPTIONS),
     ]:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        script = str(HELPERS / "train_on_processes.py")
-        arguments = [str(encoder_dir), str(tmp_path / name), str(8 // processes), json.dumps({"training": options})]
-        done = subprocess.run(
-            [*launcher, script, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        arguments = (encoder_dir, tmp_path / name, 8 // processes, json.dumps({"training": options}))
+        start_processes("train_on_processes.py", processes, *arguments, log_folder=tmp_path / name)
         states[name] = [load_file(tmp_path / name / f"rank{rank}.safetensors") for rank in range(processes)]
         assert all(state["processes"] == processes for state in states[name])
         for state in states[name][1:]:

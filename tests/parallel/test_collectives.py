@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 from accelerate.parallelism_config import ParallelismConfig
-from builders import HELPERS, REPOSITORY, sentences, tiny_model
+from builders import REPOSITORY, sentences, tiny_model
 from datasets import Dataset
+from processes import start_processes
 from safetensors.torch import load_file
 from trainers import make_trainer, training_arguments
 
@@ -63,16 +64,9 @@ def test_two_processes_that_split_each_batch_end_as_one_process_does(tmp_path, e
     """Of 16 rows a batch, 8 go to each process; η and d_trace follow from the 16 keys that enter the queue."""
     changes = {"training": {"accelerator_config": {"split_batches": True}, "ema_schedule": "constant_distance"}}
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        script = str(HELPERS / "train_on_processes.py")
-        arguments = [str(encoder_dir), str(tmp_path / str(processes)), "16", json.dumps(changes)]
-        subprocess.run(
-            [sys.executable, *launcher, script, *arguments],
-            check=True,
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=240,
-        )
+        own = tmp_path / str(processes)
+        arguments = (encoder_dir, own, 16, json.dumps(changes))
+        start_processes("train_on_processes.py", processes, *arguments, log_folder=own)
     one = load_file(tmp_path / "1" / "rank0.safetensors")
     first, second = (load_file(tmp_path / "2" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert (one["processes"].item(), first["processes"].item()) == (1, 2)

@@ -2,13 +2,12 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from builders import HELPERS, sentences, tiny_model, write_tokenizer
+from builders import sentences, tiny_model, write_tokenizer
+from processes import start_processes
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from trainers import differing, make_trainer, training_arguments
@@ -353,9 +352,7 @@ def test_command_that_collapses_ends_with_exit_code_1_and_one_line(tmp_path, mon
 
 @pytest.mark.slow
 def test_two_processes_stop_together(tmp_path, encoder_dir):
-    script = HELPERS / "collapse_on_processes.py"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    subprocess.run([sys.executable, *launcher, str(encoder_dir), str(tmp_path)], check=True, timeout=240)
+    start_processes("collapse_on_processes.py", 2, encoder_dir, tmp_path, log_folder=tmp_path)
     told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert told[0] == told[1]
     assert "2 processes: The sentence embeddings have collapsed at step " in told[0]

@@ -4,14 +4,14 @@ import copy
 import json
 import math
 import random
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from builders import HELPERS, sentences, tiny_model
+from builders import sentences, tiny_model
 from datasets import Dataset, IterableDataset
+from processes import start_processes
 from resuming import run as run_with_kills
 from safetensors.torch import load_file
 from slow_queue_metrics import slow_weights
@@ -470,9 +470,7 @@ def test_a_run_shorter_than_the_interval_leaves_no_file(tmp_path, tokenizer):
 
 @pytest.mark.slow
 def test_on_two_processes_the_first_one_tells_and_nothing_changes(tmp_path, encoder_dir):
-    script = HELPERS / "queue_monitor_on_processes.py"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    subprocess.run([sys.executable, *launcher, str(encoder_dir), str(tmp_path)], check=True, timeout=240)
+    start_processes("queue_monitor_on_processes.py", 2, encoder_dir, tmp_path, log_folder=tmp_path / "logs")
     lines = lines_of(tmp_path / "2")
     assert [line["step"] for line in lines] == [2, 4, 6]
     ends = [[load_file(tmp_path / steps / f"rank{rank}.safetensors") for steps in "02"] for rank in (0, 1)]

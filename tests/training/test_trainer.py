@@ -1,14 +1,13 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from builders import HELPERS, REPOSITORY, sentences, tiny_model
+from builders import sentences, tiny_model
 from datasets import Dataset
 from families import FAMILIES
+from processes import start_processes
 from safetensors.torch import load_file
 from senteval_folder import scored, write_senteval
 from slow_queue_weighting import slow_loss_of_a_policy
@@ -531,16 +530,9 @@ def test_pairs_train_with_the_key_view_of_their_own(tmp_path, tokenizer):
 
 @pytest.mark.slow
 def test_weights_and_queue_of_two_and_four_processes_equal_those_of_one(tmp_path, encoder_dir):
-    script = HELPERS / "train_on_processes.py"
     for processes in (1, 2, 4):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
-        subprocess.run(
-            [sys.executable, *launcher, str(encoder_dir), str(tmp_path / str(processes)), str(16 // processes)],
-            check=True,
-            cwd=REPOSITORY,
-            capture_output=True,
-            timeout=240,
-        )
+        own = tmp_path / str(processes)
+        start_processes("train_on_processes.py", processes, encoder_dir, own, 16 // processes, log_folder=own)
     one = load_file(tmp_path / "1" / "rank0.safetensors")
     assert one["processes"].item() == 1
     for processes in (2, 4):
@@ -558,15 +550,8 @@ def test_weights_and_queue_of_two_and_four_processes_equal_those_of_one(tmp_path
 
 @pytest.mark.slow
 def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
-    script = HELPERS / "train_on_processes.py"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    subprocess.run(
-        [sys.executable, *launcher, str(encoder_dir), str(tmp_path), "8", '{"config": {"queue_dtype": "bfloat16"}}'],
-        check=True,
-        cwd=REPOSITORY,
-        capture_output=True,
-        timeout=240,
-    )
+    changes = '{"config": {"queue_dtype": "bfloat16"}}'
+    start_processes("train_on_processes.py", 2, encoder_dir, tmp_path, 8, changes, log_folder=tmp_path)
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     assert first["processes"].item() == 2
     assert first["queue.rows"].dtype == torch.bfloat16
@@ -577,17 +562,13 @@ def test_two_processes_hold_one_queue_in_bfloat16(tmp_path, encoder_dir):
 @pytest.mark.slow
 def test_two_processes_leave_out_keys_of_the_own_sentence_as_one_does(tmp_path, encoder_dir):
     """In the batch of the other process and in the queue; seven ids are in each batch of 16 more than once."""
-    script = HELPERS / "train_on_processes.py"
     runs = {"one": (1, True), "two": (2, True), "unmasked": (1, False)}
     ends = {}
     for name, (processes, masks) in runs.items():
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(script)]
         config = {"mask_same_sentence": masks, "queue_window": "without_middle", "queue_half_life": 1.5}
         changes = json.dumps({"config": config, "num_ids": 7})
-        arguments = [str(encoder_dir), str(tmp_path / name), str(16 // processes), changes]
-        subprocess.run(
-            [sys.executable, *launcher, *arguments], check=True, cwd=REPOSITORY, capture_output=True, timeout=240
-        )
+        arguments = (encoder_dir, tmp_path / name, 16 // processes, changes)
+        start_processes("train_on_processes.py", processes, *arguments, log_folder=tmp_path / name)
         ends[name] = load_file(tmp_path / name / "rank0.safetensors")
     other = load_file(tmp_path / "two" / "rank1.safetensors")
     assert (ends["two"]["processes"].item(), ends["two"]["steps"].item()) == (2, 20)

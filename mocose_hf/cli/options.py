@@ -78,7 +78,7 @@ class Options:
 
     def with_values(self, values: Mapping[str, object]) -> "Options":
         """Return the options of the same command and recipe with other values, as if these had been typed."""
-        return _resolve(build_parser(), self.typed | values, self.entries, self.model.recipe)
+        return _resolve(build_parser(), {**self.typed, **values}, self.entries, self.model.recipe)
 
     def locate(self, message: str) -> str:
         """Put file and line before a message about a value of the configuration file."""

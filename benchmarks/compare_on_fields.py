@@ -157,15 +157,18 @@ class Stopwatch:
 
     def __init__(self):
         self.seconds = 0.0
+        self._is_running = False
         self._pauses = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count what happens inside."""
         self.seconds -= time.process_time()
+        self._is_running = True
         try:
             yield
         finally:
+            self._is_running = False
             self.seconds += time.process_time()
 
     @contextmanager
@@ -175,7 +178,7 @@ class Stopwatch:
         self._pauses += 1
         yield
         self._pauses -= 1
-        if not self._pauses:
+        if self._is_running and not self._pauses:
             self.seconds -= time.process_time() - started
 
 

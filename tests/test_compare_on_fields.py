@@ -68,10 +68,14 @@ def test_the_table_has_means_over_seeds_and_mean_gains():
     assert last[:3] == ["mean gain", "", "+3.50"]
 
 
-def test_the_stopwatch_counts_a_nested_pause_once(monkeypatch):
+def test_the_stopwatch_counts_a_nested_pause_once_and_none_outside(monkeypatch):
     clock = iter(np.arange(0.0, 10.0))
     monkeypatch.setattr(benchmark.time, "process_time", lambda: next(clock))
     watch = Stopwatch()
+    with watch.paused():
+        pass
+    assert watch.seconds == 0.0
+    clock = iter(np.arange(0.0, 10.0))
     with watch.running(), watch.paused(), watch.paused():  # read at 0; 1; 2; 3, when the outer pause ends; 4
         pass
     assert watch.seconds == 4.0 - 0.0 - (3.0 - 1.0)

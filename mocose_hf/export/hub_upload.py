@@ -7,13 +7,17 @@ from huggingface_hub import HfApi
 
 from mocose_hf.errors import SaveError, one_line
 
-_EXCLUDED = ("checkpoint-*", "*.bin", "*.pt", "*.pth")
+_EXCLUDED = (
+    *("checkpoint-*", "*.bin", "*.pt", "*.pth"),
+    *("search/*", "report.html", "run_record.json"),  # they hold training text
+    *("training_args.json", "trainer_state.json"),  # they hold paths of this machine
+)
 
 
 def upload_output_dir(
     output_dir: str | Path, repo_id: str, token: str | None = None, revision: str | None = None
 ) -> None:
-    """Upload a finished output directory to an existing hub repository, without checkpoints and pickles.
+    """Upload a finished output directory to an existing hub repository, without checkpoints and private files.
 
     Args:
         output_dir: The directory.

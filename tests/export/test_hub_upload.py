@@ -2,17 +2,21 @@
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 
 from mocose_hf.errors import SaveError
 from mocose_hf.export.hub_upload import upload_output_dir
 
 
-def test_upload_has_neither_checkpoints_nor_pickles(tmp_path, monkeypatch):
+def test_upload_has_no_checkpoints_pickles_training_text_and_paths(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
     upload_output_dir(tmp_path, "me/model")
     assert calls[0]["repo_id"] == "me/model"
-    assert {"checkpoint-*", "*.bin", "*.pt", "*.pth"} <= set(calls[0]["ignore_patterns"])
+    names = ["README.md", "model.safetensors", "mocose/config.json", "checkpoint-5/model.safetensors", "a.bin", "b.pt"]
+    names += ["report.html", "run_record.json", "training_args.json", "trainer_state.json", "search/i/texts.arrow"]
+    kept = list(filter_repo_objects(names, ignore_patterns=calls[0]["ignore_patterns"]))
+    assert kept == ["README.md", "model.safetensors", "mocose/config.json"]
     assert calls[0]["revision"] is None
 
 

@@ -1,5 +1,6 @@
 """The options of the command line that are not training arguments, as dataclasses."""
 
+import re
 from dataclasses import dataclass, field, fields
 
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
@@ -87,6 +88,22 @@ class DataArguments:
         "memory and disk that the run needs; `output_dir` stays untouched.",
         default=False,
     )
+    save_only_encoder: bool = _option(
+        "Whether to keep only the plain encoder, its card and the records of a finished run: no whole model and no "
+        "checkpoints, so it cannot be resumed.",
+        default=False,
+    )
+    license: str | None = _option("Licence of the model for its card, such as apache-2.0.")
+    language: list[str] | None = _option("Languages of the text for the model card, such as en de.")  # noqa: RUF009
+
+    def __post_init__(self):
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ValueError(
+                f"`license` is the hub's name of a licence, such as apache-2.0, not {self.license!r:.40}."
+            )
+        for code in self.language or ():
+            if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?|multilingual|code", code):
+                raise ValueError(f"`language` takes ISO 639 codes, such as en or de, not {code!r:.40}.")
 
 
 @dataclass

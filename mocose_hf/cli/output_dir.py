@@ -63,6 +63,11 @@ def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: 
     if resume_wanted:
         leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS, CHOICE_FILE, *QUEUE_MONITOR_FILES}
         other = [name for name in entries if name not in leftovers]
+        if "modules.json" in other and TRAIN_RESULTS_FILE in other:
+            raise InputError(
+                f"--output_dir {path}: holds a finished run without checkpoints; use it as it is, or replace it with "
+                "--overwrite_output_dir."
+            )
         if other:
             raise InputError(
                 f"--output_dir {path}: holds {other[0]}, but no complete checkpoint to resume from; name another, "
@@ -144,6 +149,18 @@ def clear_output_dir(output_dir: str | Path) -> None:
         (path / name).unlink(missing_ok=True)
     for folder in [*checkpoints(path), path / _EARLIER_ENCODER]:
         remove_checkpoint(folder)
+
+
+def keep_only_encoder(output_dir: str | Path) -> None:
+    """Remove checkpoints and the whole model of a finished run; encoder, card, report and records stay.
+
+    The newest checkpoint goes first: if this is interrupted, the run resumes from an older one and ends the same.
+    """
+    path = Path(output_dir)
+    for folder in sorted(checkpoints(path), key=step_of, reverse=True):
+        remove_checkpoint(folder)
+    if _is_whole_model(path / WHOLE_MODEL):
+        remove_checkpoint(path / WHOLE_MODEL)
 
 
 def _clear_model(path: Path) -> None:

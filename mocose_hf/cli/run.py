@@ -5,11 +5,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mocose_hf.cli.changed_settings import changed_settings
 from mocose_hf.cli.dry_run import dry_run
 from mocose_hf.cli.factory import build_model, build_trainer, read_training_sentences
 from mocose_hf.cli.merging import merge_with_start
 from mocose_hf.cli.options import Options
-from mocose_hf.cli.output_dir import clear_output_dir, saving, validate_output_dir, validate_start_stays
+from mocose_hf.cli.output_dir import (
+    clear_output_dir,
+    keep_only_encoder,
+    saving,
+    validate_output_dir,
+    validate_start_stays,
+)
 from mocose_hf.cli.recipe_choice import choose_recipe, record_choice
 from mocose_hf.cli.run_report import show_page, write_run_page
 from mocose_hf.cli.scoring import (
@@ -91,6 +98,8 @@ def train(options: Options, command: str, locks: ExitStack) -> None:
     if page is not None:
         show_page(options, page)
     push(trainer, options)
+    if options.data.save_only_encoder and trainer.is_world_process_zero():
+        keep_only_encoder(options.output_dir)
 
 
 def lock_output(options: Options, locks: ExitStack, must_be_empty: bool = False) -> None:
@@ -138,7 +147,7 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(options.output_dir)
-    save_model_and_encoder(model, trainer.processing_class, output_dir)
+    save_model_and_encoder(model, trainer.processing_class, output_dir, options.data.save_only_encoder)
     write_text(output_dir / ARGUMENTS_FILE, options.training.to_json_string() + "\n")
     trainer.save_state()
 
@@ -161,10 +170,8 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
-        data=printable(
-            f"{options.data.train_file or options.data.dataset_name}: {sentences.summary()} "
-            f"{trainer.token_counts.summary()}"
-        ),
+        source=options.data.train_file or options.data.dataset_name,
+        data=printable(f"{sentences.summary()} {trainer.token_counts.summary()}"),
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",
         scores=scores,
@@ -174,7 +181,17 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
         | {name: getattr(training, name) for name in shown}
         | {name: getattr(config, name) for name in config.option_names()},
         results="\n\n".join(markdown_table(table) for table in tables(results)),
+        changed_settings={"algorithm": model.algorithm}
+        | {name: getattr(training, name) for name in shown}
+        | changed_settings(options, model),
         is_start=is_start(trainer),
+        repo_id=trainer.hub_model_id or training.hub_model_id or "",
+        name=Path(options.output_dir).resolve().name,
+        task_scores=dict(results[-1][1]) if results else {},
+        license=options.data.license,
+        language=options.data.language,
+        dataset=options.data.dataset_name,
+        has_whole_model=not options.data.save_only_encoder,
     )
 
 

@@ -27,7 +27,7 @@ def write_run_page(trainer: MoCoSETrainer, options: Options, sentences, record: 
         greater_is_better=options.training.greater_is_better,
         scores=record.scores,
         settings={name: value if isinstance(value, int | float | str) else str(value) for name, value in settings},
-        data=record.data,
+        data=printable(f"{record.source}: {record.data}"),
         command=record.command,
         versions=library_versions(),
         neighbours=[] if record.is_start else _neighbours(trainer, options, sentences),

@@ -314,7 +314,9 @@ def report(
     elif results or selections or not options.trains:
         options.say(f"\nAll figures: {', '.join(str(Path(options.output_dir) / name) for name in RESULT_FILES)}")
     if options.trains:
-        options.say(f"\nPlain encoder: {options.output_dir}\nWhole model: {Path(options.output_dir) / WHOLE_MODEL}")
+        options.say(f"\nPlain encoder: {options.output_dir}")
+        if not options.data.save_only_encoder:
+            options.say(f"Whole model: {Path(options.output_dir) / WHOLE_MODEL}")
     if keeps_start:
         options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
 

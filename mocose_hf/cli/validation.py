@@ -58,6 +58,10 @@ def validate_options(options: Options) -> None:
     if options.data.dry_run and (not options.trains or options.training.deepspeed):
         reason = "DeepSpeed needs its launcher" if options.trains else "nothing is trained"
         raise InputError(f"--dry_run tries a training in one process, but {reason}; leave it out.")
+    if not options.trains:
+        for name in ("save_only_encoder", "license", "language"):
+            if getattr(options.data, name):
+                raise InputError(f"--{name} is about the model of a training, but nothing is trained; leave it out.")
     if not options.trains and options.output_dir is not None:
         validate_results_dir(options.output_dir, options.data.overwrite_output_dir)
     if options.data.streaming:

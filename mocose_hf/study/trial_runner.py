@@ -46,6 +46,9 @@ _STUDY_OPTIONS = {
     "seed": "a study runs each cell with the seeds of --seeds",
     "output_dir": "each trial has its own folder in the study's --output_dir",
     "overwrite_output_dir": "finished trials are kept; to start over, give another --output_dir",
+    "save_only_encoder": "a study saves no model; without --keep_models it keeps no checkpoints either",
+    "license": "a study writes no model card",
+    "language": "a study writes no model card",
     "resume_from_checkpoint": "the same command resumes interrupted trials",
 }
 """Options that the study sets for each trial, and where to choose them instead."""

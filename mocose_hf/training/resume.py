@@ -28,7 +28,7 @@ from mocose_hf.training.checkpoint import (
 )
 from mocose_hf.training.training_args import MoCoSETrainingArguments
 
-_ARGUMENTS = (
+DETERMINING_ARGUMENTS = (
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -107,7 +107,7 @@ def describe_run(
     data_collator=None,
 ) -> dict[str, object]:
     """Return, by option name, everything that must stay the same over all parts of a run, and its environment."""
-    run = {name: _as_json(getattr(args, name)) for name in _ARGUMENTS}
+    run = {name: _as_json(getattr(args, name)) for name in DETERMINING_ARGUMENTS}
     run |= {name: _as_json(getattr(model.config, name)) for name in model.config.option_names()}
     run |= {name: value for name, value in _text_settings(model.config).items() if value}
     run["algorithm"] = model.algorithm

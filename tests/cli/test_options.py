@@ -72,6 +72,9 @@ DATA = {
     "key_column": ("other", "other"),
     "overwrite_output_dir": ("true", True),
     "dry_run": ("true", True),
+    "save_only_encoder": ("true", True),
+    "license": ("apache-2.0", "apache-2.0"),
+    "language": ("en", ["en"]),
 }
 EVALUATION = {
     "validation_file": ("pairs.tsv", "pairs.tsv"),

@@ -1,13 +1,15 @@
 """The output directory of a run: the plain encoder at its root, the whole model in its folder mocose/."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from builders import sentences, tiny_model
+from builders import sentences, tiny_bert_config, tiny_model, write_tokenizer
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoTokenizer, BertModel, pipeline
 
 from mocose_hf import MoCoSEForPreTraining, export_sentence_encoder
 from mocose_hf.cli.export import main as export
@@ -26,7 +28,17 @@ def trained(encoder_dir, tmp_path_factory):
     (folder / "sentences.txt").write_text("\n".join(sentences(12)) + "\n", encoding="utf-8")
     argv = ["--model_name_or_path", str(encoder_dir), "--train_file", str(folder / "sentences.txt"), "--use_cpu"]
     argv += ["--per_device_train_batch_size", "4", "--queue_size", "8", "--max_steps", "2", "--pooling_mode", "mean"]
-    argv += ["--disable_tqdm", "true", "--output_dir", str(folder / "out")]
+    argv += [
+        "--disable_tqdm",
+        "true",
+        "--output_dir",
+        str(folder / "out"),
+        "--license",
+        "mit",
+        "--language",
+        "en",
+        "de",
+    ]
     assert train(argv) == 0
     return argv, folder / "out"
 
@@ -49,6 +61,59 @@ def test_a_finished_run_loads_as_a_plain_encoder(trained):
 
     states = pipeline("feature-extraction", str(out), device="cpu")(TEXTS, return_tensors=True)
     np.testing.assert_allclose(np.stack([state[0].mean(0).numpy() for state in states]), embeddings, atol=1e-6)
+
+
+def test_the_card_is_at_the_root_and_its_code_runs(trained):
+    pytest.importorskip("sentence_transformers")
+    _, out = trained
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert [path.parent for path in out.rglob("README.md")] == [out]
+    data = ModelCard(card).data
+    assert (data.license, data.language, data.library_name) == ("mit", ["en", "de"], "sentence-transformers")
+    assert str(out.parent) not in card
+    assert "--train_file sentences.txt" in card
+    assert "| `pooling_mode` | `mean` |" in card
+    assert "`temperature`" not in card
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        names: dict = {}
+        exec(code.replace('"your-name/out"', repr(str(out))), names)
+        assert names["model"] is not None
+
+
+def test_only_the_encoder_is_kept_if_wanted(tmp_path, capsys):
+    write_tokenizer(tmp_path / "encoder")
+    sizes = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 512}
+    BertModel(tiny_bert_config(**sizes)).save_pretrained(tmp_path / "encoder")
+    (tmp_path / "sentences.txt").write_text("\n".join(sentences(12)) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    argv = ["--model_name_or_path", str(tmp_path / "encoder"), "--train_file", str(tmp_path / "sentences.txt")]
+    argv += ["--use_cpu", "--per_device_train_batch_size", "4", "--queue_size", "8", "--max_steps", "2"]
+    argv += ["--save_steps", "1", "--disable_tqdm", "true", "--output_dir", str(out), "--save_only_encoder", "true"]
+    assert train(argv) == 0
+    assert "Whole model" not in capsys.readouterr().out
+    assert [path.name for path in out.iterdir() if path.is_dir()] == ["1_Pooling"]
+    assert {"README.md", "report.html", "trainer_state.json", "train_results.json"} <= {p.name for p in out.iterdir()}
+    assert "MoCoSEForPreTraining" not in (out / "README.md").read_text(encoding="utf-8")
+    total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert total <= 1.1 * (out / "model.safetensors").stat().st_size
+    assert load_encoder(str(out)).pooling_mode == "cls"
+    assert train([*argv, "--resume_from_checkpoint", "true"]) == 2
+    assert "holds a finished run without checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--save_only_encoder", "true"], ["--license", "mit"], ["--language", "en"]])
+def test_options_about_a_trained_model_need_a_training(encoder_dir, capsys, option):
+    argv = ["--model_name_or_path", str(encoder_dir), "--validation_file", "pairs.tsv", "--use_cpu", *option]
+    assert train(argv) == 2
+    assert f"{option[0]} is about the model of a training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--license", "Apache 2"], ["--language", "English"]])
+def test_metadata_that_the_hub_does_not_know_is_an_error(trained, tmp_path, capsys, option):
+    assert train([*trained[0], "--output_dir", str(tmp_path / "new"), *option]) == 2
+    assert option[0] in capsys.readouterr().err
 
 
 def test_a_finished_run_has_the_whole_model_in_its_folder(trained):

@@ -15,7 +15,11 @@ _EXCLUDED = (
 
 
 def upload_output_dir(
-    output_dir: str | Path, repo_id: str, token: str | None = None, revision: str | None = None
+    output_dir: str | Path,
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload MoCoSE model",
 ) -> None:
     """Upload a finished output directory to an existing hub repository, without checkpoints and private files.
 
@@ -24,6 +28,7 @@ def upload_output_dir(
         repo_id: The repository.
         token: The access token.
         revision: The branch, which is created if it does not exist; the main branch by default.
+        commit_message: The message of the commit.
 
     Raises:
         SaveError: If the upload fails, with the command that repeats it; the directory is complete.
@@ -36,7 +41,7 @@ def upload_output_dir(
             repo_id=repo_id,
             revision=revision,
             folder_path=str(output_dir),
-            commit_message="Upload MoCoSE model",
+            commit_message=commit_message,
             ignore_patterns=list(_EXCLUDED),
         )
     except Exception as error:  # of the network, of the hub and of tokens

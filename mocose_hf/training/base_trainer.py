@@ -11,8 +11,11 @@ from transformers.utils import logging
 
 from mocose_hf.errors import InputError, one_line, printable
 from mocose_hf.evaluation.checkpoint_selection import scores_by_step
+from mocose_hf.export.hub_upload import upload_output_dir
+from mocose_hf.export.sentence_encoder import save_model_and_encoder
 from mocose_hf.files import replacing, write_text
 from mocose_hf.models.modeling_base import ContrastiveModel
+from mocose_hf.parallel.deepspeed import whole_model
 from mocose_hf.training.checkpoint import ALL_RESULTS_FILE, STATE_FILE
 from mocose_hf.training.validation.arguments import validate_augmentations, validate_values
 
@@ -48,6 +51,35 @@ class BaseTrainer(Trainer):
                 f"`push_to_hub` cannot create or reach the repository ({one_line(error)}); check the network, the "
                 "token and `hub_model_id`, or leave it out and upload the finished folder."
             ) from error
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> None:
+        """Write the plain encoder and, in mocose/, the whole model to the output directory, and upload it.
+
+        `Trainer` would upload the whole model at the root, which other libraries do not load.
+
+        Args:
+            commit_message: The message of the commit.
+            token: The access token; default: that of the arguments.
+            revision: The branch; default: that of the arguments.
+            private: Whether a new repository is private; default: as the arguments say.
+
+        Raises:
+            InputError: If the repository cannot be created.
+            SaveError: If the upload fails.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        model = whole_model(self)
+        if self.is_world_process_zero():
+            token, revision = token or self.args.hub_token, revision or self.args.hub_revision
+            save_model_and_encoder(model, self.processing_class, self.args.output_dir)
+            upload_output_dir(self.args.output_dir, self.hub_model_id, token, revision, commit_message)
 
     def build_model(self, args, trial=None) -> ContrastiveModel:
         """Build a model by `model_init` from the seed of the arguments."""

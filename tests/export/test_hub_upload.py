@@ -3,6 +3,8 @@
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
+from trainers import make_trainer
+from transformers import AutoConfig
 
 from mocose_hf.errors import SaveError
 from mocose_hf.export.hub_upload import upload_output_dir
@@ -44,3 +46,16 @@ def test_an_upload_that_fails_says_how_to_repeat_it(tmp_path, monkeypatch):
     message = str(raised.value)
     assert message.startswith(f"{tmp_path}: is complete but cannot be uploaded (no route to host); ")
     assert f"hf upload me/model {tmp_path} '--exclude=checkpoint-*'" in message
+
+
+def test_a_push_of_the_trainer_has_the_plain_encoder_at_the_root(tmp_path, tokenizer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    trainer = make_trainer(tmp_path / "out", tokenizer)
+    trainer.hub_model_id = "me/model"
+    trainer.push_to_hub("Better", revision="refs/pr/1")
+    (upload,) = calls
+    assert (upload["repo_id"], upload["commit_message"], upload["revision"]) == ("me/model", "Better", "refs/pr/1")
+    assert AutoConfig.from_pretrained(upload["folder_path"]).model_type == "bert"
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert AutoConfig.from_pretrained(tmp_path / "out", subfolder="mocose").model_type == "mocose"

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from mocose_hf.errors import escape_controls
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.export.sentence_encoder import WHOLE_MODEL
 from mocose_hf.version import __version__
@@ -137,7 +138,7 @@ def build_model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: s
         _markdown_table(["setting", "value"], settings),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in library_versions().items()) + ".\n",
     ]
-    return "\n".join(sections)
+    return escape_controls("\n".join(sections))  # a file name may hold bytes that are no text
 
 
 def write_model_card(directory: str | Path, text: str) -> None:

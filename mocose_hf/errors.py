@@ -1,6 +1,7 @@
 """Errors that a person at the terminal can put right, each in one line."""
 
 import unicodedata
+from pathlib import Path
 
 EXIT_STOPPED = 1
 """Exit code if numbers, embeddings or the disk went bad; a run can resume from what it saved before."""
@@ -29,6 +30,18 @@ def escape_controls(text: str) -> str:
 def _escaped(character: str) -> str:
     harmless = character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs"
     return character if harmless or character in _JOINERS else character.encode("unicode_escape").decode()
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs the libraries of an extra, for a checkout or for an installed wheel.
+
+    Args:
+        extra: A name under `[project.optional-dependencies]` in pyproject.toml.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "pyproject.toml").is_file():
+        return f"pip install 'mocose_hf[{extra}]'"
+    return f"pip install -e '{'.' if checkout == Path.cwd() else checkout}[{extra}]'"
 
 
 class InputError(ValueError):

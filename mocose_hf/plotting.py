@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def new_figure(width: float, height: float) -> "Figure":
         import matplotlib  # noqa: F401
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("plots need matplotlib: pip install 'mocose_hf[evaluation]'") from error
+        raise InputError(f"plots need matplotlib: {install_command('evaluation')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

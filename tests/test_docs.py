@@ -148,7 +148,7 @@ def _check_pip(words: list[str]) -> None:
     for before, word in pairwise(words):
         if before in ("-r", "--requirement"):
             assert (REPOSITORY / word).is_file()
-        for extra in re.findall(r"mocose_hf\[([\w,]+)\]", word):
+        for extra in re.findall(r"(?:mocose_hf|\.|\.whl)\[([\w,]+)\]", word):
             assert set(extra.split(",")) <= set(project["optional-dependencies"])
 
 

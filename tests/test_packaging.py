@@ -9,6 +9,8 @@ import tomllib
 import pytest
 from builders import REPOSITORY
 
+from mocose_hf import errors
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTION_OF = {
     "sklearn": "scikit-learn",
@@ -74,3 +76,24 @@ def test_rooms_import_one_way():
         [sys.executable, "-c", program, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+def test_the_install_hint_fits_a_checkout_and_a_wheel(is_checkout, tmp_path, monkeypatch):
+    package = tmp_path / "mocose_hf"
+    monkeypatch.setattr(errors, "__file__", str(package / "errors.py"))
+    if not is_checkout:
+        assert errors.install_command("prepare") == "pip install 'mocose_hf[prepare]'"
+        return
+    (tmp_path / "pyproject.toml").touch()
+    assert errors.install_command("prepare") == f"pip install -e '{tmp_path}[prepare]'"
+    monkeypatch.chdir(tmp_path)
+    assert errors.install_command("prepare") == "pip install -e '.[prepare]'"
+
+
+def test_each_extra_of_a_hint_exists():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "mocose_hf").rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r"install_command\([\"'](\w+)[\"']\)", text)}
+    assert named
+    assert named <= set(extras)

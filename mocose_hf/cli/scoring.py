@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import clear_results, saving
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.evaluation.checkpoint_selection import average_name, compare_selections, is_greater_better
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.geometry import GeometryTask
@@ -172,7 +172,7 @@ def _baselines(development: Dataset | DevelopmentSets, options: Options) -> list
     if options.training.process_index != 0:
         return []
     if not has_sklearn():
-        options.say("TF-IDF is not scored: scikit-learn is not installed; run pip install 'mocose_hf[evaluation]'.")
+        options.say(f"TF-IDF is not scored: scikit-learn is not installed; run {install_command('evaluation')}.")
         return []
     return _as_sets(development).score_baselines()
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mocose_hf.data.readers import iterate_lines, read_rows
-from mocose_hf.errors import InputError, one_line
+from mocose_hf.errors import InputError, install_command, one_line
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-INSTALL = "pip install 'mocose_hf[prepare]'"
 
 _HTML_BLOCKS = [
     "p",
@@ -86,7 +85,7 @@ def read_blocks(path: Path, text_column: str = "text") -> Iterator[str]:
             if text := " ".join(block.split()):
                 yield text
     except ImportError as error:
-        raise InputError(f"{path}: reading it needs {error.name}; run: {INSTALL}") from error
+        raise InputError(f"{path}: reading it needs {error.name}; run: {install_command('prepare')}") from error
 
 
 def _suffix(path: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mocose_hf.data.documents import INSTALL, read_blocks
-from mocose_hf.errors import InputError
+from mocose_hf.data.documents import read_blocks
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.files import replacing
 
 UNITS = ("sentence", "passage")
@@ -107,7 +107,7 @@ def _split(blocks: Iterable[str], unit: str, language: str, max_chars: int) -> I
     try:
         from sentencex import segment
     except ImportError as error:
-        raise InputError(f"unit: splitting sentences needs sentencex; run: {INSTALL}") from error
+        raise InputError(f"unit: splitting sentences needs sentencex; run: {install_command('prepare')}") from error
     for block in blocks:
         yield from (sentence.strip() for sentence in segment(language, block) if sentence.strip())
 
@@ -132,7 +132,7 @@ def _of_languages(blocks: Iterable[str], languages: Collection[str], dropped: Co
     try:
         from py3langid import classify
     except ImportError as error:
-        raise InputError(f"languages: telling languages needs py3langid; run: {INSTALL}") from error
+        raise InputError(f"languages: telling languages needs py3langid; run: {install_command('prepare')}") from error
     for block in blocks:
         found = str(classify(block)[0])
         if found in languages:
@@ -148,7 +148,8 @@ def _near_duplicate_finder(threshold: float | None):
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError as error:
-        raise InputError(f"near_duplicates: they need datasketch; run: {INSTALL}, or give none") from error
+        command = install_command("prepare")
+        raise InputError(f"near_duplicates: they need datasketch; run: {command}; or set none") from error
     index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
     sketches: list[MinHash] = []
 

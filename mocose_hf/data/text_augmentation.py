@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from zipfile import BadZipFile
 
+from mocose_hf.errors import install_command
+
 TextAugmentation = Callable[[str, random.Random], str]
 """Returns an altered text, drawn with the generator; it keeps no state between calls."""
 
@@ -135,7 +137,8 @@ def read_wordnet() -> dict[str, tuple[str, ...]]:
     try:
         from nltk.data import find
     except ImportError as error:
-        raise ValueError("`key_augmentation` synonyms needs nltk; run `pip install mocose_hf[synonyms]`.") from error
+        command = install_command("synonyms")
+        raise ValueError(f"`key_augmentation` synonyms needs nltk; run `{command}`.") from error
     try:
         synonyms: dict[str, tuple[str, ...]] = {}
         for part in ("noun", "verb", "adj", "adv"):

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 
 
 def has_sklearn() -> bool:
@@ -20,6 +20,4 @@ def validate_sklearn(purpose: str) -> None:
         InputError: With the command that installs it.
     """
     if not has_sklearn():
-        raise InputError(
-            f"{purpose} needs scikit-learn, which is not installed; run pip install 'mocose_hf[evaluation]'."
-        )
+        raise InputError(f"{purpose} needs scikit-learn, which is not installed; run {install_command('evaluation')}.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings, embed
 from mocose_hf.evaluation.senteval_transfer import TRANSFER_TASKS, TransferTask, read_transfer_task, transfer_files
@@ -166,5 +166,5 @@ def _validate_libraries(names: Sequence[str]) -> None:
         if set(tasks) & set(names) and importlib.util.find_spec(library) is None:
             raise InputError(
                 f"`eval_tasks` {next(name for name in names if name in tasks)}: needs {library}, which is not "
-                "installed; run pip install 'mocose_hf[evaluation]'."
+                f"installed; run {install_command('evaluation')}."
             )

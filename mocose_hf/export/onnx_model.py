@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.models.encoding import MODEL_INPUTS
 
 ONNX_FILE = "onnx/model.onnx"
@@ -30,7 +30,7 @@ def validate_libraries() -> None:
     """Raise an `InputError` if a library that ONNX needs is not installed."""
     for library in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(library) is None:
-            raise InputError(f"ONNX needs {library}, which is not installed; run pip install 'mocose_hf[onnx]'.")
+            raise InputError(f"ONNX needs {library}, which is not installed; run {install_command('onnx')}.")
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 
 
 def validate_libraries() -> None:
@@ -15,7 +15,7 @@ def validate_libraries() -> None:
     for library in ("model2vec", "skeletoken"):
         if importlib.util.find_spec(library) is None:
             raise InputError(
-                f"a static model needs {library}, which is not installed; run pip install 'mocose_hf[static]'."
+                f"a static model needs {library}, which is not installed; run {install_command('static')}."
             )
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocose_hf.errors import install_command
+
 _ROWS_AT_ONCE = 4096
 _CLUSTERING_SEED = 0
 
@@ -57,7 +59,7 @@ def validate_clustering() -> None:
     except ImportError as error:
         raise ValueError(
             "`queue_centroids` above 1 needs scikit-learn, which is not installed; run "
-            "`pip install 'mocose_hf[evaluation]'`."
+            f"`{install_command('evaluation')}`."
         ) from error
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.integrations import deepspeed as integration
 
 from mocose_hf.compat import announced_deepspeed_config
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 
 _UNSUPPORTED = {
     "optimizer": "remove it, and set `learning_rate`, `weight_decay` and `optim`",
@@ -176,7 +176,7 @@ def validate_deepspeed_arguments(args) -> None:
     if not args.deepspeed:
         return
     if importlib.util.find_spec("deepspeed") is None:
-        raise ValueError("`deepspeed` is set, but not installed; run `pip install mocose_hf[deepspeed]`.")
+        raise ValueError(f"`deepspeed` is set, but not installed; run `{install_command('deepspeed')}`.")
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(f"`deepspeed` needs a launcher that gives each process its rank; start with {_LAUNCH}.")
     if not (args.use_cpu or torch.accelerator.is_available()):

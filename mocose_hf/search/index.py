@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.files import read_json_object
 
 FORMAT = 1
@@ -182,7 +182,7 @@ def _wants_graph(count: int, approximate: bool | None) -> bool:
         import usearch.index  # noqa: F401
     except ImportError:
         if approximate:
-            raise InputError("approximate: it needs usearch; run: pip install usearch") from None
+            raise InputError(f"approximate: it needs usearch; run: {install_command('search')}") from None
         return False
     return True
 

@@ -160,7 +160,7 @@ def test_what_synonyms_need_is_told_with_the_command_that_gets_it(tmp_path, toke
         return importing(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_nltk)
-    with pytest.raises(ValueError, match=r"needs nltk; run `pip install mocose_hf\[synonyms\]`\.$"):
+    with pytest.raises(ValueError, match=r"needs nltk; run `pip install .*\[synonyms\]'`\.$"):
         build_key_augmentation("synonyms", 0.1)
 
 

@@ -536,7 +536,7 @@ def test_scikit_learn_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     for module in [module for module in sys.modules if module.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"run pip install 'mocose_hf\[evaluation\]'\.$"):
+    with pytest.raises(InputError, match=r"run pip install .*\[evaluation\]'\.$"):
         task.score(Table(task.parts))
     assert "needs scikit-learn" in read_error(tmp_path, "mr")
 

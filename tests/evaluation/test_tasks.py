@@ -11,7 +11,7 @@ from builders import sentences
 from datasets import Dataset
 from senteval_folder import write_senteval
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.evaluation import tasks
 from mocose_hf.evaluation.geometry import GeometryTask
 from mocose_hf.evaluation.senteval_transfer import TransferTask
@@ -165,7 +165,7 @@ def test_a_missing_library_is_told_before_files_are_read(monkeypatch, tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == library else real(n, *rest))
     said = refusal(wanted, folder)
     assert said == (
-        f"`eval_tasks` {name}: needs {library}, which is not installed; run pip install 'mocose_hf[evaluation]'."
+        f"`eval_tasks` {name}: needs {library}, which is not installed; run {install_command('evaluation')}."
     )
     assert "zero byte" in refusal(["sts12"], folder)  # it needs neither
 

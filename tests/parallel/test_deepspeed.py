@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForPreTraining, BertModel
 
 from mocose_hf import load_tokenizer
 from mocose_hf.cli.options import parse_command_line
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, install_command
 from mocose_hf.evaluation import evaluate_pairs
 from mocose_hf.models.ema import update_ema
 from mocose_hf.parallel.deepspeed import (
@@ -296,7 +296,7 @@ def test_deepspeed_without_a_launcher_or_a_gpu_raises_an_error(monkeypatch):
 
 def test_missing_deepspeed_raises_an_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert refusal(["--deepspeed", "zero2.json"]).endswith("run `pip install mocose_hf[deepspeed]`")
+    assert refusal(["--deepspeed", "zero2.json"]).endswith(f"run `{install_command('deepspeed')}`")
 
 
 def test_float16_and_differing_arguments_raise_an_error():

@@ -126,7 +126,7 @@ def test_a_study_may_ask_for_no_plot():
 def test_a_missing_matplotlib_fails_with_one_line(number, monkeypatch):
     analysis = analyse(*all_studies()[number])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"^plots need matplotlib: pip install 'mocose_hf\[evaluation\]'$"):
+    with pytest.raises(InputError, match=r"^plots need matplotlib: pip install .*\[evaluation\]'$"):
         study_figure(analysis)
 
 

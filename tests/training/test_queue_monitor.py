@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 import run_mocose
 from mocose_hf import MoCoSETrainer, QueueMonitor, cosine_ema_decay
-from mocose_hf.errors import SaveError
+from mocose_hf.errors import SaveError, install_command
 from mocose_hf.models import modeling_mocose
 from mocose_hf.models.views import View
 from mocose_hf.training.queue_monitor.callback import LINES_FILE, LOGGED, PLOT_FILE
@@ -453,7 +453,7 @@ def test_without_matplotlib_the_figure_is_skipped_in_one_line(tmp_path, tokenize
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     trainer, _, lines = train(tmp_path, tokenizer)
     (said,) = [record.getMessage() for record in told.records if PLOT_FILE in record.getMessage()]
-    assert said == f"{tmp_path / PLOT_FILE} is not drawn: plots need matplotlib: pip install 'mocose_hf[evaluation]'"
+    assert said == f"{tmp_path / PLOT_FILE} is not drawn: plots need matplotlib: {install_command('evaluation')}"
     assert trainer.state.global_step == 8
     assert len(lines) == 4
     assert not (tmp_path / PLOT_FILE).exists()

@@ -194,5 +194,5 @@ def test_a_missing_file_another_suffix_and_a_missing_matplotlib_are_told(tmp_pat
         plot_queue_monitor(lines, tmp_path / "a.pdf")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert len(read_queue_monitor(lines)) == len(RECORDS)
-    with pytest.raises(InputError, match=r"^plots need matplotlib: pip install 'mocose_hf\[evaluation\]'$"):
+    with pytest.raises(InputError, match=r"^plots need matplotlib: pip install .*\[evaluation\]'$"):
         plot_queue_monitor(lines, tmp_path / "a.png")

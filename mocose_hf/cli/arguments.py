@@ -77,8 +77,13 @@ class DataArguments:
         "Number of sentences that streaming shuffles at a time; 1 keeps the order of the file.", default=10_000
     )
     text_column: str = _option("Column with the sentences.", default="text")
-    key_column: str | None = _option(
-        "Column with a second text for the target branch, which turns rows into positive pairs."
+    key_column: list[str] | None = _option(  # noqa: RUF009
+        "Column with a second text for the key view, which turns rows into positive pairs; of several columns, each "
+        "gives a pair of its own unless it is blank."
+    )
+    negative_column: str | None = _option(
+        "Column with a hard negative for each row, or blank; it is a negative of all queries in a batch. It requires "
+        "`in_batch_weight` above 0, as in the recipe pairs."
     )
     overwrite_output_dir: bool = _option(
         "Whether to replace an earlier run, or earlier scores, in `output_dir`.", default=False

@@ -34,7 +34,8 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
     if data.streaming:
         return open_stream(options)
     if data.train_file:
-        sentences = read_sentences(data.train_file, data.text_column, data.key_column, data.encoding)
+        columns = (data.text_column, data.key_column, data.encoding, data.negative_column)
+        sentences = read_sentences(data.train_file, *columns)
     else:
         sentences = read_hub_sentences(
             data.dataset_name,
@@ -43,6 +44,7 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
             data.text_column,
             data.key_column,
             data.dataset_revision,
+            data.negative_column,
         )
     source = data.train_file or data.dataset_name
     if options.evaluation.dev_from_text:
@@ -67,6 +69,7 @@ def open_stream(options: Options) -> SentenceStream:
         data.key_column,
         shuffle_buffer_size=data.shuffle_buffer_size,
         encoding=data.encoding,
+        negative_column=data.negative_column,
     )
     stream.validate_first_batch(options.training.global_batch_size)
     options.say(f"{stream}: {stream.summary()}")

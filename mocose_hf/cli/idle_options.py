@@ -151,6 +151,12 @@ _RULES = [
         "there is no in-batch term, or no queue",
     ),
     _Rule(
+        ("negative_column",),
+        ("in_batch_weight",),
+        lambda values: values.in_batch_weight == 0.0,
+        "there is no in-batch term",
+    ),
+    _Rule(
         ("queue_window_softness",),
         ("queue_window",),
         lambda values: not _has_edges(values.queue_window),

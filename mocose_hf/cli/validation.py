@@ -6,6 +6,7 @@ from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import validate_results_dir
 from mocose_hf.data.streaming import validate_stream_arguments
 from mocose_hf.errors import InputError
+from mocose_hf.models.registry import ALGORITHMS
 
 
 def validate_options(options: Options) -> None:
@@ -64,8 +65,30 @@ def validate_options(options: Options) -> None:
                 raise InputError(f"--{name} is about the model of a training, but nothing is trained; leave it out.")
     if not options.trains and options.output_dir is not None:
         validate_results_dir(options.output_dir, options.data.overwrite_output_dir)
+    if options.data.negative_column is not None:
+        _validate_negative_column(options)
     if options.data.streaming:
         try:
             validate_stream_arguments(options.training)
         except InputError as error:
             raise InputError(options.locate(f"--streaming: {error}")) from error
+
+
+def _validate_negative_column(options: Options) -> None:
+    """Raise an `InputError` if no term of the loss takes hard negatives, or the column is a positive one too."""
+    data, name = options.data, options.data.negative_column
+    if ALGORITHMS[options.model.algorithm].lacks("in_batch_weight"):
+        raise InputError(
+            f"--negative_column {name}: hard negatives belong to the in-batch term, which the algorithm "
+            f"{options.model.algorithm} does not have; leave it out, or give --recipe pairs."
+        )
+    if options.method.in_batch_weight == 0.0:
+        raise InputError(
+            f"--negative_column {name}: hard negatives belong to the in-batch term, but --in_batch_weight is 0; give "
+            "--recipe pairs, or --in_batch_weight 1."
+        )
+    if name in (data.text_column, *(data.key_column or ())):
+        raise InputError(
+            f"--negative_column {name}: is also --{'text' if name == data.text_column else 'key'}_column; name the "
+            "column of hard negatives."
+        )

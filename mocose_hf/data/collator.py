@@ -59,7 +59,7 @@ class SentenceCollator:
             self._epoch.share_memory_()  # persistent workers keep this object, so a plain number would get stale
 
     def __call__(self, rows: list[dict]) -> dict:
-        """Collate rows with `text` and optionally `key_text` and `sentence_id`.
+        """Collate rows with `text` and optionally `key_text`, `sentence_id`, `negative_text` and `negative_id`.
 
         Returns:
             `input_ids`, `attention_mask` and `token_type_ids` (B, L) as the tokenizer gives them; the same under
@@ -67,6 +67,8 @@ class SentenceCollator:
             A packed batch has `input_ids` and `token_type_ids` (1, T) and, instead of the mask, `position_ids` (1, T),
             `cu_seq_lens_q` (B + 1,) int32 with the start of each sentence and T at the end, and `max_length_q`, the
             length of the longest sentence. `prompt_length` is the number of leading tokens that are not pooled.
+            If rows have `negative_text`, the hard negatives are under `negative_…` in the same way, with
+            `negative_rows`, `negative_ids` and `positive_ids` as in `HardNegatives`.
         """
         texts = [row["text"] for row in rows]
         batch = self._tokenize(texts, self._view_generators(rows, "query"))
@@ -78,7 +80,7 @@ class SentenceCollator:
             batch |= {f"key_{name}": value for name, value in key_view.items()}
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
-        return batch
+        return batch | self._collate_negatives(rows) if "negative_text" in rows[0] else batch
 
     @property
     def draws_views(self) -> bool:
@@ -95,6 +97,30 @@ class SentenceCollator:
         plain.key_augmentation = plain.token_views = None
         return plain
 
+    def _collate_negatives(self, rows: list[dict]) -> dict:
+        """Return the hard negatives of a batch, changed at random as texts of the key view are.
+
+        A batch without any has the tokens of one text, because ZeRO-3 needs as many passes on every process.
+        """
+        places = [place for place, row in enumerate(rows) if (row["negative_text"] or "").strip()]
+        chosen = [rows[place] for place in places] or rows[:1]
+        texts = [row["negative_text"] if places else row["text"] for row in chosen]
+        if self.key_augmentation is not None:
+            generators = [self._generator(row, "negative text") for row in chosen]
+            texts = [self.key_augmentation(*pair) for pair in zip(texts, generators, strict=True)]
+        view = self._tokenize(texts, self._view_generators(chosen, "negative"))
+        batch = {f"negative_{name}": value for name, value in view.items()}
+        if "negative_id" in rows[0]:  # of the whole dataset, as its sentence ids are
+            positives, name = [row["sentence_id"] for row in rows], "negative_id"
+        else:
+            positives, name = [row.get("key_text", row["text"]) for row in rows], "negative_text"
+        numbers = {
+            "negative_rows": places,
+            "negative_ids": [sentence_number(rows[place][name]) for place in places],
+            "positive_ids": [sentence_number(positive) for positive in positives],
+        }
+        return batch | {key: torch.tensor(values, dtype=torch.int64) for key, values in numbers.items()}
+
     def _key_texts(self, rows: list[dict]) -> list[str] | None:
         """Return the texts of the key view, None if they are those of the query view."""
         if self.key_augmentation is None:
@@ -104,8 +130,11 @@ class SentenceCollator:
         ]
 
     def _view_generators(self, rows: list[dict], view: str) -> list[random.Random] | None:
-        """Return a generator for the token view of each row, None if the tokens stay as they are."""
-        if self.token_views is None or self.augment_view not in (view, "both"):
+        """Return a generator for the token view of each row, None if the tokens stay as they are.
+
+        Hard negatives, the view "negative", change as the key view does.
+        """
+        if self.token_views is None or self.augment_view not in ("query" if view == "query" else "key", "both"):
             return None
         return [self._generator(row, view) for row in rows]
 

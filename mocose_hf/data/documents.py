@@ -163,7 +163,7 @@ def _read_pdf(path: Path, text_column: str) -> Iterator[str]:
 
 
 def _read_table(path: Path, text_column: str) -> Iterator[str]:
-    return (text for text, _ in read_rows(path, text_column) if text)
+    return (row.text for row in read_rows(path, text_column) if row.text)
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {

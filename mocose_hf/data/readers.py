@@ -6,6 +6,7 @@ import shlex
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import load_dataset
 
@@ -28,14 +29,70 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 
 _SAMPLE_LINES = 30
 
-_NAME_COLUMN = "give `text_column` or `key_column`, or add the missing header line"
+_NAME_COLUMN = "give `text_column`, `key_column` or `negative_column`, or add the missing header line"
 
-Row = tuple[str | None, str | None]
-"""The text of a sentence and, in pairs, the text of its key view."""
+
+class Row(NamedTuple):
+    """The texts of a row as they are in the file; None for none.
+
+    Args:
+        text: The sentence, in pairs the query.
+        key_texts: The text of each key column; empty if the rows are no pairs.
+        negative_text: The hard negative.
+    """
+
+    text: str | None
+    key_texts: tuple[str | None, ...] = ()
+    negative_text: str | None = None
+
+
+class CleanRow(NamedTuple):
+    """The texts of one sentence or pair, without surrounding white space; "" for none."""
+
+    text: str
+    key_text: str = ""
+    negative_text: str = ""
+
+
+class Columns(NamedTuple):
+    """The names of the columns of sentences.
+
+    Args:
+        text: The column of the sentences, in pairs of the queries.
+        keys: The columns of the key view; empty if the rows are no pairs.
+        negative: The column of hard negatives; None for none.
+    """
+
+    text: str = "text"
+    keys: tuple[str, ...] = ()
+    negative: str | None = None
+
+    @classmethod
+    def of(cls, text_column: str, key_column: str | Sequence[str] | None, negative_column: str | None) -> "Columns":
+        """Return the names as the readers take them: `key_column` is one name or several."""
+        return cls(
+            text_column, (key_column,) if isinstance(key_column, str) else tuple(key_column or ()), negative_column
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """All names, each once."""
+        return list(dict.fromkeys([self.text, *self.keys, *([self.negative] if self.negative is not None else [])]))
+
+    def row(self, record: Record | None) -> Row:
+        """Return the texts of a record; None is a blank row."""
+        if record is None:
+            return Row(None)
+        negative = None if self.negative is None else record[self.negative]
+        return Row(record[self.text], tuple(record[name] for name in self.keys), negative)
 
 
 def read_rows(
-    path: str | Path, text_column: str = "text", key_column: str | None = None, encoding: str | None = None
+    path: str | Path,
+    text_column: str = "text",
+    key_column: str | Sequence[str] | None = None,
+    encoding: str | None = None,
+    negative_column: str | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of a file, blank ones too, in constant memory.
 
@@ -43,23 +100,24 @@ def read_rows(
         path: A .txt file (one sentence a line) or a .csv, .tsv (tab-separated, no quoting), .jsonl or .parquet file
             with named columns. Each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
         text_column: The column of the sentences; a .txt file has none.
-        key_column: A second column with the text of the key view, which makes each row a pair.
+        key_column: A second column with the text of the key view, which makes each row a pair; or several columns.
         encoding: Python's name of the file's encoding if it is not UTF-8, such as cp1252; not for .parquet.
+        negative_column: A column with a hard negative for each row, which may be blank.
 
     Raises:
         InputError: If the file cannot be used, with its name, the line and the remedy. Errors inside the file are
             raised when they are reached.
     """
-    path = Path(path)
+    path, columns = Path(path), Columns.of(text_column, key_column, negative_column)
     if _format_suffix(path) == ".txt":
-        if key_column is not None:
-            raise InputError(
-                f"{path}: a text file has no columns, so no `key_column`; use .csv, .tsv, .jsonl or .parquet."
-            )
-        return ((text, None) for text in _sentence_lines(path, iterate_lines(path, encoding, advise_encoding=True)))
-    columns = [column for column in (text_column, key_column) if column is not None]
-    records = read_records(path, columns, remedy=_NAME_COLUMN, encoding=encoding)
-    return ((None, None) if record is None else _row(record, text_column, key_column) for _, record in records)
+        for name, is_given in (("key_column", columns.keys), ("negative_column", columns.negative)):
+            if is_given:
+                raise InputError(
+                    f"{path}: a text file has no columns, so no `{name}`; use .csv, .tsv, .jsonl or .parquet."
+                )
+        return (Row(text) for text in _sentence_lines(path, iterate_lines(path, encoding, advise_encoding=True)))
+    records = read_records(path, columns.names, remedy=_NAME_COLUMN, encoding=encoding)
+    return (columns.row(record) for _, record in records)
 
 
 def read_records(
@@ -99,15 +157,19 @@ def read_records(
 
 
 def record_rows(
-    records: Iterable[Record], source: str, text_column: str = "text", key_column: str | None = None
+    records: Iterable[Record],
+    source: str,
+    text_column: str = "text",
+    key_column: str | Sequence[str] | None = None,
+    negative_column: str | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of records of a dataset; `source` is its name in errors, otherwise as `read_rows`."""
-    columns = [column for column in (text_column, key_column) if column is not None]
+    columns = Columns.of(text_column, key_column, negative_column)
     for number, record in enumerate(records, start=1):
-        for column in columns:
+        for column in columns.names:
             validate_column(source, column, record, _NAME_COLUMN)
-        validate_text(f"{source}, row {number}", record, columns)
-        yield _row(record, text_column, key_column)
+        validate_text(f"{source}, row {number}", record, columns.names)
+        yield columns.row(record)
 
 
 def load_hub_dataset(name: str, config_name: str | None, split: str, argument: str = "dataset_name", **options):
@@ -123,10 +185,12 @@ def load_hub_dataset(name: str, config_name: str | None, split: str, argument: s
         raise InputError(f"`{argument}` {name[:99]}: cannot be loaded ({reason}); check name and split.") from error
 
 
-def strip_row(row: Row, is_pair: bool) -> tuple[str, str] | None:
-    """Return both texts without surrounding white space, None if the row is blank or half of a pair."""
-    text, key_text = (row[0] or "").strip(), (row[1] or "").strip()
-    return None if not text or (is_pair and not key_text) else (text, key_text)
+def clean_rows(row: Row) -> list[CleanRow]:
+    """Return the sentence of a row, or one pair for each different key text; nothing if it is blank or half a pair."""
+    text, negative_text = (row.text or "").strip(), (row.negative_text or "").strip()
+    keys = dict.fromkeys((key or "").strip() for key in row.key_texts) if row.key_texts else {"": None}
+    wanted = [key for key in keys if key or not row.key_texts]
+    return [CleanRow(text, key, negative_text) for key in wanted] if text else []
 
 
 def _format_suffix(path: Path) -> str:
@@ -183,7 +247,3 @@ def _sentence_lines(path: Path, lines: Iterator[str]) -> Iterator[str]:
     if sample_error is not None:
         raise sample_error
     yield from lines
-
-
-def _row(record: Record, text_column: str, key_column: str | None) -> Row:
-    return record[text_column], record[key_column] if key_column else None

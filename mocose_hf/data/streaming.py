@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from mocose_hf.data.fingerprints import rows_sha256
 from mocose_hf.data.open_file import file_fingerprint
-from mocose_hf.data.readers import Row, load_hub_dataset, read_rows, record_rows, strip_row
+from mocose_hf.data.readers import Columns, Row, clean_rows, load_hub_dataset, read_rows, record_rows
 from mocose_hf.errors import InputError
 
 _ROWS_AT_ONCE = 1000
@@ -132,16 +132,19 @@ class InfiniteStream(IterableDataset):
 class SentenceStream(InfiniteStream):
     """Stream the sentences of a file, or of a dataset on the hub, that may be larger than memory.
 
-    A row has `text`, `sentence_id` (its number among the rows that are not blank, the same in each pass) and, in
-    pairs, `key_text`. Blank rows are dropped. Exact duplicates are kept, because finding them would take memory.
+    A row has `text`, `sentence_id` (its number among the rows that are not blank, the same in each pass), in pairs
+    `key_text`, and with hard negatives `negative_text`, "" for none. Blank rows are dropped. Exact duplicates are
+    kept, because finding them would take memory.
 
     Args:
         source: A file as `read_sentences` takes it, or a `HubDataset`.
         text_column: The column of the sentences; a .txt file has none.
-        key_column: A second column with the text of the key view, which makes each row a pair.
+        key_column: A second column with the text of the key view, which makes each row a pair. Of several columns,
+            each gives a pair of its own unless it is blank; the pairs of a row share its `sentence_id`.
         shuffle_buffer_size: As in `InfiniteStream`.
         seed: As in `InfiniteStream`.
         encoding: Encoding of a file, as `read_sentences` takes it.
+        negative_column: A column with a hard negative for each row, which may be blank.
 
     Attributes:
         fingerprint: Identifies the data without reading all of it.
@@ -154,29 +157,30 @@ class SentenceStream(InfiniteStream):
         self,
         source: "str | Path | HubDataset",
         text_column: str = "text",
-        key_column: str | None = None,
+        key_column: str | Sequence[str] | None = None,
         shuffle_buffer_size: int = 10_000,
         seed: int | None = None,
         encoding: str | None = None,
+        negative_column: str | None = None,
     ):
         super().__init__(shuffle_buffer_size, seed)
         self._source = source if isinstance(source, HubDataset) else _TextFile(Path(source), encoding)
-        self._columns = (text_column, key_column)
+        self._columns = Columns.of(text_column, key_column, negative_column)
         self.fingerprint: str = self._source.fingerprint()
 
     def one_pass(self) -> Iterator[dict]:
         """Yield each sentence once, in the order of the file."""
-        is_pair = self._columns[1] is not None
         number = 0
-        for row in self._source.rows(*self._columns):
-            texts = strip_row(row, is_pair)
-            if texts is None:
-                continue
-            sentence = {"text": texts[0], "sentence_id": number}
-            if is_pair:
-                sentence["key_text"] = texts[1]
-            yield sentence
-            number += 1
+        for row in self._source.rows(self._columns):
+            cleaned = clean_rows(row)
+            for texts in cleaned:
+                sentence = {"text": texts.text, "sentence_id": number}
+                if self._columns.keys:
+                    sentence["key_text"] = texts.key_text
+                if self._columns.negative is not None:
+                    sentence["negative_text"] = texts.negative_text
+                yield sentence
+            number += bool(cleaned)
 
     def summary(self) -> str:
         """Return one line on how the sentences are read."""
@@ -196,9 +200,9 @@ class HubDataset:
     split: str = "train"
     revision: str | None = None
 
-    def rows(self, text_column: str, key_column: str | None) -> Iterator[Row]:
+    def rows(self, columns: Columns) -> Iterator[Row]:
         """Yield the rows in order, blank ones too."""
-        return record_rows(_records(self._dataset), str(self), text_column, key_column)
+        return record_rows(_records(self._dataset), str(self), *columns)
 
     def fingerprint(self) -> str:
         """Return name, configuration, split and revision."""
@@ -218,8 +222,8 @@ class _TextFile:
     path: Path
     encoding: str | None = None
 
-    def rows(self, text_column: str, key_column: str | None) -> Iterator[Row]:
-        return read_rows(self.path, text_column, key_column, self.encoding)
+    def rows(self, columns: Columns) -> Iterator[Row]:
+        return read_rows(self.path, columns.text, columns.keys, self.encoding, columns.negative)
 
     def fingerprint(self) -> str:
         read_as = "" if self.encoding is None else f", read as {self.encoding}"

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mocose_hf.data.sentences import Sentences, texts_sha256
+from mocose_hf.data.sentences import TEXT_COLUMNS, Sentences, texts_sha256
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.retrieval import Judgements, RetrievalTask
 
@@ -41,7 +41,7 @@ def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Se
     )
     remaining = sorted(set(range(len(texts))) - set(chosen))
     dataset = sentences.dataset.select(remaining)
-    sha256 = texts_sha256(dataset["text"], dataset["key_text"] if key_texts is not None else None)
+    sha256 = texts_sha256(*(dataset[name] if name in dataset.column_names else None for name in TEXT_COLUMNS))
     dropped = sentences.dropped | {"held out": len(chosen)}
     return replace(sentences, dataset=dataset, dropped=dropped, sha256=sha256, held_out=task)
 

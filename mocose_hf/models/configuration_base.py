@@ -122,8 +122,8 @@ class ContrastiveConfig(PreTrainedConfig):
     mask_same_sentence: bool = option(
         False,
         "Whether keys of a query's own sentence, in the queue and in the batch, are no negatives of it. The queue "
-        "holds such keys if it reaches back to an earlier epoch. Pairs that share a text count as one sentence, but "
-        "not in a stream (paper: false).",
+        "holds such keys if it reaches back to an earlier epoch. Pairs that share a text count as one sentence; in a "
+        "stream only those of one row do. A hard negative with the text of a positive counts so too (paper: false).",
     )
 
     max_seq_length: int | None = None
@@ -166,6 +166,11 @@ class ContrastiveConfig(PreTrainedConfig):
     @property
     def has_target(self) -> bool:
         """Whether there is a target branch."""
+        return False
+
+    @property
+    def takes_hard_negatives(self) -> bool:
+        """Whether a term of the loss contrasts queries with hard negatives of a batch."""
         return False
 
     @property

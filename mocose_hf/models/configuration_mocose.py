@@ -156,6 +156,11 @@ class MoCoSEConfig(ContrastiveConfig):
         return self.queue_weight > 0.0 or self.follows_target or self.in_batch_queue == "target"
 
     @property
+    def takes_hard_negatives(self) -> bool:
+        """Whether there is an in-batch term, which contrasts queries with hard negatives of a batch."""
+        return self.in_batch_weight > 0.0
+
+    @property
     def has_heads(self) -> bool:
         """Whether anything is trained besides the encoder."""
         return self.use_pooler or self.num_projection_layers > 0 or self.num_predictor_layers > 0

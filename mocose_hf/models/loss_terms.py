@@ -5,7 +5,8 @@ The loss is a weighted sum of four terms. Each takes its positives and its in-ba
 * The momentum term contrasts online queries with the keys of the target and the queue, which holds past keys of the
   target (MoCoSE, eq. 4 of https://arxiv.org/abs/2202.13093).
 * The in-batch term contrasts the online embeddings of one view with those of the other, with gradient through both
-  (SimCSE, eq. 4 of https://arxiv.org/abs/2104.08821; MultipleNegativesRankingLoss of sentence-transformers).
+  (SimCSE, eq. 4 of https://arxiv.org/abs/2104.08821; MultipleNegativesRankingLoss of sentence-transformers). Hard
+  negatives of the batch join the negatives of every query, but not those of the reverse direction.
 * The relation term gives a query the similarities to the queue that the target gives its key, made sharper or softer
   (ReSSL, eq. 4 of https://arxiv.org/abs/2107.09282). It pushes no pair of sentences apart by itself.
 * The reshaping term draws a query to its key as the queue reshapes it: softly whitened (as in
@@ -16,21 +17,26 @@ https://arxiv.org/abs/2109.04380) or those of the online branch (cross-batch mem
 https://arxiv.org/abs/1912.06798). Each branch encodes each view at most once, whatever the terms.
 """
 
+import torch
 from torch import Tensor
 
-from mocose_hf.models.losses import relation_loss, reshape_keys, reshaping_loss, same_sentence
+from mocose_hf.models.losses import contrastive_logits, relation_loss, reshape_keys, reshaping_loss, same_sentence
 from mocose_hf.models.modeling_base import ContrastiveOutput
 from mocose_hf.models.negative_queue import NegativeQueue
-from mocose_hf.models.views import View
+from mocose_hf.models.views import HardNegatives, View
+from mocose_hf.parallel.collectives import gather_rows, gather_rows_with_gradient
 
 
-def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None) -> ContrastiveOutput:
+def combine_terms(
+    model, view: View, key_view: View, sentence_ids: Tensor | None, negatives: HardNegatives | None = None
+) -> ContrastiveOutput:
     """Return the weighted sum of the terms of `model.config`.
 
     Args:
         model: A `MoCoSEForPreTraining`.
         view, key_view: The two views of the batch.
         sentence_ids: (B,) int64.
+        negatives: The hard negatives of the in-batch term; None for none.
 
     Returns:
         The output, whose `logits`, `is_top1` and `labels` are those of the momentum term from the query view to the
@@ -45,23 +51,26 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
     else:
         keys, reverse_keys = others.detach(), queries.detach()  # (B, D)
 
-    # One entry for each direction: queries, keys of the target, online embeddings of the other view, queue.
-    directions = [(queries, keys, others, model.queue)]
+    # One entry for each direction: queries, keys of the target, online embeddings of the other view, queue, and the
+    # logits of hard negatives.
+    hard_logits = None if negatives is None else hard_negative_logits(model, queries, negatives)  # (B, W·B)
+    directions = [(queries, keys, others, model.queue, hard_logits)]
     if config.symmetric_loss:
-        directions.append((others, reverse_keys, queries, model.reverse_queue))
+        directions.append((others, reverse_keys, queries, model.reverse_queue, None))
 
-    def momentum_term(queries, keys, others, queue):
+    def momentum_term(queries, keys, others, queue, hard_logits):
         return model.info_nce(queries, keys, sentence_ids, queue, config.in_batch_negatives)
 
-    def in_batch_term(queries, keys, others, queue):
-        return model.info_nce(queries, others, sentence_ids, queue if config.in_batch_queue != "none" else None)
+    def in_batch_term(queries, keys, others, queue, hard_logits):
+        queue = queue if config.in_batch_queue != "none" else None
+        return model.info_nce(queries, others, sentence_ids, queue, hard_logits=hard_logits)
 
-    def relation_term(queries, keys, others, queue):
+    def relation_term(queries, keys, others, queue, hard_logits):
         output = model.info_nce(queries.detach(), keys, sentence_ids, None)
         output.loss = relate_to_queue(model, queries, keys, sentence_ids, queue)
         return output
 
-    def reshaping_term(queries, keys, others, queue):
+    def reshaping_term(queries, keys, others, queue, hard_logits):
         output = model.info_nce(queries.detach(), keys, sentence_ids, None)
         output.loss = reshape_by_queue(model, queries, keys, sentence_ids, queue)
         return output
@@ -82,6 +91,34 @@ def combine_terms(model, view: View, key_view: View, sentence_ids: Tensor | None
     output.query_embeddings, output.key_embeddings = queries, keys
     output.reverse_key_embeddings = reverse_keys if config.symmetric_loss else None
     return output
+
+
+def hard_negative_logits(model, queries: Tensor, negatives: HardNegatives) -> Tensor:
+    """Return the logits of queries (B, D) with the hard negatives of all processes, which the online branch encodes.
+
+    Returns:
+        (B, W·B), a column for each row of the global batch; −∞ if it has no hard negative, or if `mask_same_sentence`
+        finds that this is a positive of the query. Hard negatives get gradient.
+
+    Raises:
+        ValueError: If `mask_same_sentence` is set and there are no ids.
+    """
+    config, rows = model.config, negatives.rows
+    encoded = model.encode_queries(negatives.view)[: len(rows)]  # (N, D)
+    embeddings = torch.zeros_like(queries).index_copy(0, rows, encoded)  # (B, D)
+    embeddings = gather_rows_with_gradient(embeddings)  # (W·B, D)
+    is_blank = torch.ones(len(queries), dtype=torch.uint8, device=queries.device).index_fill(0, rows, 0)  # (B,)
+    is_excluded = gather_rows(is_blank).bool()  # (W·B,)
+    if config.mask_same_sentence:
+        if negatives.ids is None or negatives.positive_ids is None:
+            raise ValueError(
+                "`mask_same_sentence` needs `negative_ids` and `positive_ids` of each batch with hard negatives; give "
+                "them, or leave it out."
+            )
+        ids = torch.full_like(negatives.positive_ids, -1).index_copy(0, rows, negatives.ids)  # (B,)
+        is_excluded = is_excluded | same_sentence(negatives.positive_ids, gather_rows(ids))  # (B, W·B)
+    logits = contrastive_logits(queries, queries[:0], embeddings, config.temperature)  # (B, W·B)
+    return logits.masked_fill(is_excluded, float("-inf"))
 
 
 def relate_to_queue(model, queries: Tensor, keys: Tensor, sentence_ids: Tensor | None, queue: NegativeQueue) -> Tensor:

@@ -19,7 +19,7 @@ from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.pooling import POOLING_MODES
 from mocose_hf.models.sequence_packing import find_first_position
 from mocose_hf.models.view_augmentation import Augmentation, contrast_under_attack
-from mocose_hf.models.views import View, embed_view
+from mocose_hf.models.views import HardNegatives, View, embed_view
 from mocose_hf.parallel.collectives import gather_rows, gather_rows_with_gradient, process_index
 from mocose_hf.parallel.deepspeed import validate_whole_weights
 
@@ -36,10 +36,11 @@ class ContrastiveOutput(ModelOutput):
     Args:
         loss: Scalar float32.
         logits: (B, C + K) float32, cosines divided by the temperature: first the C keys of the batch, from all
-            processes in the order of their ranks, then the K slots of the queue in the order of `queue.rows`, plus the
-            log of each row's weight. −∞ marks what is no negative, such as an empty slot;
-            `logits[:, C:][:, queue.newest_first()]` are the others by age. With `queue_centroids`, centroids take the
-            place of slots. None if the queue has at least `CHUNKED_FROM` rows, unless keys carry gradient.
+            processes in the order of their ranks, then their `num_hard_negatives` hard negatives, then the K slots of
+            the queue in the order of `queue.rows`, plus the log of each row's weight. −∞ marks what is no negative,
+            such as an empty slot; `logits[:, C:][:, queue.newest_first()]` are the others by age if there are no hard
+            negatives. With `queue_centroids`, centroids take the place of slots. None if the queue has at least
+            `CHUNKED_FROM` rows, unless keys carry gradient.
         is_top1: (B,) bool, whether a query's own key is the nearest of all candidates.
         labels: (B,) int64, the column of each query's own key.
         query_embeddings: (B, D) float32, L2-normalised, with gradient.
@@ -47,6 +48,7 @@ class ContrastiveOutput(ModelOutput):
         sentence_ids: (B,) int64, as given; they enter the queue together with the keys.
         reverse_key_embeddings: (B, D) float32, L2-normalised, without gradient: the keys of the query view, which
             enter the reverse queue. None without `symmetric_loss`.
+        num_hard_negatives: The number of columns of hard negatives in `logits`, blank ones included; None for none.
     """
 
     loss: Tensor | None = None
@@ -57,6 +59,7 @@ class ContrastiveOutput(ModelOutput):
     key_embeddings: Tensor | None = None
     sentence_ids: Tensor | None = None
     reverse_key_embeddings: Tensor | None = None
+    num_hard_negatives: int | None = None
 
 
 class ContrastiveModel(MoCoSEPreTrainedModel):
@@ -191,6 +194,7 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         key_max_length_q: int | None = None,
         key_prompt_length: int | None = None,
         sentence_ids: Tensor | None = None,
+        **hard_negatives,
     ) -> ContrastiveOutput:
         """Contrast the two views of a batch.
 
@@ -203,6 +207,10 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
             prompt_length: Number of tokens at the start of each sentence that are not pooled; None to pool all.
             key_…: The view of the keys. If None, the same tokens under another dropout mask.
             sentence_ids: (B,) int64, returned unchanged; `mask_same_sentence` compares them.
+            hard_negatives: The entries of a batch that `HardNegatives.from_batch` takes; none for no hard negatives.
+
+        Raises:
+            ValueError: If there are hard negatives, but no term of the loss takes them.
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, cu_seq_lens_q, max_length_q)
         view = key_view = View(*tokens, prompt_length=prompt_length)
@@ -210,15 +218,25 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
             packing = (key_position_ids, key_cu_seq_lens_q, key_max_length_q)
             key_tokens = (key_input_ids, key_attention_mask, key_token_type_ids, *packing)
             key_view = View(*key_tokens, prompt_length=key_prompt_length)
+        negatives = HardNegatives.from_batch(hard_negatives)
+        if negatives is not None and not self.config.takes_hard_negatives:
+            raise ValueError(
+                f"The batch has hard negatives, but this {self.algorithm} loss has no in-batch term to contrast them; "
+                "raise `in_batch_weight` of a MoCoSEConfig above 0, or leave them out."
+            )
         if self.training and self.augmentation is not None:
             encoders = self.encoders()
             view, key_view = self.augmentation.views(view, key_view, encoders[0], encoders[-1])
+            if negatives is not None:
+                negatives.view = self.augmentation.negative_view(negatives.view, encoders[0])
             if self.augmentation.fgsm_epsilon:
                 return contrast_under_attack(self, view, key_view, sentence_ids, self.augmentation.fgsm_epsilon)
-        return self.contrast_views(view, key_view, sentence_ids)
+        return self.contrast_views(view, key_view, sentence_ids, negatives)
 
-    def contrast_views(self, view: View, key_view: View, sentence_ids: Tensor | None = None) -> ContrastiveOutput:
-        """Encode the two views and contrast them."""
+    def contrast_views(
+        self, view: View, key_view: View, sentence_ids: Tensor | None = None, negatives: HardNegatives | None = None
+    ) -> ContrastiveOutput:
+        """Encode the two views, and hard negatives if the loss takes them, and contrast them."""
         return self.contrast(self.encode_queries(view), self.encode_keys(key_view), sentence_ids)
 
     def encode_queries(self, view: View) -> Tensor:

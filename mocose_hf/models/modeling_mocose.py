@@ -24,7 +24,7 @@ from mocose_hf.models.losses import chunked_info_nce_loss, contrastive_logits, m
 from mocose_hf.models.modeling_base import ContrastiveModel, ContrastiveOutput, gather_ids, gather_keys
 from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.queue_centroids import find_centroids
-from mocose_hf.models.views import View
+from mocose_hf.models.views import HardNegatives, View
 from mocose_hf.parallel.deepspeed import local_values, whole_shape
 
 
@@ -82,10 +82,12 @@ class MoCoSEForPreTraining(ContrastiveModel):
         dtype = getattr(torch, config.queue_dtype)
         return NegativeQueue(config.queue_size, config.embedding_dim, config.queue_init_size, dtype)
 
-    def contrast_views(self, view: View, key_view: View, sentence_ids: Tensor | None = None) -> ContrastiveOutput:
+    def contrast_views(
+        self, view: View, key_view: View, sentence_ids: Tensor | None = None, negatives: HardNegatives | None = None
+    ) -> ContrastiveOutput:
         """Encode each view by its branch, then contrast the queries with the keys and the queue."""
         if self.config.has_other_terms:
-            return combine_terms(self, view, key_view, sentence_ids)
+            return combine_terms(self, view, key_view, sentence_ids, negatives)
         queries = self.encode_queries(view)  # (B, D)
         keys = self.encode_keys(key_view)  # (B, D)
         return self.contrast(queries, keys, sentence_ids)
@@ -118,6 +120,7 @@ class MoCoSEForPreTraining(ContrastiveModel):
         sentence_ids: Tensor | None,
         queue: NegativeQueue | None,
         in_batch_negatives: bool = True,
+        hard_logits: Tensor | None = None,
     ) -> ContrastiveOutput:
         """Return one InfoNCE term: queries (B, D) against the keys of all processes and the rows of a queue.
 
@@ -126,6 +129,7 @@ class MoCoSEForPreTraining(ContrastiveModel):
             sentence_ids: (B,) int64.
             queue: The source of further negatives; None for none.
             in_batch_negatives: Whether the keys of other rows are negatives.
+            hard_logits: (B, H), the logits of hard negatives; None for none.
 
         Raises:
             ValueError: If `mask_same_sentence` or `queue_positives` is set and there are no `sentence_ids`.
@@ -136,13 +140,16 @@ class MoCoSEForPreTraining(ContrastiveModel):
         has_positives = config.queue_positives > 0 and len(rows) > 0
         ids = gather_ids(sentence_ids, queue) if config.mask_same_sentence or has_positives else None
         candidates = (all_keys, rows, config.temperature, labels, in_batch_negatives)
-        if len(rows) >= CHUNKED_FROM and not keys.requires_grad:  # in chunks, keys would get no gradient
+        if len(rows) >= CHUNKED_FROM and hard_logits is None and not keys.requires_grad:  # no gradient to keys
             logits = None
             loss, is_top1 = chunked_info_nce_loss(queries, *candidates, log_weights=log_weights, sentence_ids=ids)
         else:
             logits = contrastive_logits(
                 queries, *candidates, log_weights=log_weights, sentence_ids=ids
             )  # (B, W·B + N)
+            if hard_logits is not None:
+                before, after = logits.tensor_split([len(all_keys)], dim=1)
+                logits = torch.cat([before, hard_logits, after], dim=1)  # (B, W·B + H + N)
             is_top1 = logits.argmax(-1) == labels
             if has_positives:
                 loss = self._multi_positive_loss(logits, keys, rows, labels)
@@ -156,6 +163,7 @@ class MoCoSEForPreTraining(ContrastiveModel):
             query_embeddings=queries,
             key_embeddings=keys,
             sentence_ids=sentence_ids,
+            num_hard_negatives=None if hard_logits is None else hard_logits.shape[1],
         )
 
     def _multi_positive_loss(self, logits: Tensor, keys: Tensor, rows: Tensor, labels: Tensor) -> Tensor:

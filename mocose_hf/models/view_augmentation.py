@@ -72,6 +72,10 @@ class Augmentation:
             key = self.augment(key, key_encoder)  # with gradient, because SimCSE's keys carry it
         return query, key
 
+    def negative_view(self, view: View, encoder: PreTrainedModel) -> View:
+        """Return the view of hard negatives, augmented as keys are, so that only the text differs."""
+        return self.augment(view, encoder) if self.is_random and self.view != "query" else view
+
     def augment(self, view: View, encoder: PreTrainedModel) -> View:
         """Return an augmented copy of a view.
 

@@ -49,11 +49,46 @@ class View:
         return replace(self, **rotated)
 
 
+@dataclass
+class HardNegatives:
+    """The hard negatives of a batch: N ≤ B texts, at most one for each row.
+
+    Args:
+        view: Their tokens. Further texts after the first N do not count.
+        rows: (N,) int64, the row of the batch that each belongs to.
+        ids: (N,) int64, compared with `positive_ids` by `mask_same_sentence`; −1 equals nothing.
+        positive_ids: (B,) int64, of what is positive for each query.
+    """
+
+    view: View
+    rows: Tensor
+    ids: Tensor | None = None
+    positive_ids: Tensor | None = None
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Any]) -> "HardNegatives | None":
+        """Return the hard negatives from the entries `negative_…` and `positive_ids` of a collated batch, or None.
+
+        Raises:
+            TypeError: If there is any other entry.
+        """
+        if not batch:
+            return None
+        entries = {name.removeprefix("negative_"): value for name, value in batch.items()}
+        own = {name: entries.pop(name) for name in ("rows", "ids", "positive_ids") if name in entries}
+        return cls(View(**entries), **own)
+
+
 def split_views(batch: Mapping[str, Any]) -> tuple[View, View]:
-    """Return the query view and the key view of a collated batch without `sentence_ids`; the key view may be equal."""
+    """Return the query view and the key view of a collated batch without `sentence_ids`; the key view may be equal.
+
+    Hard negatives are left out.
+    """
     own: dict[str, Any] = {}
     key: dict[str, Any] = {}
     for name, value in batch.items():
+        if name.startswith("negative_") or name == "positive_ids":
+            continue
         (key if name.startswith("key_") else own)[name.removeprefix("key_")] = value
     view = View(**own)
     return view, View(**key) if key else view

@@ -66,6 +66,6 @@ def default_index_dir(model: str, corpus: str, text_column: str) -> Path:
 
 
 def _numbered_texts(path: str, text_column: str) -> Iterator[tuple[int, str]]:
-    for number, (text, _) in enumerate(read_rows(path, text_column), start=1):
-        if text and text.strip():
-            yield number, text.strip()
+    for number, row in enumerate(read_rows(path, text_column), start=1):
+        if row.text and row.text.strip():
+            yield number, row.text.strip()

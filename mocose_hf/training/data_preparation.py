@@ -7,7 +7,7 @@ from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
 from mocose_hf.data.collator import SentenceCollator
-from mocose_hf.data.sentences import sample_rows, with_sentence_ids
+from mocose_hf.data.sentences import TEXT_COLUMNS, sample_rows, with_sentence_ids
 from mocose_hf.data.streaming import SkipSeenCollator, as_stream
 from mocose_hf.data.text_augmentation import TextAugmentation, build_key_augmentation
 from mocose_hf.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
@@ -19,6 +19,7 @@ from mocose_hf.training.validation.inputs import (
     validate_augmentation,
     validate_collator,
     validate_key_augmentation,
+    validate_negatives,
     validate_queue_prefill,
     validate_train_dataset,
 )
@@ -67,6 +68,7 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation: Te
         dataset = dataset_from_list(dataset)
     validate_collator(collator, dataset, args)
     validate_key_augmentation(key_augmentation, collator, args)
+    validate_negatives(dataset, collator, model)
     needs_text = collator is None
     if collator is None:
         collator = _build_collator(args, tokenizer, model, key_augmentation, packs=dataset is not None)
@@ -160,7 +162,7 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
         return None
     rows, is_sample = sample_rows(dataset, SAMPLE_ROWS)
     rows = [row for row in rows if isinstance(row, dict)]
-    texts = [row[name] for row in rows for name in ("text", "key_text") if isinstance(row.get(name), str)]
+    texts = [row[name] for row in rows for name in TEXT_COLUMNS if isinstance(row.get(name), str) and row[name]]
     texts = [collator.prompt + text for text in texts]
     counts = count_tokens(texts, collator.tokenizer, args.max_seq_length, is_sample)
     if args.process_index == 0:

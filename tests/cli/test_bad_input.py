@@ -99,6 +99,18 @@ def test_key_column_of_a_text_file(refused):
     assert ".csv" in said
 
 
+def test_a_negative_column_that_no_term_uses(refused):
+    said = refused(negative_column="worse")
+    assert said.startswith(
+        "--negative_column worse: hard negatives belong to the in-batch term, but --in_batch_weight"
+    )
+    assert "--recipe pairs" in said
+    said = refused(negative_column="worse", algorithm="simcse")
+    assert said.startswith("--negative_column worse: hard negatives belong to the in-batch term, which the algorithm")
+    said = refused(negative_column="text", in_batch_weight=1)
+    assert said == "--negative_column text: is also --text_column; name the column of hard negatives."
+
+
 def test_dataset_that_cannot_be_loaded(refused):
     said = refused(train_file=None, dataset_name="nobody/nothing")
     assert said.startswith("--dataset_name nobody/nothing: cannot be loaded (")

@@ -69,7 +69,8 @@ DATA = {
     "streaming": ("true", True),
     "shuffle_buffer_size": ("9", 9),
     "text_column": ("sentence", "sentence"),
-    "key_column": ("other", "other"),
+    "key_column": ("other", ["other"]),
+    "negative_column": ("worse", "worse"),
     "overwrite_output_dir": ("true", True),
     "dry_run": ("true", True),
     "save_only_encoder": ("true", True),
@@ -328,7 +329,7 @@ def test_scalars_of_yaml_mean_what_they_would_mean_typed(tmp_path):
     options = parse(tmp_path, text)
     assert options.training.learning_rate == 1e-5
     assert options.method.share_embeddings is False
-    assert (options.data.text_column, options.data.key_column) == ("no", "null")
+    assert (options.data.text_column, options.data.key_column) == ("no", ["null"])
     assert options.model.model_revision == "007"
     assert options.data.dataset_config_name == "2024-01-02"
     assert options.model.cache_dir is None
@@ -501,6 +502,8 @@ def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
         ("tf32: true\n", "--use_cpu", {1: "tf32"}),
         ("queue_size: 512\nqueue_init_size: 128\n", "--queue_size 64", {2: "queue_init_size"}),
         ("in_batch_queue: target\nin_batch_weight: 1\n", "--in_batch_weight 0", {1: "in_batch_queue"}),
+        ("negative_column: worse\nin_batch_weight: 1\n", "--in_batch_weight 0", {1: "negative_column"}),
+        ("negative_column: worse\nin_batch_weight: 1\n", "--algorithm simcse", {1: "negative_column"}),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("--") else "",
 )

@@ -653,6 +653,23 @@ def test_the_pairs_recipe_brings_the_pairs_it_is_trained_on_together(encoder_dir
     assert end > start + 30.0
 
 
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_the_pairs_recipe_trains_on_hard_negatives(encoder_dir, tmp_path, streaming):
+    columns = [sentences(16, seed=seed) for seed in range(4)]
+    path = tmp_path / "triplets.tsv"
+    lines = ["query\tfirst\tsecond\tworse", *("\t".join(row) for row in zip(*columns, strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    argv = ["--recipe", "pairs", "--model_name_or_path", str(encoder_dir), "--use_cpu", "--train_file", str(path)]
+    argv += ["--text_column", "query", "--key_column", "first", "second", "--max_steps", "2", "--max_seq_length", "32"]
+    argv += ["--per_device_train_batch_size", "8", "--streaming", streaming, "--disable_tqdm", "true", "--seed", "0"]
+    losses = []
+    for name, more in (("without", []), ("with", ["--negative_column", "worse"])):
+        assert run_mocose.main([*argv, *more, "--output_dir", str(tmp_path / name), "--logging_steps", "1"]) == 0
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+        losses.append(state["log_history"][0]["loss"])
+    assert losses[1] > losses[0] + 0.1  # more candidates
+
+
 @pytest.mark.parametrize("name", ["paper-bert-base", "paper-bert-large"])
 def test_shipped_configurations_are_understood(name, tmp_path):
     path = REPOSITORY / "configs" / f"{name}.yaml"

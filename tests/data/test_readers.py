@@ -13,7 +13,7 @@ import pytest
 
 from mocose_hf.data import record_formats, text_lines
 from mocose_hf.data.open_file import FINGERPRINT_BYTES, file_fingerprint
-from mocose_hf.data.readers import read_records, read_rows
+from mocose_hf.data.readers import Row, read_records, read_rows
 from mocose_hf.data.sentences import read_sentences
 from mocose_hf.data.text_lines import read_lines
 from mocose_hf.errors import InputError
@@ -72,7 +72,7 @@ def test_rows_before_a_bad_one_are_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n{"text": 5}\n')
     rows = read_rows(path)
-    assert [next(rows), next(rows)] == [("a", None), ("b", None)]
+    assert [next(rows), next(rows)] == [Row("a"), Row("b")]
     with pytest.raises(InputError, match="line 3: `text` holds '5'"):
         next(rows)
 
@@ -85,7 +85,7 @@ def test_parquet_rows_before_a_damaged_group_are_read(tmp_path):
     content[start : start + 60] = b"\xff" * 60
     path.write_bytes(content)
     rows = read_rows(path)
-    assert list(islice(rows, 1000)) == [(f"text {i}", None) for i in range(1000)]
+    assert list(islice(rows, 1000)) == [Row(f"text {i}") for i in range(1000)]
     with pytest.raises(InputError, match="not a complete parquet file"):
         next(rows)
 
@@ -160,7 +160,7 @@ def test_a_file_of_a_named_encoding_gives_the_same_text(tmp_path, encoding, suff
     lines[".tsv"] = ["text", text, "a"]
     content = "".join(f"{line}\r\n" for line in lines.get(suffix, [text, "a"])).encode(encoding)
     path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
-    assert list(read_rows(path, encoding=encoding)) == [(text, None), ("a", None)]
+    assert list(read_rows(path, encoding=encoding)) == [Row(text), Row("a")]
     assert list(read_sentences(path, encoding=encoding).dataset["text"]) == [text, "a"]
 
 
@@ -204,7 +204,7 @@ def test_a_long_document_is_a_field(tmp_path, suffix):
     document = "a cat sees the dog " * 10_000
     path = tmp_path / f"a{suffix}"
     path.write_text(f"text\n{document}\nb\n")
-    assert list(read_rows(path)) == [(document, None), ("b", None)]
+    assert list(read_rows(path)) == [Row(document), Row("b")]
 
 
 def test_a_bomb_of_one_line_takes_no_more_memory_than_the_longest_line(tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ SENTENCES_THAT_LOOK_ODD = {
 @pytest.mark.parametrize("text", SENTENCES_THAT_LOOK_ODD.values(), ids=SENTENCES_THAT_LOOK_ODD)
 def test_sentences_are_not_taken_for_a_table(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
-    assert [row for row, _ in read_rows(tmp_path / "a.txt")] == text.splitlines()
+    assert [row.text for row in read_rows(tmp_path / "a.txt")] == text.splitlines()
 
 
 @pytest.mark.parametrize("name", ["a.csv", "two words.csv", "a.csv.gz", "a.tsv"])
@@ -293,4 +293,4 @@ def test_the_command_against_semicolons_makes_the_file_usable(tmp_path, name):
     command = str(raised.value).partition("write commas: ")[2]
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     new = tmp_path / ("new.csv.gz" if name.endswith("gz") else "new.csv")
-    assert list(read_rows(new)) == [("a; b", None), ('c "d"', None)]
+    assert list(read_rows(new)) == [Row("a; b"), Row('c "d"')]

@@ -16,7 +16,13 @@ from torch.utils.data import DataLoader
 
 from mocose_hf.data import readers
 from mocose_hf.data.collator import SentenceCollator
-from mocose_hf.data.sentences import number_pairs, read_hub_sentences, read_sentences, with_sentence_ids
+from mocose_hf.data.sentences import (
+    number_pairs,
+    read_hub_sentences,
+    read_sentences,
+    texts_sha256,
+    with_sentence_ids,
+)
 from mocose_hf.errors import InputError, one_line
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
@@ -147,6 +153,51 @@ def test_pairs_that_a_chain_of_equal_texts_links_share_an_id():
         assert number_pairs(*zip(*pairs, strict=True)) == expected
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "key_text": ["x", "y", "x"]})
     assert list(with_sentence_ids(rows)["sentence_id"]) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("kind", COLUMN_KINDS)
+def test_each_key_column_gives_a_pair_and_those_of_a_row_share_an_id(tmp_path, kind):
+    columns = {
+        "text": ["a cat", "a dog", "a bird", "a fish"],
+        "one": ["eine Katze", "", "", "ein Fisch"],
+        "two": ["ein Kater", "ein Hund", " ", "ein Fisch"],
+    }
+    read = read_sentences(write(tmp_path, kind, content_of(kind, columns)), key_column=["one", "two"])
+    assert texts(read) == ["a cat", "a cat", "a dog", "a fish"]
+    assert list(read.dataset["key_text"]) == ["eine Katze", "ein Kater", "ein Hund", "ein Fisch"]
+    assert list(read.dataset["sentence_id"]) == [0, 0, 2, 3]
+    assert (read.rows_read, read.dropped) == (4, {"blank": 1})
+
+
+@pytest.mark.parametrize("kind", COLUMN_KINDS)
+def test_hard_negatives_are_read_and_have_the_id_of_an_equal_text(tmp_path, kind):
+    columns = {
+        "text": ["q", "q", "r", "s", "t"],
+        "key": ["x", "x", "y", "z", "x"],
+        "worse": ["y", " w ", "", "q", "other"],
+    }
+    path = write(tmp_path, kind, content_of(kind, columns))
+    read = read_sentences(path, key_column="key", negative_column="worse")
+    assert list(read.dataset["negative_text"]) == ["y", "w", "", "q", "other"]
+    assert list(read.dataset["sentence_id"]) == [0, 0, 2, 3, 0]
+    assert list(read.dataset["negative_id"]) == [2, -1, -1, 0, -1]
+    assert read.sha256 == texts_sha256(*(read.dataset[name] for name in ("text", "key_text", "negative_text")))
+    assert read.sha256 != read_sentences(path, key_column="key").sha256
+    plain = Dataset.from_dict({name: read.dataset[name] for name in ("text", "key_text", "negative_text")})
+    assert with_sentence_ids(plain).to_dict() == read.dataset.to_dict()
+    without_keys = read_sentences(path, negative_column="worse").dataset
+    assert list(without_keys["sentence_id"]) == [0, 0, 2, 3, 4]
+    assert list(without_keys["negative_id"]) == [-1, -1, -1, 0, -1]
+
+
+def test_a_column_without_any_hard_negative_is_an_error(tmp_path):
+    path = write(tmp_path, ".csv", "text,key,worse\na,b,\nc,d, \n")
+    with pytest.raises(InputError, match=r"file\.csv: the column `worse` is blank.*leave out `negative_column`"):
+        read_sentences(path, key_column="key", negative_column="worse")
+    with pytest.raises(InputError, match=r"no `negative_column`"):
+        read_sentences(write(tmp_path, ".txt", "a\n"), negative_column="worse")
+    with pytest.raises(InputError, match=r"no column `bad`.*`negative_column`"):
+        read_sentences(path, key_column="key", negative_column="bad")
 
 
 def test_pairs_need_columns_and_the_named_one(tmp_path):

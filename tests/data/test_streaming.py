@@ -72,6 +72,17 @@ def test_pairs_are_streamed_and_halves_of_them_dropped(tmp_path):
     ]
 
 
+def test_triplets_and_several_positives_are_streamed(tmp_path):
+    columns = {"text": ["a", "b", "c"], "one": ["x", " ", ""], "two": ["y", "", "z"], "worse": ["w", "v", " "]}
+    path = write(tmp_path, ".csv", content_of(".csv", columns))
+    stream = SentenceStream(path, key_column=["one", "two"], negative_column="worse", shuffle_buffer_size=1)
+    assert take(stream, 3) == [
+        {"text": "a", "sentence_id": 0, "key_text": "x", "negative_text": "w"},
+        {"text": "a", "sentence_id": 0, "key_text": "y", "negative_text": "w"},
+        {"text": "c", "sentence_id": 1, "key_text": "z", "negative_text": ""},
+    ]
+
+
 def test_duplicates_are_kept_and_have_numbers_of_their_own(tmp_path):
     stream = SentenceStream(write(tmp_path, ".txt", "a\n\na\nb\n"), shuffle_buffer_size=1)
     assert [(row["text"], row["sentence_id"]) for row in take(stream, 3)] == [("a", 0), ("a", 1), ("b", 2)]

@@ -2,7 +2,8 @@
 
 Called with the encoder's directory, the output directory, the batch size per process and, as JSON, where they differ
 from what stands here: `config` and `training`, fields of the model's configuration and of the training arguments,
-`algorithm`, and `num_ids`, the number of different sentence ids, each of which many sentences then share.
+`algorithm`, `num_ids`, the number of different sentence ids, each of which many sentences then share, and
+`negative_every`, n for a hard negative in every n-th row.
 """
 
 import json
@@ -29,7 +30,9 @@ OPTIONS = {
 
 
 def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> None:
-    changes = {"config": {}, "training": {}, "algorithm": "mocose", "num_ids": 320} | json.loads(changes)
+    changes = {"config": {}, "training": {}, "algorithm": "mocose", "num_ids": 320, "negative_every": 0} | json.loads(
+        changes
+    )
     algorithm = changes["algorithm"]
     # With gradient through both sides some biases have gradients of the size of rounding errors, which Adam scales up.
     is_two_sided = algorithm == "simcse" or changes["config"].get("in_batch_weight", 0.0) > 0.0
@@ -51,6 +54,10 @@ def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> 
     rows = {"text": sentences(320), "sentence_id": [number % changes["num_ids"] for number in range(320)]}
     if is_two_sided:  # without dropout both passes of one text are equal
         rows["key_text"] = sentences(320, seed=1)
+    if every := changes["negative_every"]:
+        texts = sentences(320, seed=2)
+        texts[: 20 * every : every] = rows["key_text"][20 * every : 0 : -every]  # some are positives of other queries
+        rows["negative_text"] = ["" if number % every else text for number, text in enumerate(texts)]
     trainer = MoCoSETrainer(
         model=model,
         args=args,

@@ -48,6 +48,15 @@ def test_figures_of_negatives_are_skipped_if_the_loss_is_another(tmp_path, token
     assert record["queue_fill"] == 12
 
 
+def test_figures_of_negatives_are_skipped_with_hard_negatives(tmp_path, tokenizer):
+    model = tiny_model(queue_weight=0.0, in_batch_weight=1.0, in_batch_queue="target")
+    texts = {"text": sentences(24), "negative_text": sentences(24, seed=1)}
+    make_trainer(tmp_path, tokenizer, model, texts=texts, max_steps=3, queue_monitor_steps=1).train()
+    record = lines_of(tmp_path)[-1]
+    assert record["skipped"]["gradient"] == "hard negatives of the batch are candidates too"
+    assert "effective_negatives" not in record
+
+
 def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / LINES_FILE).read_text().splitlines()]
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import TrainerCallback
@@ -107,7 +108,7 @@ class QueueMonitor(TrainerCallback, ExportableState):
             outputs: The outputs of a forward in training.
             momentum: The current decay, fill and traceable distances.
         """
-        parts = {name: value.detach() for name, value in outputs.items() if isinstance(value, Tensor)}
+        parts: dict[str, Any] = {k: v.detach() if isinstance(v, Tensor) else v for k, v in outputs.items()}
         self._forward = (ContrastiveOutput(**parts), momentum)
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, train_dataloader=None, **kwargs):

@@ -176,6 +176,9 @@ class QueueSnapshot:
         if config.queue_positives:
             self.skipped["gradient"] = "keys of the queue are positives too"
             return {}
+        if outputs.num_hard_negatives:
+            self.skipped["gradient"] = "hard negatives of the batch are candidates too"
+            return {}
         queries, is_chunked = len(outputs.labels), outputs.logits is None
         in_batch = queries if is_chunked else queries * self.args.world_size
         from_queue = self.queue.size if is_chunked else outputs.logits.shape[1] - in_batch

@@ -191,6 +191,16 @@ def validate_key_augmentation(key_augmentation, collator, args) -> None:
         )
 
 
+def validate_negatives(dataset, collator, model) -> None:
+    """Raise a `ValueError` if the dataset has hard negatives, but no term of the loss takes them."""
+    has_negatives = "negative_text" in (getattr(dataset, "column_names", None) or [])
+    if has_negatives and collator is None and not model.config.takes_hard_negatives:
+        raise ValueError(
+            f"The training set has hard negatives (`negative_text`), but this {model.algorithm} loss has no in-batch "
+            "term to contrast them; raise `in_batch_weight` of a MoCoSEConfig above 0, or remove the column."
+        )
+
+
 def validate_collator(collator, dataset, args) -> None:
     """Raise a `ValueError` if the user's collator does not tokenize, or replaces one that an argument needs."""
     if collator is None:

@@ -68,7 +68,8 @@ class Run:
         if change == 0:
             return f"No checkpoint scored better than the start, which was kept: {label} {start:.2f}."
         is_better = (change > 0) == self.greater_is_better
-        return f"The encoder got {'better' if is_better else 'worse'}: {figures}, {kept[0]}."
+        checkpoint = kept[0].replace(", ", " checkpoint, ")
+        return f"The encoder got {'better' if is_better else 'worse'}: {figures} at the {checkpoint}."
 
     @property
     def queue_ages(self) -> list[dict]:
@@ -108,15 +109,17 @@ def write_page(runs: Sequence[Run], path: str | Path) -> None:
     environment = Environment(
         loader=PackageLoader("mocose_hf.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["measure_label"] = measure_label
     measures = list(dict.fromkeys(name for run in runs for _, figures in run.scores for name in figures))
     main = [run.metric for run in runs if run.metric in measures]
     measures.sort(key=lambda name: (name not in main, name))
+    labels, only_set = _column_labels(measures)
     settings = list(dict.fromkeys(name for run in runs for name in run.settings))
     differing = [name for name in settings if len({str(run.settings.get(name)) for run in runs}) > 1]
     page = environment.get_template("run.html").render(
         runs=runs,
         measures=measures,
+        labels=dict(zip(measures, labels, strict=True)),
+        only_set=only_set,
         charts=_charts({run.name if len(runs) > 1 else "": run for run in runs}),
         settings=differing if len(runs) > 1 else settings,
     )
@@ -132,6 +135,15 @@ def measure_label(name: str) -> str:
         if name.endswith(ending):
             return f"{written} ({name.removesuffix(ending)})"
     return name.replace("_", " ")
+
+
+def _column_labels(measures: Sequence[str]) -> tuple[list[str], str]:
+    """Return a column's heading for each measure, and the development set if all measures share one, else ""."""
+    labels = [measure_label(name) for name in measures]
+    sets = {label.rpartition(" (")[2] for label in labels if label.endswith(")")}
+    if len(sets) != 1 or not all(label.endswith(")") for label in labels):
+        return labels, ""
+    return [label.rpartition(" (")[0] for label in labels], sets.pop().removesuffix(")")
 
 
 _ENDINGS = {f"_{name}": title for name, title in TASK_METRIC_TITLES.items()} | {
@@ -176,9 +188,14 @@ def _charts(runs: Mapping[str, Run]) -> list[Chart]:
         ),
         line_chart("Traceable distance", lines({"d_trace": "d_trace"}), "How far back keys of the queue reach."),
         line_chart(
+            "Spread of queries and keys",
+            lines({"query_std": "queries", "key_std": "keys"}),
+            "Standard deviation over a batch: 1/√D for D even dimensions.",
+        ),
+        line_chart(
             "Spread of embeddings",
-            lines({"query_std": "queries", "key_std": "keys", "embedding_std": "embeddings"}),
-            "Standard deviation over a batch. A fall towards 0 is collapse.",
+            lines({"embedding_std": "embeddings"}),
+            "Of some training sentences: 1 if they spread evenly. A fall towards 0 is collapse.",
         ),
     ]
     return [chart for chart in charts if chart is not None]

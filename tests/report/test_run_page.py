@@ -144,3 +144,22 @@ def test_neighbours_are_the_nearest_others_under_each_encoder():
 def test_measures_have_readable_names():
     assert measure_label("dev_spearman") == "Spearman (dev)"
     assert measure_label("packages_mrr_at_10") == "MRR@10 (packages)"
+
+
+def test_headings_name_a_shared_development_set_once(tmp_path):
+    scores = [("start", {"dev_mrr_at_10": 1.0, "dev_recall_at_1": 2.0})]
+    write_page([run_of(72.5, metric="dev_mrr_at_10", scores=scores, data="cut (`max_seq_length`)")], tmp_path / "one")
+    one = (tmp_path / "one").read_text(encoding="utf-8")
+    assert "Scores on dev<" in one
+    assert re.findall(r'<th scope="col">(.*?)</th>', one)[:2] == ["MRR@10", "R@1"]
+    assert "cut (max_seq_length)" in one
+    scores[0][1]["other_mrr_at_10"] = 3.0
+    write_page([run_of(72.5, metric="dev_mrr_at_10", scores=scores)], tmp_path / "two")
+    assert "MRR@10 (other)" in (tmp_path / "two").read_text(encoding="utf-8")
+
+
+def test_the_spreads_of_batch_and_embeddings_have_charts_of_their_own(tmp_path):
+    log = [{"step": step, "query_std": 0.05, "key_std": 0.05, "embedding_std": 0.95} for step in (1, 2)]
+    write_page([run_of(72.5, log=log)], tmp_path / "page")
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "page").read_text(encoding="utf-8"))
+    assert titles == ["Spread of queries and keys", "Spread of embeddings"]

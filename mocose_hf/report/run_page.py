@@ -198,7 +198,8 @@ def _charts(runs: Mapping[str, Run]) -> list[Chart]:
             "Of some training sentences: 1 if they spread evenly. A fall towards 0 is collapse.",
         ),
     ]
-    return [chart for chart in charts if chart is not None]
+    # A single point is no curve, and the table has its figure.
+    return [chart for chart in charts if chart is not None and any(len(line.points) > 1 for line in chart.lines)]
 
 
 def _read_lines(path: Path) -> Iterable[dict]:

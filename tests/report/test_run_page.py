@@ -163,3 +163,11 @@ def test_the_spreads_of_batch_and_embeddings_have_charts_of_their_own(tmp_path):
     write_page([run_of(72.5, log=log)], tmp_path / "page")
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "page").read_text(encoding="utf-8"))
     assert titles == ["Spread of queries and keys", "Spread of embeddings"]
+
+
+def test_a_single_point_is_no_chart(tmp_path):
+    write_page(
+        [run_of(72.5, log=[{"step": 1, "loss": 1.0, "embedding_std": 0.9}, {"step": 2, "loss": 0.5}])], tmp_path / "p"
+    )
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "p").read_text(encoding="utf-8"))
+    assert titles == ["Loss"]

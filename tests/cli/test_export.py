@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mocose_hf.cli.factory import build_plain, load_start
 from mocose_hf.cli.main import dispatch
+from mocose_hf.errors import install_command
 from mocose_hf.export.onnx_model import INT8_FILE, ONNX_FILE, OnnxEncoder
 
 
@@ -83,7 +84,7 @@ def test_a_missing_library_is_named_with_its_extra(target, library, encoder_dir,
     assert dispatch(["export", str(encoder_dir), str(tmp_path / "new"), "--to", target]) == 2
     error = capsys.readouterr().err
     assert f"needs {library}, which is not installed" in error
-    assert f"mocose_hf[{'static' if target == 'static' else 'onnx'}]" in error
+    assert install_command("static" if target == "static" else "onnx") in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
 

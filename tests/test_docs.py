@@ -215,3 +215,20 @@ def test_the_import_rule_of_the_documents_is_the_one_that_is_checked():
     rule = re.search(r"^`compat`.*?(?=\n\n)", text, re.M | re.S)[0]
     assert [re.findall(r"`(\w+)`", layer) for layer in rule.split("<")] == layers
     assert all(f"`mocose_hf/{name}/`" in text for layer in layers[1:] for name in layer)
+
+
+def test_the_page_of_options_is_what_the_parser_says():
+    sys.path.insert(0, str(REPOSITORY / "tools"))
+    from write_options import PAGE, render
+
+    assert PAGE.read_text(encoding="utf-8") == render(), "run: python tools/write_options.py"
+
+
+def test_the_losses_and_evaluators_of_sentence_transformers_exist():
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer import evaluation, losses
+
+    page = (REPOSITORY / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    names = re.findall(r"`(\w+(?:Loss|Evaluator))`", page)
+    assert len(names) >= 7
+    assert all(hasattr(losses, name) or hasattr(evaluation, name) for name in names)

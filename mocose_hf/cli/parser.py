@@ -67,7 +67,7 @@ FIXED_OPTIONS = (
 )
 """Training arguments whose default differs from transformers' and that the trainer sets or checks; help hides them."""
 
-_GROUPS = {
+GROUPS = {
     "model": "where to start, and which algorithm",
     "method": "heads, loss, queue and target branch",
     "data and output": "training text, and what may be overwritten",
@@ -194,7 +194,7 @@ class OptionParser(HfArgumentParser):
 
     def shown_options(self) -> dict[str, list[argparse.Action]]:
         """Return the options that the help shows, by group."""
-        groups: dict[str, list[argparse.Action]] = {title: [] for title in _GROUPS}
+        groups: dict[str, list[argparse.Action]] = {title: [] for title in GROUPS}
         for dataclass_type in self.dataclass_types:
             names = {f.name for f in fields(dataclass_type)}
             shown = [a for a in self.actions.values() if a.dest in names and a.help != argparse.SUPPRESS]
@@ -205,10 +205,10 @@ class OptionParser(HfArgumentParser):
         """Return the help that lists the names of all shown options by group."""
         lines = [f"usage: {self.usage}", "", DESCRIPTION, "", "groups of options:"]
         for title, actions in self.shown_options().items():
-            lines += ["", f"  {title}: {_GROUPS[title]}"]
+            lines += ["", f"  {title}: {GROUPS[title]}"]
             names = " ".join(action.dest for action in actions)
             lines += textwrap.wrap(names, 116, initial_indent="    ", subsequent_indent="    ")
-        first = next(iter(_GROUPS))
+        first = next(iter(GROUPS))
         lines += ["", f"`{self.prog} --help {first}` explains the options of a group, `--help all` those of all."]
         return "\n".join([*lines, "", textwrap.fill(EPILOG, 118), ""])
 
@@ -230,7 +230,7 @@ class OptionParser(HfArgumentParser):
                 formatter.add_arguments(actions)
                 formatter.end_section()
                 return formatter.format_help()
-        words = ", ".join(title.split()[0] for title in _GROUPS)
+        words = ", ".join(title.split()[0] for title in GROUPS)
         raise InputError(f"--help {name[:40]}: no such group of options; choose one of {words}, all.")
 
 

@@ -68,7 +68,7 @@ FIXED_OPTIONS = (
 """Training arguments whose default differs from transformers' and that the trainer sets or checks; help hides them."""
 
 GROUPS = {
-    "model": "where to start, and which algorithm",
+    "model": "the start, and the algorithm",
     "method": "heads, loss, queue and target branch",
     "data and output": "training text, and what may be overwritten",
     "evaluation": "development sets and test tasks",

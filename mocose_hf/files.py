@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from mocose_hf.errors import InputError
 
 
 @contextmanager
@@ -24,6 +26,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def validate_suffix(path: str | Path, suffixes: Sequence[str]) -> str:
+    """Return the suffix of a file in lower case.
+
+    Raises:
+        InputError: If it is none of the suffixes.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise InputError(f"{path}: the name should end in {' or '.join(suffixes)}; rename it.")
+    return suffix
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mocose_hf.errors import InputError, install_command
+from mocose_hf.files import validate_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,18 +63,6 @@ def set_literal_text(text, name: str) -> None:
     text.set_text(name)
 
 
-def validate_suffix(path: str | Path) -> str:
-    """Return the suffix of a figure's file in lower case.
-
-    Raises:
-        InputError: If it is not in `SUFFIXES`.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}: the name should end in {' or '.join(SUFFIXES)}; rename it.")
-    return suffix
-
-
 def figure_bytes(figure: "Figure", suffix: str) -> bytes:
     """Return the content of a figure's file; equal figures give equal bytes."""
     import matplotlib
@@ -93,7 +82,7 @@ def save_figure(figure: "Figure | None", path: str | Path) -> bool:
     Raises:
         InputError: If the name has another suffix.
     """
-    suffix = validate_suffix(path)
+    suffix = validate_suffix(path, SUFFIXES)
     if figure is None:
         return False
     Path(path).write_bytes(figure_bytes(figure, suffix))

@@ -22,6 +22,7 @@ from mocose_hf.models.loading import (
     validate_tokenizer,
 )
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.plain_model import build_plain_model
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.recipes import CLS_RECIPES
 from mocose_hf.training.trainer import MoCoSETrainer
@@ -113,7 +114,7 @@ def load_start(
 
 
 def build_plain(name: str, source: PretrainedEncoder) -> MoCoSEForPreTraining:
-    """Build the smallest model around an encoder, to score or to export it: without heads, target and queue.
+    """Build the plain model of an encoder; see `build_plain_model`.
 
     Args:
         name: The encoder as the user gave it, for errors.
@@ -122,11 +123,8 @@ def build_plain(name: str, source: PretrainedEncoder) -> MoCoSEForPreTraining:
     Raises:
         InputError: If the pooling of the encoder is unknown or its sizes do not fit.
     """
-    unused = {"num_projection_layers": 0, "num_predictor_layers": 0, "queue_size": 0, "queue_weight": 0.0}
     try:
-        return MoCoSEForPreTraining.from_encoder(
-            source, use_pooler=source.pooler is not None, in_batch_weight=1.0, **unused
-        )
+        return build_plain_model(source)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{name}: {error}") from error
 

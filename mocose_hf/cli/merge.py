@@ -10,6 +10,7 @@ from mocose_hf.cli.messages import CommandParser
 from mocose_hf.cli.search import positive, silence_transformers
 from mocose_hf.cli.train import guard, prepare_process
 from mocose_hf.errors import InputError, escape_controls, one_line
+from mocose_hf.files import validate_suffix
 
 DESCRIPTION = """Average the weights of an encoder and of one trained from it (WiSE-FT, arXiv 2109.01903).
 
@@ -124,14 +125,14 @@ def _validate(arguments: argparse.Namespace) -> list[float]:
         raise InputError("-o saves one encoder of several weights; say which: --save_weight W, or --best.")
     if arguments.output_dir:
         validate_new_directory(arguments.output_dir)
-    from mocose_hf.plotting import validate_suffix
+    from mocose_hf.plotting import SUFFIXES
 
     if arguments.plot:
-        validate_suffix(arguments.plot)
+        validate_suffix(arguments.plot, SUFFIXES)
     if arguments.scores:
-        from mocose_hf.evaluation.weight_curve import validate_scores_suffix
+        from mocose_hf.evaluation.weight_curve import SCORE_SUFFIXES
 
-        validate_scores_suffix(arguments.scores)
+        validate_suffix(arguments.scores, SCORE_SUFFIXES)
     return weights
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mocose_hf.errors import InputError
 from mocose_hf.evaluation.pairs import DEV_SPEARMAN
 from mocose_hf.evaluation.score_tables import TASK_METRIC_TITLES, TITLES, Table
-from mocose_hf.files import write_text
+from mocose_hf.files import validate_suffix, write_text
 from mocose_hf.plotting import line_style, new_axes, new_figure, save_figure, set_literal_text
 
 if TYPE_CHECKING:
@@ -55,18 +54,6 @@ def curve_table(points: Sequence[CurvePoint], metrics: Sequence[str], marks: dic
     return "Merged encoders, × 100", ["weight", *map(metric_title, metrics)], rows
 
 
-def validate_scores_suffix(path: str | Path) -> str:
-    """Return the suffix of a file of scores in lower case.
-
-    Raises:
-        InputError: If it is not in `SCORE_SUFFIXES`.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SCORE_SUFFIXES:
-        raise InputError(f"{path}: the name should end in {' or '.join(SCORE_SUFFIXES)}; rename it.")
-    return suffix
-
-
 def write_scores(points: Sequence[CurvePoint], path: str | Path) -> None:
     """Write all scores of all weights into a .json or .csv file.
 
@@ -74,7 +61,7 @@ def write_scores(points: Sequence[CurvePoint], path: str | Path) -> None:
         InputError: If the name has another suffix.
     """
     rows = [{"weight": weight, **scores} for weight, scores in points]
-    if validate_scores_suffix(path) == ".json":
+    if validate_suffix(path, SCORE_SUFFIXES) == ".json":
         write_text(path, json.dumps(rows, indent=2) + "\n")
         return
     text = io.StringIO(newline="")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mocose_hf.data.open_file import file_fingerprint
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.loading import encoder_files, load_encoder, load_tokenizer
-from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
+from mocose_hf.models.plain_model import build_plain_model
 
 
 @dataclass
@@ -46,9 +46,7 @@ class SentenceEncoder:
             files = encoder_files(name, **hub_options)
         except (OSError, ValueError) as error:
             raise InputError(f"model: {name} cannot be loaded: {one_line(error)}.") from error
-        unused = {"use_pooler": False, "num_projection_layers": 0, "num_predictor_layers": 0}
-        weights = {"queue_size": 0, "queue_weight": 0.0, "in_batch_weight": 1.0}  # the smallest model: no target
-        model = MoCoSEForPreTraining.from_encoder(source, **unused, **weights).mocose.eval()
+        model = build_plain_model(source).mocose.eval()
         parts = "".join(f"{path.name} {file_fingerprint(path)}\n" for path in files)
         return cls(model, tokenizer, hashlib.sha256(parts.encode()).hexdigest())
 

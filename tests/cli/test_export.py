@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from builders import WORDS, sentences
+from builders import sentences
+from text_files import write_label_file
 from torch.nn import functional as F
 
 from mocose_hf.cli.factory import build_plain, load_start
@@ -16,10 +17,7 @@ from mocose_hf.export.onnx_model import INT8_FILE, ONNX_FILE, OnnxEncoder
 
 @pytest.fixture
 def label_file(tmp_path):
-    path = tmp_path / "bank.tsv"
-    rows = [f"{text}\t{WORDS.index(text.split()[0]) % 3}" for text in sentences(40, seed=3)]
-    path.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
-    return path
+    return write_label_file(tmp_path / "bank.tsv", 40)
 
 
 def embeddings(encoder_dir, onnx_file=None, **options) -> torch.Tensor:

@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
-from builders import WORDS, sentences, tiny_bert_config, write_tokenizer
+from builders import tiny_bert_config, write_tokenizer
 from safetensors.torch import load_file
+from text_files import write_label_file
 from transformers import AutoModel, BertModel
 
 from mocose_hf.cli.main import dispatch
@@ -26,10 +27,7 @@ def trained_dir(tmp_path_factory):
 
 @pytest.fixture
 def label_file(tmp_path):
-    path = tmp_path / "bank.tsv"
-    rows = [f"{text}\t{WORDS.index(text.split()[0]) % 3}" for text in sentences(60, seed=3)]
-    path.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
-    return path
+    return write_label_file(tmp_path / "bank.tsv", 60)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import csv
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from builders import WORDS, sentences
 
 
 def content_of(kind: str, columns: dict[str, list]) -> bytes:
@@ -31,4 +33,11 @@ def write(directory, kind: str, content: bytes | str, name: str = "file"):
     content = content.encode() if isinstance(content, str) else content
     path = directory / f"{name}{kind}"
     path.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
+    return path
+
+
+def write_label_file(path: Path, count: int) -> Path:
+    """Write sentences with one of three labels, which their first word decides."""
+    rows = [f"{text}\t{WORDS.index(text.split()[0]) % 3}" for text in sentences(count, seed=3)]
+    path.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
     return path

@@ -25,6 +25,7 @@ from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.plain_model import build_plain_model
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.recipes import CLS_RECIPES
+from mocose_hf.training.callbacks.train_log import TrainLog
 from mocose_hf.training.trainer import MoCoSETrainer
 from mocose_hf.training.validation.inputs import validate_length
 
@@ -177,7 +178,7 @@ def _loading(name_or_path: str) -> Iterator[None]:
 def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks) -> MoCoSETrainer:
     """Build the trainer, which makes the output directory."""
     try:
-        return MoCoSETrainer(
+        trainer = MoCoSETrainer(
             model=model,
             args=options.training,
             train_dataset=sentences if options.data.streaming else sentences.dataset,
@@ -185,6 +186,8 @@ def build_trainer(options: Options, model, tokenizer, sentences, pairs, tasks) -
             processing_class=tokenizer,
             test_tasks=tasks.during_training,
         )
+        trainer.add_callback(TrainLog)
+        return trainer
     except OSError as error:
         raise output_dir_error(options.output_dir, error) from error
     except (ValueError, RuntimeError, ImportError) as error:

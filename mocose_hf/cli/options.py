@@ -1,6 +1,7 @@
 """The options of one command: from typed arguments, a configuration file, a recipe or a dict to dataclasses."""
 
 import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -12,6 +13,7 @@ from mocose_hf.cli.config_file import ConfigEntry, ConfigFileError, locate, read
 from mocose_hf.cli.parser import PROGRAM, OptionParser, build_parser
 from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.recipes import RECIPES
+from mocose_hf.terminal import paint
 from mocose_hf.training.training_args import MoCoSETrainingArguments
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -67,10 +69,13 @@ class Options:
         """The names of the development scores, see `development_metrics`."""
         return development_metrics(self.evaluation)
 
-    def say(self, line: str) -> None:
-        """Print a line on the first process only; control characters except line feeds are escaped."""
+    def say(self, line: str, colour: str = "") -> None:
+        """Print a line on the first process only, in a colour of `paint`.
+
+        Control characters except line feeds are escaped.
+        """
         if self.training.process_index == 0:
-            print(escape_controls(line))
+            print(paint(escape_controls(line), colour, sys.stdout))
 
     def with_recipe(self, name: str) -> "Options":
         """Return the options of the same command with another recipe."""

@@ -11,6 +11,7 @@ from mocose_hf.export.sentence_encoder import WHOLE_MODEL
 from mocose_hf.files import nearest_folder, read_json_object
 from mocose_hf.models.sentence_transformers_format import MODEL_FILE
 from mocose_hf.report.run_page import PAGE_FILE, RECORD_FILE
+from mocose_hf.training.callbacks.train_log import TRAIN_LOG_FILE
 from mocose_hf.training.checkpoint import (
     ALL_RESULTS_FILE,
     STATE_FILE,
@@ -61,7 +62,12 @@ def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: 
     if not entries or overwrite:
         return
     if resume_wanted:
-        leftovers = {folder.name for folder in checkpoints(path)} | {_LOGS, CHOICE_FILE, *QUEUE_MONITOR_FILES}
+        leftovers = {folder.name for folder in checkpoints(path)} | {
+            _LOGS,
+            CHOICE_FILE,
+            TRAIN_LOG_FILE,
+            *QUEUE_MONITOR_FILES,
+        }
         other = [name for name in entries if name not in leftovers]
         if "modules.json" in other and TRAIN_RESULTS_FILE in other:
             raise InputError(
@@ -139,6 +145,7 @@ def clear_output_dir(output_dir: str | Path) -> None:
     _clear_model(path)
     for name in (
         CHOICE_FILE,
+        TRAIN_LOG_FILE,
         PAGE_FILE,
         RECORD_FILE,
         *QUEUE_MONITOR_FILES,

@@ -78,7 +78,8 @@ def train(options: Options, command: str, locks: ExitStack) -> None:
     model, tokenizer = build_model(options)
     with removing_empty_output(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, development, tasks)
-        options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
+        if not trainer.token_counts.warnings():  # which the trainer has printed
+            options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
         lock_output(options, locks, must_be_empty=is_new)
         if checkpoint.path is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):

@@ -46,7 +46,7 @@ def show_page(options: Options, run: Run) -> None:
         for when, side in (("start", entry.before), ("trained", entry.after)):
             for score, text in side:
                 options.say(printable(f"  {when:<7}  {score:5.2f}  {text}"))
-    options.say(f"\n{printable(run.verdict)}")
+    options.say(f"\n{printable(run.verdict)}", "bold")
 
 
 def _neighbours(trainer: MoCoSETrainer, options: Options, sentences) -> list[Neighbours]:

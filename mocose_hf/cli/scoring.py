@@ -164,7 +164,15 @@ def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -
     start = [("start", _scores(e, names)) for e in evaluations if e["step"] == 0][:1]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)
-    return [*start, *_baselines(trainer.eval_dataset, options), (end, _scores(final, names))]
+    last = [("last, step {step}".format(**e), _scores(e, names)) for e in _last_evaluation(trainer, evaluations)]
+    return [*start, *_baselines(trainer.eval_dataset, options), *last, (end, _scores(final, names))]
+
+
+def _last_evaluation(trainer: MoCoSETrainer, evaluations: list[dict]) -> list[dict]:
+    """Return the evaluation at the end of training if the model that is kept is that of another step."""
+    step, best = trainer.state.global_step, trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    # The first evaluation of the step; `Trainer` may score the model that is kept again.
+    return [e for e in evaluations if best and e["step"] == step != step_of(best)][:1]
 
 
 def _baselines(development: Dataset | DevelopmentSets, options: Options) -> list[Row]:
@@ -294,14 +302,19 @@ def report(
 ) -> None:
     """Print the scores, the files of the results, and whether the model kept is the start."""
     pairs = [(when, metrics) for when, metrics in scores if DEV_SPEARMAN in metrics]
+    colour = _colour(options, scores)
     if pairs:
         width = max(17, *(len(when) for when, _ in pairs))
         options.say(f"\n{'development pairs':<{width}}  {'Spearman':>8}  {'alignment':>9}  {'uniformity':>10}")
     for when, metrics in pairs:
         alignment, uniformity = (f"{metrics[n]:.4f}" if n in metrics else "-" for n in PAIR_METRICS[1:])
-        options.say(f"{when:<{width}}  {metrics[DEV_SPEARMAN]:>8.2f}  {alignment:>9}  {uniformity:>10}")
+        line = f"{when:<{width}}  {metrics[DEV_SPEARMAN]:>8.2f}  {alignment:>9}  {uniformity:>10}"
+        options.say(line, colour if when == scores[-1][0] else "")
     for table in development_tables([(when, _without(PAIR_METRICS, metrics)) for when, metrics in scores]):
-        options.say(f"\n{text_table(table)}")
+        options.say("")
+        lines = text_table(table).split("\n")
+        for number, line in enumerate(lines, start=1):
+            options.say(line, colour if number == len(lines) - 1 else "")  # the model that is kept
     if pairs and pairs[0][0] == "start" and pairs[-1][1][DEV_SPEARMAN] < pairs[0][1][DEV_SPEARMAN]:
         options.say("The trained encoder scores below the one it started from; try fewer steps or a lower rate.")
     for table in tables(results):
@@ -319,6 +332,15 @@ def report(
             options.say(f"Whole model: {Path(options.output_dir) / WHOLE_MODEL}")
     if keeps_start:
         options.say(f"\n{START_IS_BEST.format(metric=options.training.best_metric)}")
+
+
+def _colour(options: Options, scores: list[Row]) -> str:
+    """Return green if the model that is kept is better than the start, yellow if it is worse, else no colour."""
+    metric = options.training.best_metric
+    start, kept = dict(scores).get("start", {}).get(metric), scores[-1][1].get(metric) if scores else None
+    if start is None or kept is None or start == kept:
+        return ""
+    return "green" if (kept > start) == is_greater_better(metric) else "yellow"
 
 
 def _without(names: Sequence[str], metrics: dict[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from mocose_hf.cli.config_file import ConfigFileError
@@ -61,6 +62,8 @@ def prepare_process() -> None:
 
     end_with_launcher()
     transformers_logging.disable_progress_bar()  # of each load and save, also of downloads
+    # Of torch, about an argument that accelerate gives.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     if sys.stderr.isatty():
         enable_progress_bars()
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":

@@ -43,6 +43,12 @@ TASK_METRIC_TITLES = {
 }
 """Titles of the metrics of retrieval and labelled texts in tables."""
 
+_ENDINGS = {f"_{name}": title for name, title in TASK_METRIC_TITLES.items()} | {
+    "_knn_accuracy_at_1": "kNN accuracy",
+    "_knn_accuracy_at_10": "kNN accuracy, k = 10",
+    "_spearman": "Spearman",
+}
+
 Row = tuple[str, dict[str, float]]
 """The name of the scored model, and its metrics by name."""
 
@@ -140,6 +146,17 @@ def write_spectrum(path: str | Path, singular_values: Tensor) -> None:
     """Write singular values (K,) as a CSV of number (from 1) and value."""
     lines = [f"{number},{value!r}" for number, value in enumerate(singular_values.double().tolist(), start=1)]
     write_text(path, "\n".join(["number,singular_value", *lines]) + "\n")
+
+
+def measure_label(name: str) -> str:
+    """Return the name of a measure as people write it: `dev_spearman` as "Spearman (dev)"."""
+    known = {"dev_spearman": "Spearman (dev)", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
+    if name in known:
+        return known[name]
+    for ending, written in _ENDINGS.items():
+        if name.endswith(ending):
+            return f"{written} ({name.removesuffix(ending)})"
+    return name.replace("_", " ")
 
 
 def _task_table(title: str, rows: Sequence[Row], group: str, parts: dict[str, str]) -> Table | None:

@@ -93,7 +93,7 @@ def load_encoder(
     options = {"dtype": torch.float32, "use_safetensors": True, **hub_options}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    with _explained_code_refusal():
+    with _explained_code_refusal(), _without_load_report():
         validate_family(config)
         _find_weight_files(name_or_path, config, hub_options)
         if layout is None and isinstance(config, ContrastiveConfig):
@@ -276,6 +276,21 @@ def _load_config(
     with _explained_code_refusal():
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_options)
     return config, layout, hub_options
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Silence the table of missing weights that transformers prints; `_validate_weights` checks them."""
+    reporter = logging.get_logger("transformers.modeling_utils")
+
+    def is_other(record) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    reporter.addFilter(is_other)  # another level would make it print other tables
+    try:
+        yield
+    finally:
+        reporter.removeFilter(is_other)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from mocose_hf.errors import InputError
-from mocose_hf.evaluation.score_tables import TASK_METRIC_TITLES
+from mocose_hf.evaluation.score_tables import measure_label
 from mocose_hf.files import read_json_object, write_text
 from mocose_hf.report.charts import Chart, line_chart
 from mocose_hf.report.neighbours import Neighbours
@@ -126,17 +126,6 @@ def write_page(runs: Sequence[Run], path: str | Path) -> None:
     write_text(path, page)
 
 
-def measure_label(name: str) -> str:
-    """Return the name of a measure as people write it: `dev_spearman` as "Spearman (dev)"."""
-    known = {"dev_spearman": "Spearman (dev)", "dev_alignment": "alignment", "dev_uniformity": "uniformity"}
-    if name in known:
-        return known[name]
-    for ending, written in _ENDINGS.items():
-        if name.endswith(ending):
-            return f"{written} ({name.removesuffix(ending)})"
-    return name.replace("_", " ")
-
-
 def _column_labels(measures: Sequence[str]) -> tuple[list[str], str]:
     """Return a column's heading for each measure, and the development set if all measures share one, else ""."""
     labels = [measure_label(name) for name in measures]
@@ -144,13 +133,6 @@ def _column_labels(measures: Sequence[str]) -> tuple[list[str], str]:
     if len(sets) != 1 or not all(label.endswith(")") for label in labels):
         return labels, ""
     return [label.rpartition(" (")[0] for label in labels], sets.pop().removesuffix(")")
-
-
-_ENDINGS = {f"_{name}": title for name, title in TASK_METRIC_TITLES.items()} | {
-    "_knn_accuracy_at_1": "kNN accuracy",
-    "_knn_accuracy_at_10": "kNN accuracy, k = 10",
-    "_spearman": "Spearman",
-}
 
 
 def _charts(runs: Mapping[str, Run]) -> list[Chart]:

@@ -16,6 +16,7 @@ from mocose_hf.export.sentence_encoder import save_model_and_encoder
 from mocose_hf.files import replacing, write_text
 from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.parallel.deepspeed import whole_model
+from mocose_hf.training.callbacks.progress import ProgressDisplay
 from mocose_hf.training.checkpoint import ALL_RESULTS_FILE, STATE_FILE
 from mocose_hf.training.validation.arguments import validate_augmentations, validate_values
 
@@ -159,7 +160,7 @@ class BaseTrainer(Trainer):
     def _close_progress_bar(self) -> None:
         """Close the progress bar, so that the next message begins on a new line."""
         for callback in self.callback_handler.callbacks:
-            bar = getattr(callback, "training_bar", None)
+            bar = callback if isinstance(callback, ProgressDisplay) else getattr(callback, "training_bar", None)
             if bar is not None:
                 bar.close()
 

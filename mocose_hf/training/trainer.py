@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 
@@ -30,6 +31,7 @@ from mocose_hf.training.callbacks.end_of_run import EndOfRun, has_ended
 from mocose_hf.training.callbacks.momentum_update import MomentumUpdate
 from mocose_hf.training.callbacks.nan_monitor import NaNMonitor
 from mocose_hf.training.callbacks.preemption import IgnoreSignalsWorkerInit, PreemptionHandler
+from mocose_hf.training.callbacks.progress import ProgressDisplay
 from mocose_hf.training.checkpoint import (
     PREFIX,
     TRAIN_RESULTS_FILE,
@@ -147,6 +149,10 @@ class MoCoSETrainer(BaseTrainer):
         self._add_callbacks()
 
     def _add_callbacks(self) -> None:
+        display = self.callback_handler.callbacks[-1]  # of transformers; in a notebook it is a table, which stays
+        if type(display) in (ProgressCallback, PrinterCallback):
+            self.remove_callback(display)
+            self.add_callback(ProgressDisplay)
         self._train_metrics = TrainMetrics()
         self._nan_monitor = NaNMonitor(late=self.args.device.type == "cuda")
         self._momentum = MomentumUpdate(self, self._train_metrics, self._nan_monitor)

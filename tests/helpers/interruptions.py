@@ -108,7 +108,7 @@ class Run:
             os._exit(code)
 
     def lines(self) -> int:
-        return self.log.read_text(errors="replace").count("'loss'")
+        return self.log.read_text(errors="replace").count("  loss ")
 
     def running(self) -> bool:
         """Return whether a process is left; as launchers do, end the others where one has failed."""

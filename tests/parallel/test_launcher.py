@@ -94,7 +94,7 @@ def test_a_training_is_saved_and_ends_when_its_launcher_is_gone(tmp_path, encode
         run = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
     said = ""
     deadline = time.monotonic() + 200
-    while "'loss'" not in said and time.monotonic() < deadline:
+    while "  loss " not in said and time.monotonic() < deadline:
         time.sleep(0.1)
         said = (tmp_path / "log").read_text()
     trainings = psutil.Process(run.pid).children(recursive=True)

@@ -58,8 +58,9 @@ class DataArguments:
 
     _argument_group_name = "data and output"
 
-    train_file: str | None = _option(
-        "Training sentences: .txt (one a line), .csv, .tsv, .jsonl or .parquet; all may be compressed as .gz."
+    train_file: list[str] | None = _option(  # noqa: RUF009
+        "Training sentences: .txt (one a line), .csv, .tsv, .jsonl or .parquet; all may be compressed as .gz. Several "
+        "files, or patterns in quotes such as 'notes/*.csv', count as one file."
     )
     dataset_name: str | None = _option("Dataset on the hub with the training sentences.")
     dataset_config_name: str | None = _option("Configuration of that dataset.")

@@ -18,7 +18,10 @@ def build_parser(program: str = "mocose demo") -> argparse.ArgumentParser:
         "encoder or with the start and the trained one side by side.",
     )
     parser.add_argument("model", help="An output directory of `mocose train`, a model directory or a hub id.")
-    parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
+    parser.add_argument(
+        "corpus",
+        help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz, or a pattern in quotes.",
+    )
     parser.add_argument("--start", help="A second encoder to compare with, such as the one the training began with.")
     parser.add_argument("--text_column", default="text", help="The column of the texts (default: text).")
     parser.add_argument("--top_k", type=positive, default=10, help="Results per query (default: 10).")

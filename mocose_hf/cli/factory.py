@@ -48,9 +48,9 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
             data.dataset_revision,
             data.negative_column,
         )
-    source = data.train_file or data.dataset_name
+    source = options.source
     if options.evaluation.dev_from_text:
-        sentences = hold_out(sentences, options.evaluation.dev_from_text, str(source))
+        sentences = hold_out(sentences, options.evaluation.dev_from_text, source)
     batch = training.global_batch_size
     if training.dataloader_drop_last and len(sentences.dataset) < batch:
         raise InputError(

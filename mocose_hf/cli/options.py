@@ -11,6 +11,7 @@ from typing import Any
 from mocose_hf.cli.arguments import DataArguments, EvaluationArguments, MethodArguments, ModelArguments
 from mocose_hf.cli.config_file import ConfigEntry, ConfigFileError, locate, read_config_file
 from mocose_hf.cli.parser import PROGRAM, OptionParser, build_parser
+from mocose_hf.data.open_file import describe_files, find_files
 from mocose_hf.errors import InputError, escape_controls, one_line
 from mocose_hf.recipes import RECIPES
 from mocose_hf.terminal import paint
@@ -50,6 +51,12 @@ class Options:
     def trains(self) -> bool:
         """Whether there is training text."""
         return bool(self.data.train_file or self.data.dataset_name)
+
+    @property
+    def source(self) -> str:
+        """The name of the training text in messages: the file, the first of several, or the dataset."""
+        data = self.data
+        return describe_files(find_files(data.train_file)) if data.train_file else str(data.dataset_name)
 
     @property
     def develops(self) -> bool:

@@ -79,7 +79,7 @@ def train(options: Options, command: str, locks: ExitStack) -> None:
     with removing_empty_output(options.output_dir):
         trainer = build_trainer(options, model, tokenizer, sentences, development, tasks)
         if not trainer.token_counts.warnings():  # which the trainer has printed
-            options.say(f"{options.data.train_file or options.data.dataset_name}: {trainer.token_counts.summary()}")
+            options.say(f"{options.source}: {trainer.token_counts.summary()}")
         lock_output(options, locks, must_be_empty=is_new)
         if checkpoint.path is None and options.data.overwrite_output_dir:
             with options.training.main_process_first(local=False):
@@ -171,7 +171,7 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
         start=options.model.model_name_or_path,
         command=command,
         seed=training.seed,
-        source=options.data.train_file or options.data.dataset_name,
+        source=options.source,
         data=printable(f"{sentences.summary()} {trainer.token_counts.summary()}"),
         data_sha256="" if streams else sentences.sha256,
         data_fingerprint=sentences.fingerprint if streams else "",

@@ -21,7 +21,10 @@ def build_parser(program: str = "mocose search") -> argparse.ArgumentParser:
     """Return the parser of `mocose search`."""
     parser = CommandParser(program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="An output directory of `mocose train`, a model directory or a hub id.")
-    parser.add_argument("corpus", help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz.")
+    parser.add_argument(
+        "corpus",
+        help="A .txt (one text a line), .csv, .tsv, .jsonl or .parquet file; also .gz, or a pattern in quotes.",
+    )
     parser.add_argument("query", nargs="*", help="What to search for; several words are one query.")
     parser.add_argument("--text_column", default="text", help="The column of the texts (default: text).")
     parser.add_argument("--top_k", type=positive, default=10, help="Results per query (default: 10).")

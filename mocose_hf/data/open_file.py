@@ -1,13 +1,14 @@
 """Open input files, gzipped or not, and turn every failure into one line with its remedy."""
 
 import errno
+import glob
 import gzip
 import hashlib
 import os
 import re
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,6 +87,37 @@ def is_gzipped(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
+def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files that paths and patterns name, each once: in the given order, those of a pattern by name.
+
+    Args:
+        paths: One or several. In a pattern, `*`, `?` and `[…]` stand for parts of a name, and `**` for any folders. A
+            path that exists is no pattern. Folders that a pattern names are skipped.
+
+    Raises:
+        InputError: If a pattern names no file, or commas separate files.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        name = str(path)
+        if not any(character in name for character in "*?[") or os.path.lexists(path):
+            if "," in name and not path.exists() and any(Path(part).exists() for part in name.split(",")):
+                raise InputError(f"{path}: no such file; separate several files by spaces.")
+            found[path] = None
+            continue
+        files = sorted(match for match in glob.glob(name, recursive=True) if os.path.isfile(match))
+        if not files:
+            raise InputError(f"{path}: the pattern names no file; check the folder and the pattern.")
+        found |= dict.fromkeys(map(Path, files))
+    return list(found)
+
+
+def describe_files(paths: Sequence[str | Path]) -> str:
+    """Return the name of several files in messages: the first, and how many more there are."""
+    more = len(paths) - 1
+    return f"{paths[0]}{f' and {more} more file' if more else ''}{'s' if more > 1 else ''}"
+
+
 def file_fingerprint(path: str | Path) -> str:
     """Return the sha256 (hex) of a file's size, first MiB and last MiB, which is cheap for any size.
 
@@ -101,6 +133,12 @@ def file_fingerprint(path: str | Path) -> str:
         file.seek(max(size - FINGERPRINT_BYTES, 0))
         digest.update(file.read(FINGERPRINT_BYTES))
     return digest.hexdigest()
+
+
+def files_fingerprint(paths: Sequence[str | Path]) -> str:
+    """Return the fingerprint of one file, or the sha256 (hex) of those of several in order; see `file_fingerprint`."""
+    first, *more = map(file_fingerprint, paths)
+    return hashlib.sha256("\n".join([first, *more]).encode()).hexdigest() if more else first
 
 
 def iconv_command(path: Path, encoding: str) -> str:

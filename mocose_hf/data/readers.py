@@ -120,6 +120,30 @@ def read_rows(
     return (columns.row(record) for _, record in records)
 
 
+def read_files(
+    paths: Sequence[str | Path],
+    text_column: str = "text",
+    key_column: str | Sequence[str] | None = None,
+    encoding: str | None = None,
+    negative_column: str | None = None,
+) -> Iterator[Row]:
+    """Yield the rows of several files one after another.
+
+    Args:
+        paths: The files. Their formats may differ, but all need the columns.
+        text_column, key_column, encoding, negative_column: As `read_rows` takes them.
+
+    Raises:
+        InputError: As `read_rows`. If there are several files, the first row of each is read at once, so that a
+            missing column of the last one shows before the others are read.
+    """
+    options = (text_column, key_column, encoding, negative_column)
+    if len(paths) > 1:
+        for path in paths:
+            next(read_rows(path, *options), None)
+    return itertools.chain.from_iterable(read_rows(path, *options) for path in paths)
+
+
 def read_records(
     path: str | Path,
     columns: Sequence[str],

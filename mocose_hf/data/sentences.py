@@ -12,7 +12,15 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
-from mocose_hf.data.readers import CleanRow, Row, clean_rows, load_hub_dataset, read_rows, record_rows
+from mocose_hf.data.open_file import describe_files, find_files
+from mocose_hf.data.readers import (
+    CleanRow,
+    Row,
+    clean_rows,
+    load_hub_dataset,
+    read_files,
+    record_rows,
+)
 from mocose_hf.errors import InputError, printable
 
 TEXT_COLUMNS = ("text", "key_text", "negative_text")
@@ -46,17 +54,18 @@ class Sentences:
 
 
 def read_sentences(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     text_column: str = "text",
     key_column: str | Sequence[str] | None = None,
     encoding: str | None = None,
     negative_column: str | None = None,
 ) -> Sentences:
-    """Read and check all sentences of a file, and drop blank rows and exact duplicates.
+    """Read and check all sentences of one or several files, and drop blank rows and exact duplicates.
 
     Args:
         path: A .txt file (one sentence a line) or a .csv, .tsv (tab-separated, no quoting), .jsonl or .parquet file
-            with named columns. Each may be gzipped and named .gz. UTF-8, with or without a byte order mark.
+            with named columns. Each may be gzipped and named .gz. UTF-8, with or without a byte order mark. Several
+            files, or patterns such as `notes/*.csv`, count as one file; see `find_files`.
         text_column: The column of the sentences; a .txt file has none.
         key_column: A second column with the text of the key view, which makes each row a pair. Of several columns,
             each gives a pair of its own unless it is blank.
@@ -66,8 +75,9 @@ def read_sentences(
     Raises:
         InputError: If the file cannot be used, with its name, the line and the remedy.
     """
-    rows = read_rows(path, text_column, key_column, encoding, negative_column)
-    return _clean(rows, str(path), bool(key_column), negative_column)
+    files = find_files(path)
+    rows = read_files(files, text_column, key_column, encoding, negative_column)
+    return _clean(rows, describe_files(files), bool(key_column), negative_column)
 
 
 def read_hub_sentences(

@@ -13,8 +13,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainerCallback
 
 from mocose_hf.data.fingerprints import rows_sha256
-from mocose_hf.data.open_file import file_fingerprint
-from mocose_hf.data.readers import Columns, Row, clean_rows, load_hub_dataset, read_rows, record_rows
+from mocose_hf.data.open_file import describe_files, files_fingerprint, find_files
+from mocose_hf.data.readers import (
+    Columns,
+    Row,
+    clean_rows,
+    load_hub_dataset,
+    read_files,
+    record_rows,
+)
 from mocose_hf.errors import InputError
 
 _ROWS_AT_ONCE = 1000
@@ -137,7 +144,7 @@ class SentenceStream(InfiniteStream):
     kept, because finding them would take memory.
 
     Args:
-        source: A file as `read_sentences` takes it, or a `HubDataset`.
+        source: One or several files as `read_sentences` takes them, or a `HubDataset`.
         text_column: The column of the sentences; a .txt file has none.
         key_column: A second column with the text of the key view, which makes each row a pair. Of several columns,
             each gives a pair of its own unless it is blank; the pairs of a row share its `sentence_id`.
@@ -155,7 +162,7 @@ class SentenceStream(InfiniteStream):
 
     def __init__(
         self,
-        source: "str | Path | HubDataset",
+        source: "str | Path | Sequence[str | Path] | HubDataset",
         text_column: str = "text",
         key_column: str | Sequence[str] | None = None,
         shuffle_buffer_size: int = 10_000,
@@ -164,7 +171,7 @@ class SentenceStream(InfiniteStream):
         negative_column: str | None = None,
     ):
         super().__init__(shuffle_buffer_size, seed)
-        self._source = source if isinstance(source, HubDataset) else _TextFile(Path(source), encoding)
+        self._source = source if isinstance(source, HubDataset) else _TextFiles(find_files(source), encoding)
         self._columns = Columns.of(text_column, key_column, negative_column)
         self.fingerprint: str = self._source.fingerprint()
 
@@ -218,19 +225,20 @@ class HubDataset:
 
 
 @dataclass
-class _TextFile:
-    path: Path
+class _TextFiles:
+    paths: list[Path]
     encoding: str | None = None
 
     def rows(self, columns: Columns) -> Iterator[Row]:
-        return read_rows(self.path, columns.text, columns.keys, self.encoding, columns.negative)
+        return read_files(self.paths, columns.text, columns.keys, self.encoding, columns.negative)
 
     def fingerprint(self) -> str:
         read_as = "" if self.encoding is None else f", read as {self.encoding}"
-        return f"{file_fingerprint(self.path)} (sha256 of the file's size, first and last MiB{read_as})"
+        whose = "the file's" if len(self.paths) == 1 else f"each of {len(self.paths)} files'"
+        return f"{files_fingerprint(self.paths)} (sha256 of {whose} size, first and last MiB{read_as})"
 
     def __str__(self) -> str:
-        return str(self.path)
+        return describe_files(self.paths)
 
 
 class RowStream(InfiniteStream):

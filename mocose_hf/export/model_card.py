@@ -1,5 +1,6 @@
 """The model card: README.md of an output directory, with loading code, scores and the settings of the run."""
 
+import glob
 import html
 import math
 import os
@@ -175,7 +176,7 @@ def markdown_code_block(text: str) -> str:
 
 def without_folder(path: str) -> str:
     """Return the name of a file or folder of this machine, and anything else, such as a hub id, as it is."""
-    if os.path.isabs(path) or path.startswith("~") or os.path.exists(path):
+    if os.path.isabs(path) or path.startswith("~") or os.path.exists(path) or any(glob.iglob(path)):
         return os.path.basename(path.rstrip("/")) or path
     return path
 

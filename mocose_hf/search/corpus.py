@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mocose_hf.data.open_file import file_fingerprint
-from mocose_hf.data.readers import read_rows
+from mocose_hf.data.open_file import files_fingerprint, find_files
+from mocose_hf.data.readers import read_files
 from mocose_hf.search.encoder import SentenceEncoder
 from mocose_hf.search.index import SearchIndex
 
@@ -24,7 +24,7 @@ def open_corpus(
 
     Args:
         model: An output directory of a training, a model directory or a hub id.
-        corpus: A .txt, .csv, .tsv, .jsonl or .parquet file.
+        corpus: A .txt, .csv, .tsv, .jsonl or .parquet file, or a pattern of several; see `find_files`.
         text_column: The column of the texts.
         index_dir: The folder of the index; None for `default_index_dir`.
         exact: Whether to build no graph however many texts there are.
@@ -37,7 +37,8 @@ def open_corpus(
     Raises:
         InputError: If model or file cannot be read.
     """
-    content = file_fingerprint(corpus)
+    files = find_files(corpus)
+    content = files_fingerprint(files)
     encoder = SentenceEncoder.load(model)
     directory = Path(index_dir) if index_dir else default_index_dir(model, corpus, text_column)
     fingerprint = hashlib.sha256(f"{encoder.fingerprint} {content} {text_column}".encode()).hexdigest()
@@ -46,7 +47,7 @@ def open_corpus(
         return encoder, index, False
     index = SearchIndex.build(
         directory,
-        _numbered_texts(corpus, text_column),
+        _numbered_texts(files, text_column),
         lambda texts: encoder.encode(texts, ("document", "passage"), batch_size),
         fingerprint,
         approximate=False if exact else None,
@@ -65,7 +66,7 @@ def default_index_dir(model: str, corpus: str, text_column: str) -> Path:
     return cache / "mocose_hf" / "search" / hashlib.sha256(model.encode()).hexdigest()[:8] / name
 
 
-def _numbered_texts(path: str, text_column: str) -> Iterator[tuple[int, str]]:
-    for number, row in enumerate(read_rows(path, text_column), start=1):
+def _numbered_texts(paths: list[Path], text_column: str) -> Iterator[tuple[int, str]]:
+    for number, row in enumerate(read_files(paths, text_column), start=1):
         if row.text and row.text.strip():
             yield number, row.text.strip()

@@ -25,9 +25,9 @@ class TrialData:
     def sentences(self, options: Options):
         """Return the training sentences of a cell."""
         data = options.data
-        names = ("train_file", "encoding", "dataset_name", "dataset_split", "text_column", "negative_column")
+        names = ("encoding", "dataset_name", "dataset_split", "text_column", "negative_column")
         settings = [options.evaluation.dev_from_text, *(getattr(data, name) for name in names)]
-        key = ("sentences", *settings, tuple(data.key_column or ()))
+        key = ("sentences", *settings, tuple(data.train_file or ()), tuple(data.key_column or ()))
         return self._once(key, lambda: read_training_sentences(options))
 
     def development(self, options: Options) -> Dataset | DevelopmentSets | None:

@@ -60,7 +60,7 @@ METHOD = {
     "symmetric_loss": ("true", True),
 }
 DATA = {
-    "train_file": ("some.txt", "some.txt"),
+    "train_file": ("some.txt", ["some.txt"]),
     "dataset_name": ("some/texts", "some/texts"),
     "dataset_config_name": ("small", "small"),
     "dataset_split": ("train[:9]", "train[:9]"),
@@ -637,7 +637,7 @@ def test_the_printable_command_can_be_typed_again_and_holds_no_token():
 
 def test_only_a_first_argument_of_its_own_is_a_configuration():
     options = parse_command_line(["--train_file=texts.json", "--seed", "3"])
-    assert (options.data.train_file, options.training.seed) == ("texts.json", 3)
+    assert (options.data.train_file, options.training.seed) == (["texts.json"], 3)
 
 
 @pytest.mark.parametrize(

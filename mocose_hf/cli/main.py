@@ -9,7 +9,7 @@ from typing import NoReturn
 from mocose_hf.errors import EXIT_BAD_INPUT, printable
 from mocose_hf.version import __version__
 
-_COMMANDS = {
+COMMANDS = {
     "prepare": ("mocose_hf.cli.prepare:main", "make a training file of documents"),
     "train": ("mocose_hf.cli.train:main", "train a sentence encoder, then score and save it"),
     "evaluate": ("mocose_hf.cli.evaluate:main", "score an encoder on development sets and tasks"),
@@ -18,6 +18,7 @@ _COMMANDS = {
     "report": ("mocose_hf.cli.report:main", "write the page of a run, or of several side by side"),
     "search": ("mocose_hf.cli.search:main", "find the texts of a file that mean what a query says"),
     "demo": ("mocose_hf.cli.demo:main", "search a file and compare sentences in the browser"),
+    "completion": ("mocose_hf.cli.completion:main", "print a script that completes commands in your shell"),
     "study": ("mocose_hf.study.cli:main", "compare recipes over several seeds, with error bars"),
 }
 """The function of each subcommand, as `module:function`, and its help; a new subcommand is one more line."""
@@ -42,9 +43,9 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name == "--version":
         print(f"mocose {__version__}")
         return 0
-    if name not in _COMMANDS:
-        close = difflib.get_close_matches(name[:99], _COMMANDS, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"choose one of {', '.join(_COMMANDS)}."
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name[:99], COMMANDS, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"choose one of {', '.join(COMMANDS)}."
         sys.stderr.write(f"mocose: {printable(name[:99])}: no such command; {hint}\n")
         return EXIT_BAD_INPUT
     return load_command(name)(rest, program=f"mocose {name}")
@@ -52,14 +53,14 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def load_command(name: str) -> Callable[..., int]:
     """Import the function of a subcommand, which takes the arguments and the program's name."""
-    module, _, function = _COMMANDS[name][0].partition(":")
+    module, _, function = COMMANDS[name][0].partition(":")
     return getattr(import_module(module), function)
 
 
 def format_help() -> str:
     """Return the help of `mocose`."""
-    width = max(map(len, _COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: mocose COMMAND [arguments]",

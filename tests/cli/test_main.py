@@ -19,7 +19,7 @@ def test_the_help_and_the_version_load_no_library(capsys):
         assert not {"torch", "transformers", "numpy", "yaml", *HEAVY} & loaded
     assert console.dispatch([]) == 0
     shown = capsys.readouterr().out
-    assert set(re.findall(r"^  (\w+)  ", shown, re.MULTILINE)) == {*console._COMMANDS}
+    assert set(re.findall(r"^  (\w+)  ", shown, re.MULTILINE)) == {*console.COMMANDS}
     assert console.dispatch(["--version"]) == 0
     assert capsys.readouterr().out == f"mocose {__version__}\n"
 
@@ -31,7 +31,7 @@ def test_an_unknown_command_ends_in_one_line(capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*console._COMMANDS])
+@pytest.mark.parametrize("name", [*console.COMMANDS])
 def test_each_command_has_a_help_under_its_own_name(name, capsys):
     with pytest.raises(SystemExit) as ended:
         console.dispatch([name, "--help"])

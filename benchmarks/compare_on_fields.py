@@ -43,7 +43,7 @@ MAX_TOKENS = 32
 PARTS = 2
 DEVELOPMENT_ROWS, TEST_ROWS = 800, 1_000
 CALIBRATION_STEPS = 4
-DOMAIN_STEPS = 24  # of its recipe
+DOMAIN_STEPS = 24  # of its recipe, and of from-mlm
 DELETED_WORDS = 0.6  # of TSDAE
 TSDAE_BATCH_SIZE = 16
 
@@ -58,6 +58,7 @@ FIELDS = {
 
 RATES = {
     "domain": (3e-4,),
+    "from-mlm": (3e-4,),
     "simcse": (1e-5, 3e-5, 1e-4),
     "mnrl": (1e-5, 3e-5, 1e-4),
     "tsdae": (1e-5, 3e-5, 1e-4),
@@ -352,6 +353,7 @@ def by_command(*options: str) -> Callable:
 
 METHODS = {
     "domain": by_command("--recipe", "domain"),
+    "from-mlm": by_command("--recipe", "from-mlm"),
     "simcse": by_command("--algorithm", "simcse", "--padding_free", "true"),
     "mnrl": mnrl,
     "tsdae": tsdae,
@@ -417,7 +419,7 @@ class Comparison:
     def train(self, field: Field, method: str, rate: float, seed: int) -> tuple[Outcome, int]:
         """Train for the CPU time of `domain`; return the outcome and its steps."""
         train = METHODS[method]
-        if method == "domain":
+        if method in ("domain", "from-mlm"):
             return train(field, self.encoder, rate, seed, DOMAIN_STEPS), DOMAIN_STEPS
         budget = next(
             run.cpu_seconds for run in self.runs.values() if run.key[:3] == (field.name, self.name, "domain")

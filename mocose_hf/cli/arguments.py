@@ -185,6 +185,7 @@ class MethodArguments:
     # None keeps the pooling of the model to start from.
     pooling_mode: str | None = _config_option("pooling_mode", default=None)
     use_pooler: bool = _config_option("use_pooler")
+    whitening: float = _config_option("whitening")
     encoder_dropout_prob: float | None = _config_option("encoder_dropout_prob")
     temperature: float = _config_option("temperature")
     mask_same_sentence: bool = _config_option("mask_same_sentence")

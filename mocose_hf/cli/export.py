@@ -67,6 +67,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
     development = _read_development(arguments) if measured else None
     source, tokenizer = load_start(arguments.model, revision=arguments.model_revision, cache_dir=arguments.cache_dir)
+    if arguments.to == "static" and source.dense is not None:
+        raise InputError(
+            f"{arguments.model}: has a dense layer behind its pooling, such as whitening, which a static model cannot "
+            "keep; give --to onnx or --to int8."
+        )
     model = build_plain(arguments.model, source)
     size = sum(parameter.nbytes for parameter in model.mocose.parameters())
     rows = [_measure("before", model.mocose, tokenizer, development)] if measured else []

@@ -42,7 +42,7 @@ _MODEL_FILES = (
     "tokenizer_config.json",
     "README.md",
 )
-_MODEL_FOLDERS = ("1_Pooling", "2_Normalize")
+_MODEL_FOLDERS = ("1_Pooling", "2_Dense", "2_Normalize", "3_Normalize")
 
 
 def validate_output_dir(output_dir: str | Path, overwrite: bool, resume_wanted: bool) -> None:

@@ -36,7 +36,7 @@ from mocose_hf.evaluation.sts import STSTask, read_stsb
 from mocose_hf.evaluation.tasks import Task, embed_tasks, read_tasks, score_tasks
 from mocose_hf.export.sentence_encoder import WHOLE_MODEL
 from mocose_hf.training.checkpoint import STATE_FILE, read_state, step_of
-from mocose_hf.training.trainer import MoCoSETrainer
+from mocose_hf.training.trainer import UNWHITENED, MoCoSETrainer
 
 START_IS_BEST = (
     "No checkpoint has a better {metric} than the start, so both are the start, as if it had not been trained; try a "
@@ -157,11 +157,14 @@ def score(trainer: MoCoSETrainer, options: Options, metrics: dict[str, float]) -
     # The best of the checkpoints: `best_global_step` is the best of the evaluations, which may not have been saved.
     end = f"best, step {step_of(best)}" if best else f"last, step {trainer.state.global_step}"
     share = options.model.merge_with_start
-    if is_start(trainer):
-        end = f"{end}: the start"
+    if best and step_of(best) == 0:
+        end = f"{end}: the start" if is_start(trainer) else f"{end}: whitened, not trained"
     elif share:
         end = f"{end}, merged with {share:g} of the start"
     start = [("start", _scores(e, names)) for e in evaluations if e["step"] == 0][:1]
+    unwhitened = [_scores(e, names, UNWHITENED) for e in trainer.state.log_history if f"{UNWHITENED}_{names[0]}" in e]
+    if unwhitened:
+        start = [("start", unwhitened[0]), *(("start, whitened", scores) for _, scores in start)]
     final = trainer.evaluate()
     trainer.save_metrics("eval", final)
     last = [("last, step {step}".format(**e), _scores(e, names)) for e in _last_evaluation(trainer, evaluations)]
@@ -190,9 +193,13 @@ def _as_sets(development: Dataset | DevelopmentSets) -> DevelopmentSets:
 
 
 def is_start(trainer: MoCoSETrainer) -> bool:
-    """Return whether the model that is kept is the start, because no checkpoint scored better."""
+    """Return whether the model that is kept is the start, because no checkpoint scored better.
+
+    If whitening has changed the start, it is not.
+    """
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-    return bool(best) and step_of(best) == 0
+    is_whitened = trainer.accelerator.unwrap_model(trainer.model).config.whitening > 0.0
+    return bool(best) and step_of(best) == 0 and not is_whitened
 
 
 def compare(trainer: MoCoSETrainer, tasks: Tasks) -> list[Row]:
@@ -352,5 +359,5 @@ def _short(source: str) -> str:
     return str(Path(*Path(source).resolve().parts[-2:])) if Path(source).is_dir() else source
 
 
-def _scores(metrics: dict[str, float], names: Sequence[str]) -> dict[str, float]:
-    return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
+def _scores(metrics: dict[str, float], names: Sequence[str], prefix: str = "eval") -> dict[str, float]:
+    return {name: metrics[f"{prefix}_{name}"] for name in names if f"{prefix}_{name}" in metrics}

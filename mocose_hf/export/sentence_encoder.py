@@ -43,7 +43,8 @@ def export_sentence_encoder(model: ContrastiveModel, tokenizer, directory: str |
 
     `SentenceTransformer` returns the embeddings of `MoCoSEModel.encode`, with its pooling, prompts, normalisation and
     limits. If the encoder's class has a pooler, it gets the trained dense layer. Without `use_pooler` no such layer is
-    trained, and the export has no pooler.
+    trained, and the export has no pooler. A fixed dense layer behind the pooling is a module of its own, which only
+    `SentenceTransformer` applies.
 
     Args:
         model: The trained model.
@@ -73,5 +74,6 @@ def export_sentence_encoder(model: ContrastiveModel, tokenizer, directory: str |
     equalize_file_modes(directory)
     save_tokenizer(tokenizer, directory)
     settings = config.embedding_settings | {"max_seq_length": longest_input(tokenizer, config)}
+    settings["dense"] = model.mocose.dense if settings.pop("dense_activation") else None
     write_layout(directory, config.pooling_mode, config.hidden_size, **settings)
     return directory

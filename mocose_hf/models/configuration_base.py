@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from mocose_hf.models.dense_layer import ACTIVATIONS
 from mocose_hf.models.encoder_checks import validate_family
 from mocose_hf.models.pooling import POOLING_MODES
 
@@ -23,6 +24,7 @@ EMBEDDING_SETTINGS = (
     "normalize",
     "truncate_dim",
     "similarity_fn_name",
+    "dense_activation",
 )
 """Fields that a sentence-transformers model brings along, beside its pooling. No command line has them as options."""
 
@@ -94,6 +96,8 @@ class ContrastiveConfig(PreTrainedConfig):
         truncate_dim: Number of leading dimensions that `encode` returns; None for all. Training uses all.
         similarity_fn_name: How scores on pairs compare embeddings: cosine, dot, euclidean or manhattan. Training
             always uses the cosine.
+        dense_activation: The activation of a fixed dense layer (H, H) behind the pooling, identity or tanh; None for
+            no such layer. `whitening` adds one.
 
     Raises:
         ValueError: If a value is outside its range or a name is no field of the class.
@@ -113,6 +117,12 @@ class ContrastiveConfig(PreTrainedConfig):
         True,
         "Whether a dense layer H to H follows the pooled embedding during training. Without it and without projection "
         "and predictor layers, the loss compares the sentence embeddings themselves (paper: true).",
+    )
+    whitening: float = option(
+        0.0,
+        "How far the embedding is whitened before training, in [0, 1]: 0 is not at all, 1 is fully. A fixed dense "
+        "layer behind the pooling is fitted to 4,096 training sentences and exported with the encoder. It helps plain "
+        "masked language models, whose embeddings share a few large directions (paper: 0).",
     )
     encoder_dropout_prob: float | None = option(
         None,
@@ -134,6 +144,7 @@ class ContrastiveConfig(PreTrainedConfig):
     normalize: bool = False
     truncate_dim: int | None = None
     similarity_fn_name: str = "cosine"
+    dense_activation: str | None = None
 
     hidden_size = encoder_field("hidden_size", "H, the width of the sentence embedding.")
     vocab_size = encoder_field("vocab_size", "Number of tokens that the embedding layer knows.")
@@ -204,6 +215,8 @@ class ContrastiveConfig(PreTrainedConfig):
             ValueError: If a value cannot be used; the message names the field.
         """
         self._validate_values()
+        if self.whitening and self.dense_activation is None:
+            self.dense_activation = "identity"
         encoder: Any = self.encoder_config
         if encoder.model_type == "big_bird":
             # Its sparse attention ends for good with the first short batch, so a long text would have two embeddings.
@@ -240,6 +253,8 @@ class ContrastiveConfig(PreTrainedConfig):
         self._validate_choice("pooling_mode", POOLING_MODES)
         self._validate_fraction("encoder_dropout_prob")
         self._validate_positive("temperature")
+        if not 0.0 <= self.whitening <= 1.0:
+            raise ValueError(f"`whitening` lies in [0, 1], but is {self.whitening}.")
         self._validate_embedding_settings()
 
     def _validate_embedding_settings(self) -> None:
@@ -260,6 +275,13 @@ class ContrastiveConfig(PreTrainedConfig):
                 f"{', '.join(prompts) or 'none'}; name one of these or add it."
             )
         self._validate_choice("similarity_fn_name", SIMILARITY_FUNCTIONS)
+        if self.dense_activation is not None:
+            self._validate_choice("dense_activation", ACTIVATIONS)
+        if self.whitening and self.dense_activation not in (None, "identity"):
+            raise ValueError(
+                f"`whitening` is {self.whitening}, but the encoder has a dense layer with {self.dense_activation}, "
+                "which whitening cannot follow; set it to 0."
+            )
 
     def _validate_type(self, f: Field) -> None:
         """Raise a `ValueError` if a value does not have the type of its field."""

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
+from mocose_hf.models.dense_layer import DenseLayer
 from mocose_hf.models.encoding import encode
 from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.pooling import exclude_prompt, first_tokens, pool, rotate_rows
@@ -38,7 +39,7 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, NegativeQueue):
+        if isinstance(module, (NegativeQueue, DenseLayer)):
             for name, value in module.initial_state().items():
                 init.copy_(getattr(module, name), value)
 
@@ -47,7 +48,8 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     """The trained encoder: token embeddings and, as `pooler_output`, the sentence embedding.
 
     This is the online encoder of `MoCoSEForPreTraining` without the heads, which only training uses: the embedding is
-    pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4).
+    pooled from the encoder's last hidden state, before the pooler (https://arxiv.org/abs/2202.13093, section 4). With
+    `config.dense_activation` the fixed layer `dense` follows the pooling.
     """
 
     config_class = MoCoSEConfig
@@ -57,6 +59,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         super().__init__(config)
         config.prepare()
         self.encoder = build_encoder(config)
+        self.dense = build_dense(config)
         self.takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
@@ -87,7 +90,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
                 `position_ids` the encoder gets the batch unchanged.
 
         Returns:
-            `last_hidden_state` (B, L, H) and `pooler_output` (B, H), pooled by `config.pooling_mode`; a tuple of the
+            `last_hidden_state` (B, L, H) and `pooler_output` (B, H), the sentence embedding; a tuple of the
             two if `return_dict` is false. `attentions` are those of the batch with padding on the right.
         """
         return_dict = encoder_options.pop("return_dict", None)
@@ -103,7 +106,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         output = self.encoder(**batch, attention_mask=attention_mask, return_dict=True, **encoder_options)
         hidden, states = output.last_hidden_state, output.get("hidden_states")  # (B, L, H)
         pooled_tokens = exclude_prompt(attention_mask, prompt_length, hidden)  # (B, L)
-        pooled = pool(hidden, pooled_tokens, self.config.pooling_mode)  # (B, H)
+        pooled = self.dense(pool(hidden, pooled_tokens, self.config.pooling_mode))  # (B, H)
         if starts is not None:
             hidden = rotate_rows(hidden, -starts)
             states = states and tuple(rotate_rows(state, -starts) for state in states)
@@ -127,6 +130,13 @@ def build_encoder(config: ContrastiveConfig) -> PreTrainedModel:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = nn.Identity()  # some families would call None
     return encoder
+
+
+def build_dense(config: ContrastiveConfig) -> nn.Module:
+    """Build the fixed dense layer behind the pooling, or the identity without `dense_activation`."""
+    if config.dense_activation is None:
+        return nn.Identity()
+    return DenseLayer(config.hidden_size, config.dense_activation)
 
 
 AutoModel.register(MoCoSEConfig, MoCoSEModel, exist_ok=True)

@@ -15,6 +15,7 @@ from urllib.request import getproxies
 import torch
 import transformers
 from huggingface_hub.constants import ENDPOINT
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -30,6 +31,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 from mocose_hf.errors import printable
 from mocose_hf.files import content_sha256, file_sha256
 from mocose_hf.models.configuration_base import ContrastiveConfig
+from mocose_hf.models.dense_layer import DenseLayer
 from mocose_hf.models.encoder_checks import validate_family, vocabulary_rows
 from mocose_hf.models.encoding import MODEL_INPUTS
 from mocose_hf.models.lower_casing import lower_case
@@ -60,12 +62,14 @@ class PretrainedEncoder:
         pooler: The dense layer (H, H) of its own pooler, None if it has none or it was not trained.
         pooling_mode: The pooling of the model, or the default of `load_encoder` if it states none.
         settings: Its other embedding settings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
+        dense: The fixed dense layer behind its pooling, None if it has none.
     """
 
     encoder: PreTrainedModel
     pooler: nn.Linear | None
     pooling_mode: str
     settings: dict[str, object] = field(default_factory=dict)
+    dense: DenseLayer | None = None
 
 
 @whole_weights()
@@ -102,16 +106,56 @@ def load_encoder(
             )
             _validate_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
             pooler = model.pooler if config.use_pooler else None
-            return PretrainedEncoder(model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings)
+            dense = model.mocose.dense if config.dense_activation else None
+            return PretrainedEncoder(
+                model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings, dense
+            )
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
     _validate_takes_text(encoder)
     _validate_weights(encoder, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
-    dense = pooler_dense(encoder)
+    pooler = pooler_dense(encoder)
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
-        dense = None
-    return PretrainedEncoder(encoder, dense, pooling_mode, settings)
+        pooler = None
+    dense = None if layout is None else _load_dense(name_or_path, layout, encoder.config.hidden_size, hub_options)
+    return PretrainedEncoder(encoder, pooler, pooling_mode, settings, dense)
+
+
+def _load_dense(
+    name_or_path: str, layout: SentenceTransformersLayout, width: int, hub_options: dict
+) -> DenseLayer | None:
+    """Load the dense layer of a sentence-transformers model, None if it has none.
+
+    Raises:
+        OSError: If its weights are not in safetensors.
+        ValueError: If they have other shapes than (H, H) and (H,).
+    """
+    if layout.dense_activation is None:
+        return None
+    path = _find_dense(name_or_path, layout, hub_options)
+    state = {name.removeprefix("linear."): value.float() for name, value in load_file(path).items()}
+    dense = DenseLayer(width, layout.dense_activation)
+    state.setdefault("bias", dense.bias)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if shapes != {name: tuple(value.shape) for name, value in dense.state_dict().items()}:
+        raise ValueError(f"{path}: has {shapes}, but a weight ({width}, {width}) is needed; fetch the model again")
+    dense.load_state_dict(state)
+    return dense
+
+
+def _find_dense(name_or_path: str, layout: SentenceTransformersLayout, hub_options: dict) -> str:
+    """Return the local path of the weights of a model's dense layer.
+
+    Raises:
+        OSError: If they are not in safetensors.
+    """
+    options = {name: value for name, value in hub_options.items() if name != "subfolder"}
+    file = f"{layout.dense_folder}/{SAFE_WEIGHTS_NAME}"
+    path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **options)
+    if path is None:
+        raise OSError(f"{layout.dense_folder}: {_SAFETENSORS_ALONE}")
+    return path
 
 
 def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
@@ -156,9 +200,12 @@ def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
-    config, _, hub_options = _load_config(name_or_path, hub_options)
+    config, layout, hub_options = _load_config(name_or_path, hub_options)
     names = ["config.json", *dict.fromkeys(_find_weight_files(name_or_path, config, hub_options))]
-    return [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
+    files = [cached_file(name_or_path, name, **hub_options) for name in names]
+    if layout is not None and layout.dense_activation is not None:
+        files.append(_find_dense(name_or_path, layout, hub_options))
+    return [Path(file) for file in files]
 
 
 def encoder_sha256(name_or_path: str, **hub_options) -> str:

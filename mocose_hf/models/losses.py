@@ -261,9 +261,7 @@ def reshape_keys(
             row_weights = log_weights.softmax(dim=0)[:, None]  # (N, 1)
             mean = (row_weights * rows).sum(dim=0)  # (D,)
             centred = rows - mean  # (N, D)
-            variances, axes = torch.linalg.eigh((row_weights * centred).T @ centred)  # (D,), (D, D)
-            variances = variances.clamp(min=MIN_VARIANCE * float(variances.max()))
-            matrix = axes @ (variances[:, None] ** (-whitening / 2) * axes.T)  # (D, D)
+            matrix = whitening_matrix((row_weights * centred).T @ centred, whitening)  # (D, D)
             keys, rows = F.normalize((keys - mean) @ matrix, dim=-1), F.normalize(centred @ matrix, dim=-1)
         if smoothing > 0.0:
             similarity = keys @ rows.T / temperature + log_weights  # (B, N)
@@ -273,6 +271,18 @@ def reshape_keys(
             smoothed = (1.0 - smoothing) * keys + smoothing * F.normalize(weights @ rows, dim=-1)
             keys = torch.where(has_rows, F.normalize(smoothed, dim=-1), keys)
     return keys
+
+
+def whitening_matrix(covariance: Tensor, degree: float) -> Tensor:
+    """Return U Λ^(−w/2) Uᵀ of a covariance UΛUᵀ, (D, D), which whitens centred rows from the right.
+
+    Args:
+        covariance: (D, D), symmetric.
+        degree: w in [0, 1]: 0 changes nothing, 1 whitens fully (https://arxiv.org/abs/2103.15316).
+    """
+    variances, axes = torch.linalg.eigh(covariance)  # (D,), (D, D)
+    variances = variances.clamp(min=MIN_VARIANCE * float(variances.max()))
+    return axes @ (variances[:, None] ** (-degree / 2) * axes.T)
 
 
 MIN_VARIANCE = 1e-4

@@ -31,7 +31,7 @@ def interpolate(module: nn.Module, start: Mapping[str, Tensor], end: Mapping[str
 class EncoderMerger:
     """Two encoders, and a third one that holds any average of their weights.
 
-    Pooling, prompts and all other settings are those of the trained encoder.
+    Pooling, prompts and all other settings are those of the trained encoder, and so is a fixed dense layer.
 
     Args:
         start: The encoder at weight 0.

@@ -169,6 +169,8 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
         _copy_weights(source.encoder, model.mocose.encoder)
         validate_encoder(model.mocose.encoder, model.config.pooling_mode)
+        if source.dense is not None:
+            model.mocose.dense.load_state_dict(source.dense.state_dict())
         if source.pooler is not None and model.config.use_pooler:
             model.pooler.load_state_dict(source.pooler.state_dict())
         model.update_target(0.0)
@@ -252,10 +254,10 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         raise NotImplementedError
 
     def embed(self, encoder: PreTrainedModel, view: View) -> Tensor:
-        """Return the pooled embeddings (B, H) that one of the encoders gives a view."""
+        """Return the sentence embeddings (B, H) that one of the encoders gives a view."""
         mode = self.config.pooling_mode
         cls_only = self.only_first_token and self._last_layer_prepared and mode == "cls" and not view.prompt_length
-        return embed_view(encoder, view, mode, self.mocose.takes_token_types, cls_only)
+        return self.mocose.dense(embed_view(encoder, view, mode, self.mocose.takes_token_types, cls_only))
 
     def allow_padding_free(self) -> int | None:
         """Let all encoders take packed batches, if their family can.

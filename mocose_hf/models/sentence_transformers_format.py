@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from safetensors.torch import save_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from mocose_hf.errors import one_line
 from mocose_hf.models.configuration_base import EMBEDDING_SETTINGS, SIMILARITY_FUNCTIONS
+from mocose_hf.models.dense_layer import DenseLayer
 
 _LEGACY_POOLING_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -45,6 +47,13 @@ _WITHOUT_EFFECT = {"unpad_inputs", "query_length", "document_length", "query_exp
 """Settings of `Transformer` that do not change what `encode` returns."""
 
 
+_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+}
+"""The activations of a module `Dense` that `DenseLayer` has too."""
+
+
 @dataclass(frozen=True)
 class SentenceTransformersLayout:
     """The location of the encoder of a sentence-transformers model, and its embedding settings.
@@ -62,6 +71,8 @@ class SentenceTransformersLayout:
         truncate_dim: Number of leading dimensions that are kept, None for all.
         similarity_fn_name: How embeddings are compared, one of `SIMILARITY_FUNCTIONS`.
         other_settings: Unsupported settings that change the embedding, with their values.
+        dense_activation: The activation of a dense layer (H, H) behind the pooling, None if there is no such layer.
+        dense_folder: Folder of that layer inside the model.
     """
 
     encoder_folder: str
@@ -76,6 +87,8 @@ class SentenceTransformersLayout:
     truncate_dim: int | None = None
     similarity_fn_name: str = "cosine"
     other_settings: tuple[str, ...] = ()
+    dense_activation: str | None = None
+    dense_folder: str = ""
 
     def embedding_settings(self) -> dict[str, object]:
         """Return the settings that `ContrastiveConfig` has fields for, by the name of the field."""
@@ -98,7 +111,9 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
         return None
     _validate_modules(modules, name_or_path)
     settings_found: dict[str, Any] = {"pooling_mode": "mean"}
-    seen, others, unknown = [], [], []
+    seen: list[str] = []
+    others: list[str] = []
+    unknown: list[str] = []
     for module in modules:
         kind = module["type"].rsplit(".", 1)[-1]
         if kind in ("Transformer", "Pooling", "Normalize") and not module["type"].startswith("sentence_transformers."):
@@ -117,6 +132,13 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
             settings = _read_object(name_or_path, f"{module['path']}/config.json", hub_options)
             settings_found["pooling_mode"] = _pooling_mode(settings)
             settings_found["include_prompt"] = settings.get("include_prompt", True)
+        elif kind == "Dense" and seen[-1:] == ["Pooling"]:
+            settings = _read_object(name_or_path, f"{module['path']}/config.json", hub_options)
+            activation = _dense_activation(settings)
+            if activation is None:
+                others.append(kind)
+            else:
+                settings_found |= {"dense_activation": activation, "dense_folder": module["path"]}
         else:
             others.append(kind)
         seen.append(kind)
@@ -124,6 +146,18 @@ def read_layout(name_or_path: str, **hub_options) -> SentenceTransformersLayout 
         raise ValueError(f"its modules are {', '.join(seen) or 'none'}, but a `Transformer` is needed; start from one")
     settings_found |= _model_settings(name_or_path, hub_options, unknown)
     return SentenceTransformersLayout(other_modules=tuple(others), other_settings=tuple(unknown), **settings_found)
+
+
+def _dense_activation(settings: dict) -> str | None:
+    """Return the activation of a module `Dense`, None if `DenseLayer` cannot do what the module does."""
+    own = {"in_features", "out_features", "bias", "activation_function"}
+    names = [settings.get(f"module_{part}_name") for part in ("input", "output")]
+    is_usual = all(name in (None, "sentence_embedding") for name in names)
+    rest = {name for name, value in settings.items() if name not in own and not name.startswith("module_") and value}
+    width = settings.get("in_features")
+    if not is_usual or rest or not isinstance(width, int) or settings.get("out_features") != width:
+        return None
+    return _ACTIVATIONS.get(str(settings.get("activation_function", "torch.nn.modules.activation.Tanh")))
 
 
 def _encoder_settings(name_or_path: str, folder: str, hub_options: dict, unknown: list[str]) -> dict[str, Any]:
@@ -220,6 +254,7 @@ def write_layout(
     default_prompt_name: str | None = None,
     truncate_dim: int | None = None,
     similarity_fn_name: str = "cosine",
+    dense: DenseLayer | None = None,
 ) -> None:
     """Turn the directory of a plain encoder into one that `SentenceTransformer` loads with these settings.
 
@@ -230,9 +265,11 @@ def write_layout(
         directory: The directory of an encoder.
         pooling_mode, max_seq_length: As in `SentenceTransformersLayout`, like all arguments below.
         hidden_size: H, the width of the pooled embedding.
+        dense: The dense layer behind the pooling, None for none.
     """
     directory = Path(directory)
-    classes = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})
+    kinds = ["Pooling", *(["Dense"] if dense is not None else []), *(["Normalize"] if normalize else [])]
+    classes = {"": "Transformer"} | {f"{place}_{kind}": kind for place, kind in enumerate(kinds, start=1)}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
         for i, (path, name) in enumerate(classes.items())
@@ -250,6 +287,18 @@ def write_layout(
     encoder = {"max_seq_length": max_seq_length, "do_lower_case": do_lower_case}
     _write_json(directory / "sentence_bert_config.json", encoder)
     _write_json(directory / MODEL_FILE, model)
+    if dense is not None:
+        _write_dense(directory / "2_Dense", dense)
+
+
+def _write_dense(folder: Path, dense: DenseLayer) -> None:
+    """Write a dense layer as a module `Dense`."""
+    folder.mkdir(exist_ok=True)
+    names = {activation: name for name, activation in _ACTIVATIONS.items()}
+    settings = {"in_features": dense.width, "out_features": dense.width, "bias": True}
+    _write_json(folder / "config.json", settings | {"activation_function": names[dense.activation]})
+    state = {f"linear.{name}": value.detach().cpu().contiguous() for name, value in dense.state_dict().items()}
+    save_file(state, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def _validate_modules(modules, name_or_path: str) -> None:

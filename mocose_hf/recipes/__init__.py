@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHOICES = {"domain": ("domain-topics", "domain-search")}
+CHOICES = {"domain": ("domain-topics", "domain-search"), "from-mlm": ("from-mlm-topics", "from-mlm-search")}
 """Recipes that stand for one of several others, which a development set decides; without one it is the first."""
 
 CLS_RECIPES = ("paper", "released")

@@ -18,6 +18,7 @@ from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.training.validation.inputs import (
     validate_augmentation,
     validate_collator,
+    validate_drawn_sentences,
     validate_key_augmentation,
     validate_negatives,
     validate_queue_prefill,
@@ -79,6 +80,8 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation: Te
         )
     if args.queue_prefill:
         validate_queue_prefill(dataset, collator, model)
+    if model.config.whitening:
+        validate_drawn_sentences("whitening", dataset, collator)
     if isinstance(dataset, IterableDataset):
         return as_stream(dataset, args, needs_text), SkipSeenCollator(collator)
     validate_train_dataset(dataset, args, needs_text)

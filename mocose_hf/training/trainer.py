@@ -61,8 +61,12 @@ from mocose_hf.training.validation.inputs import (
     validate_optimizer,
 )
 from mocose_hf.training.validation.transformers_options import validate_trainer_options
+from mocose_hf.training.whitening import whiten_embeddings
 
 ARGUMENTS_FILE = "training_args.json"
+
+UNWHITENED = "unwhitened"
+"""The first part of the names of the start's scores before `whitening`, in the log."""
 
 
 class MoCoSETrainer(BaseTrainer):
@@ -273,16 +277,29 @@ class MoCoSETrainer(BaseTrainer):
         """Prepare model, queue and callbacks, once `Trainer` has loaded the checkpoint if there is one."""
         validate_model(self.model)
         model = self.accelerator.unwrap_model(self.model)
-        if self.args.queue_prefill and self._resumed_from is None:
-            collator = self.data_collator.without_views()
-            dtype = torch.bfloat16 if self.args.bf16 else None
-            prefill_queue(model, self.train_dataset, collator, self.args.train_batch_size, self.args.seed, dtype)
+        if self._resumed_from is None:
+            self._fit_to_sentences(model)
         self._momentum.reset()
         self._schedule_free.begin(model, self.optimizer)
         if self._resumed_from is not None:
             restore_callback_states(self.callback_handler.callbacks, self.state)
             self._schedule_free.load(self._resumed_from)
             update_best_checkpoint(self.args, self.state, self._resumed_from)
+
+    def _fit_to_sentences(self, model: ContrastiveModel) -> None:
+        """Whiten the embeddings and fill the queue by training sentences, as far as the options ask for it."""
+        args = self.args
+        if not (model.config.whitening or args.queue_prefill):
+            return
+        source = (self.train_dataset, self.data_collator.without_views(), args.train_batch_size, args.seed)
+        if model.config.whitening:
+            if args.eval_on_start and self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
+                encoding = {"batch_size": args.eval_batch_size, "autocast_dtype": args.evaluation_dtype}
+                scores = score_sets(model, self.processing_class, self.eval_dataset, **encoding)
+                self.log({f"{UNWHITENED}_{name}": value for name, value in scores.items()})
+            whiten_embeddings(model, *source)
+        if args.queue_prefill:
+            prefill_queue(model, *source, torch.bfloat16 if args.bf16 else None)
 
     def create_optimizer(self, model=None):
         """Build the optimizer as `Trainer` does; the heads form groups of their own if they have a learning rate."""

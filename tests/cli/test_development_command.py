@@ -17,6 +17,7 @@ from mocose_hf.cli.factory import build_model
 from mocose_hf.cli.options import parse_command_line
 from mocose_hf.evaluation.score_tables import development_tables
 from mocose_hf.evaluation.sentence_embeddings import SentenceEmbeddings
+from mocose_hf.models.dense_layer import DenseLayer
 from mocose_hf.models.losses import reshape_keys
 from mocose_hf.training.trainer import MoCoSETrainer
 
@@ -260,7 +261,9 @@ def test_the_shapes_are_scored_on_the_start_and_no_text_is_smoothed_with_itself(
     rows = F.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     drawn = [f"text {number}" for number in range(6)]
     start = SentenceEmbeddings(["text 0", "new"], 3.0 * rows[:2])
-    found = recipe_choice._Reshaped(start, rows, drawn, (0.0, 0.5, 0.1))(["text 0", "new"])
+    found = recipe_choice._Reshaped(start, rows, drawn, recipe_choice.Shape(0.0, 0.0, 0.5, 0.1), len(rows))(
+        ["text 0", "new"]
+    )
     expected = [
         reshape_keys(rows[:1], rows[1:], torch.zeros(1, 5, dtype=torch.bool), smoothing=0.5, temperature=0.1),
         reshape_keys(rows[1:2], rows, torch.zeros(1, 6, dtype=torch.bool), smoothing=0.5, temperature=0.1),
@@ -331,3 +334,38 @@ def test_the_start_is_kept_if_the_merged_encoder_is_worse(command, files, capsys
 def test_a_merge_that_has_no_meaning_fails(command, files, capsys, options):
     command(*options, "--label_file", files["bank"], code=2)
     assert "merge_with_start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_a_masked_language_model_is_whitened_if_that_helps_and_the_untouched_start_is_shown(
+    command, files, capsys, monkeypatch, gains
+):
+    scores = {"start": 5.0, "from-mlm-topics": 6.0 if gains else 4.5, "from-mlm-search": 4.0}
+    monkeypatch.setattr(recipe_choice, "score_shapes", lambda *_: scores)
+    argv = training(files, "--recipe", "from-mlm", "--label_file", files["bank"], "--save_steps", 3, "--max_steps", 3)
+    out = command(*argv)
+    printed = capsys.readouterr().out
+    config = MoCoSEForPreTraining.from_pretrained(out, subfolder="mocose").config
+    assert config.whitening == (0.75 if gains else 0.0)
+    assert (out / "2_Dense").is_dir() == gains
+    assert ("start, whitened" in printed) == gains
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    untouched = [entry for entry in log if "unwhitened_bank_precision_at_10" in entry]
+    assert len(untouched) == gains
+    recorded = json.loads((out / "recipe.json").read_text())
+    assert recorded.get("values") == (None if gains else {"whitening": 0.0})
+
+    command(*argv, "--resume_from_checkpoint", "true")
+    assert MoCoSEForPreTraining.from_pretrained(out, subfolder="mocose").config.whitening == config.whitening
+
+
+def test_the_shape_of_whitening_is_that_of_the_layer():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, 4, generator=generator) @ torch.randn(4, 4, generator=generator) + 2.0
+    start = SentenceEmbeddings(["a", "b"], rows[:2])
+    dense = DenseLayer(4)
+    dense.whiten(rows, 0.75)
+    texts = [str(number) for number in range(60)]
+    shape = recipe_choice.Shape(0.75, 0.0, 0.0, 1.0)
+    found = recipe_choice._Reshaped(start, rows, texts, shape, 8)(["a", "b"])
+    torch.testing.assert_close(found, F.normalize(dense(rows[:2]), dim=-1))

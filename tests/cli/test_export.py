@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from builders import sentences
+from builders import sentences, tiny_model
 from text_files import write_label_file
 from torch.nn import functional as F
 
@@ -13,6 +13,7 @@ from mocose_hf.cli.factory import build_plain, load_start
 from mocose_hf.cli.main import dispatch
 from mocose_hf.errors import install_command
 from mocose_hf.export.onnx_model import INT8_FILE, ONNX_FILE, OnnxEncoder
+from mocose_hf.export.sentence_encoder import export_sentence_encoder
 
 
 @pytest.fixture
@@ -92,3 +93,12 @@ def test_a_measure_without_a_target_ends_in_one_line(encoder_dir, label_file, tm
     assert dispatch(options) == 2
     assert "give --to, one of onnx, int8, static" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_static_model_of_a_whitened_encoder_is_refused(tmp_path, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr("mocose_hf.cli.export._validate_libraries", lambda _: None)
+    model = tiny_model(pooling_mode="mean", dense_activation="identity", use_pooler=False)
+    export_sentence_encoder(model, tokenizer, tmp_path / "whitened")
+    assert dispatch(["export", str(tmp_path / "whitened"), str(tmp_path / "static"), "--to", "static"]) == 2
+    assert "whitening, which a static model cannot keep; give --to onnx" in capsys.readouterr().err
+    assert not (tmp_path / "static").exists()

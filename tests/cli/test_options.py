@@ -28,6 +28,7 @@ MODEL = {
 METHOD = {
     "pooling_mode": ("mean", "mean"),
     "use_pooler": ("false", False),
+    "whitening": ("0.5", 0.5),
     "encoder_dropout_prob": ("0.3", 0.3),
     "temperature": ("1e-2", 0.01),
     "mask_same_sentence": ("true", True),
@@ -456,7 +457,9 @@ def test_an_error_about_a_line_of_a_recipe_tells_how_to_override_it(tmp_path):
 
 def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
     for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
-        names = "domain, domain-search, domain-topics, pairs, paper, released"
+        names = (
+            "domain, domain-search, domain-topics, from-mlm, from-mlm-search, from-mlm-topics, pairs, paper, released"
+        )
         with pytest.raises(InputError, match=f"recipe is one of {names}, but is best"):
             refused()
 

@@ -248,10 +248,7 @@ def validate_queue_prefill(dataset, collator, model) -> None:
     """Raise a `ValueError` if there is no queue to fill, or nothing to draw its sentences from."""
     if not (model.queue and model.queue.size):
         raise ValueError("`queue_prefill` is true, but `queue_size` is 0; raise it, or leave `queue_prefill` out.")
-    if isinstance(dataset, IterableDataset):
-        raise ValueError("`queue_prefill` draws sentences at random, which a stream does not allow; leave it out.")
-    if not isinstance(collator, SentenceCollator):
-        raise ValueError("`queue_prefill` needs the trainer's own collator; leave out `data_collator`, or this.")
+    validate_drawn_sentences("queue_prefill", dataset, collator)
     config = model.config
     contrasts_queue = config.queue_weight > 0.0 or config.in_batch_queue != "none"
     if contrasts_queue and not (config.mask_same_sentence or config.queue_positives):
@@ -259,6 +256,14 @@ def validate_queue_prefill(dataset, collator, model) -> None:
             "`queue_prefill` fills the queue with keys of sentences that later become queries, so a sentence may be "
             "its own negative; set `mask_same_sentence`."
         )
+
+
+def validate_drawn_sentences(option: str, dataset, collator) -> None:
+    """Raise a `ValueError` if an option cannot draw sentences from the training set."""
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(f"`{option}` draws sentences at random, which a stream does not allow; leave it out.")
+    if not isinstance(collator, SentenceCollator):
+        raise ValueError(f"`{option}` needs the trainer's own collator; leave out `data_collator`, or this.")
 
 
 def validate_development_pairs(eval_dataset, metric: str | None) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare_on_fields import BATCH_SIZE, DOMAIN_STEPS, FIELDS, MAX_TOKENS, PARTS, Field
+from compare_on_fields import BATCH_SIZE, FIELDS, MAX_TOKENS, PARTS, STEPS, Field
 
 from mocose_hf.cli.main import dispatch
 
@@ -32,7 +32,7 @@ def train(field: Field, encoder: str, seed: int, output_dir: str) -> None:
         "pooling_mode": "mean",
         "max_seq_length": MAX_TOKENS,
         "per_device_train_batch_size": BATCH_SIZE,
-        "eval_steps": DOMAIN_STEPS // PARTS,
+        "eval_steps": STEPS["domain"] // PARTS,
         "output_dir": output_dir,
         "save_only_encoder": "true",
         "disable_tqdm": "true",

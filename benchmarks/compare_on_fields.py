@@ -3,11 +3,11 @@
     python benchmarks/compare_on_fields.py --domains DIR --encoder DIR --name NAME --output runs.csv
 
 Each method trains for as many CPU seconds as `--recipe domain` takes: the filling of the queue included, evaluation,
-saving and imports not. Only `from-mlm` trains for the steps of its own recipe, which take longer. The development rows score the start and both halves of a run, and the best of these is
-scored on the test rows. Neither rows are in the training text. A method's rate is the best of its rates on the
-development rows with the first seed; the other seeds take that rate. Every run appends a line to the CSV file, whose
-`test` is nan for rates that were not chosen. A run whose line is there is skipped, so the command resumes. At the end
-it prints a table of the test scores.
+saving and imports not. Only `from-mlm` trains for the steps of its own recipe, which take longer. The development rows
+score the start and both halves of a run, and the best of these is scored on the test rows. Neither rows are in the
+training text. A method's rate is the best of its rates on the development rows with the first seed; the other seeds
+take that rate. Every run appends a line to the CSV file, whose `test` is nan for rates that were not chosen. A run
+whose line is there is skipped, so the command resumes. At the end it prints a table of the test scores.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from mocose_hf.models.loading import (
     load_encoder,
     load_encoder_config,
     load_tokenizer,
+    states_pooling,
     validate_tokenizer,
 )
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
@@ -135,6 +136,12 @@ def read_encoder_config(options: Options):
     with _loading(options.model.model_name_or_path):
         config = load_encoder_config(options.model.model_name_or_path, **hub_options(options))
         return config, load_tokenizer(options.model.model_name_or_path, **hub_options(options))
+
+
+def is_plain_language_model(options: Options) -> bool:
+    """Return whether the encoder to start from was not made for sentences: it states no pooling."""
+    with _loading(options.model.model_name_or_path):
+        return not states_pooling(options.model.model_name_or_path, **hub_options(options))
 
 
 def fingerprint_encoder(options: Options) -> str:

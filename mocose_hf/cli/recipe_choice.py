@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from mocose_hf.cli.factory import build_model
+from mocose_hf.cli.factory import build_model, is_plain_language_model
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import CHOICE_FILE
 from mocose_hf.errors import InputError
@@ -71,6 +71,11 @@ def choose_recipe(
     shapes = {other: _shape(candidate) for other, candidate in candidates.items()}
     if len(set(shapes.values())) == 1 or None in shapes.values():  # typed options leave nothing to choose
         return options, None
+    if name == "domain" and is_plain_language_model(options):
+        options.say(
+            "--recipe domain: this encoder states no pooling, so it looks like a plain language model; --recipe "
+            "from-mlm, which whitens its embeddings first, gains more from those that we measured."
+        )
     first, *rest = candidates
     if development is None or options.training.eval_strategy == "no" or options.data.streaming:
         options.say(

@@ -200,7 +200,8 @@ def write_card(trainer: MoCoSETrainer, options: Options, record: RunRecord) -> N
     """Write the model card at the root of the output directory."""
     if trainer.is_world_process_zero():
         config = trainer.accelerator.unwrap_model(trainer.model).config
-        card = build_model_card(record, config.pooling_mode, config.similarity_fn_name)
+        has_dense = config.dense_activation is not None
+        card = build_model_card(record, config.pooling_mode, config.similarity_fn_name, has_dense)
         write_model_card(options.output_dir, card)
 
 

@@ -25,6 +25,10 @@ _UNTRAINED = (
     "of the start.**\n"
 )
 
+_DENSE = (
+    ", then a fixed dense layer, which `SentenceTransformer` applies and `AutoModel` and `pipeline` alone leave out"
+)
+
 _PLACEHOLDER_OWNER = "your-name"
 
 _TASK_TYPES = {
@@ -94,12 +98,15 @@ class RunRecord:
     has_whole_model: bool = True
 
 
-def build_model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: str = "cosine") -> str:
+def build_model_card(
+    record: RunRecord, pooling_mode: str, similarity_fn_name: str = "cosine", has_dense: bool = False
+) -> str:
     """Return the text of a model card, with the metadata block that the hub reads.
 
     Args:
         record: The run.
         pooling_mode, similarity_fn_name: Those of the model's configuration.
+        has_dense: Whether a fixed dense layer follows the pooling.
     """
     repo_id = record.repo_id or f"{_PLACEHOLDER_OWNER}/{re.sub(r'[^A-Za-z0-9._-]+', '-', record.name)}"
     results = _eval_results(record, similarity_fn_name)
@@ -127,7 +134,8 @@ def build_model_card(record: RunRecord, pooling_mode: str, similarity_fn_name: s
         f"---\n{data.to_yaml()}\n---\n",
         f"# Sentence encoder trained by {record.approach}\n",
         f"Trained without labels from {markdown_code(start)} by {record.method}; the sentence embedding is the "
-        f"last hidden state under {pooling_mode} pooling. Compare embeddings by {similarity_fn_name}.\n",
+        f"last hidden state under {pooling_mode} pooling{_DENSE if has_dense else ''}. Compare embeddings by "
+        f"{similarity_fn_name}.\n",
         *([_UNTRAINED] if record.is_start else []),
         *_use_section(repo_id, bool(record.repo_id), record.has_whole_model),
         *_development_section(record, similarity_fn_name),

@@ -194,6 +194,16 @@ def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
     return config.encoder_config if isinstance(config, ContrastiveConfig) else config
 
 
+def states_pooling(name_or_path: str, **hub_options) -> bool:
+    """Return whether a model says how its tokens are pooled; a plain language model does not.
+
+    Raises:
+        OSError, ValueError: As `load_encoder` raises them.
+    """
+    config, layout, _ = _load_config(name_or_path, hub_options)
+    return layout is not None or isinstance(config, ContrastiveConfig)
+
+
 def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
     """Return the local paths of the configuration and weights that `load_encoder` reads.
 

@@ -224,6 +224,7 @@ def test_the_recipe_with_the_better_shape_is_chosen_once(command, files, capsys,
     printed = capsys.readouterr().out
     assert f"--recipe domain: {chosen}. bank_precision_at_10 of the start's embeddings" in printed
     assert ("Neither shape is better than the start" in printed) == (scores["start"] > scores[chosen])
+    assert "--recipe from-mlm" in printed  # the tiny encoder states no pooling
     recorded = json.loads((out / "recipe.json").read_text())
     assert recorded == {"recipe": chosen, "metric": "bank_precision_at_10", "scores": scores}
     assert shape_of(out) == ((0.25, 0.7) if chosen == "domain-topics" else (0.5, 0.0))
@@ -348,6 +349,7 @@ def test_a_masked_language_model_is_whitened_if_that_helps_and_the_untouched_sta
     config = MoCoSEForPreTraining.from_pretrained(out, subfolder="mocose").config
     assert config.whitening == (0.75 if gains else 0.0)
     assert (out / "2_Dense").is_dir() == gains
+    assert ("a fixed dense layer" in (out / "README.md").read_text(encoding="utf-8")) == gains
     assert ("start, whitened" in printed) == gains
     log = json.loads((out / "trainer_state.json").read_text())["log_history"]
     untouched = [entry for entry in log if "unwhitened_bank_precision_at_10" in entry]

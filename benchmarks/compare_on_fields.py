@@ -409,7 +409,7 @@ class Comparison:
         dev_start, test_start = field.start_scores
         test = math.nan
         if is_tested:
-            test = field.score(field.test, outcome.encoder) if outcome.best_step else test_start
+            test = field.score(field.test, outcome.encoder)  # step 0 is not the start if that was whitened
         scores = (round(score, 2) for score in (dev_start, outcome.dev, test_start, test))
         place = (steps, round(outcome.cpu_seconds, 1), field.measure, outcome.best_step)
         run = Run(field.name, self.name, method, rate, seed, *place, *scores)

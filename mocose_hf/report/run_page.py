@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from mocose_hf.errors import InputError
 from mocose_hf.evaluation.score_tables import measure_label
 from mocose_hf.files import read_json_object, write_text
 from mocose_hf.report.charts import Chart, line_chart
 from mocose_hf.report.neighbours import Neighbours
+from mocose_hf.templates import html_environment
 
 PAGE_FILE = "report.html"
 RECORD_FILE = "run_record.json"
@@ -106,22 +105,23 @@ def read_run(output_dir: str | Path) -> Run:
 
 def write_page(runs: Sequence[Run], path: str | Path) -> None:
     """Write the page of a run, or of several side by side."""
-    environment = Environment(
-        loader=PackageLoader("mocose_hf.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
     measures = list(dict.fromkeys(name for run in runs for _, figures in run.scores for name in figures))
     main = [run.metric for run in runs if run.metric in measures]
     measures.sort(key=lambda name: (name not in main, name))
     labels, only_set = _column_labels(measures)
     settings = list(dict.fromkeys(name for run in runs for name in run.settings))
     differing = [name for name in settings if len({str(run.settings.get(name)) for run in runs}) > 1]
-    page = environment.get_template("run.html").render(
-        runs=runs,
-        measures=measures,
-        labels=dict(zip(measures, labels, strict=True)),
-        only_set=only_set,
-        charts=_charts({run.name if len(runs) > 1 else "": run for run in runs}),
-        settings=differing if len(runs) > 1 else settings,
+    page = (
+        html_environment(__package__)
+        .get_template("run.html")
+        .render(
+            runs=runs,
+            measures=measures,
+            labels=dict(zip(measures, labels, strict=True)),
+            only_set=only_set,
+            charts=_charts({run.name if len(runs) > 1 else "": run for run in runs}),
+            settings=differing if len(runs) > 1 else settings,
+        )
     )
     write_text(path, page)
 

@@ -7,10 +7,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from mocose_hf.search.encoder import SentenceEncoder
 from mocose_hf.search.index import Hit, SearchIndex
+from mocose_hf.templates import html_environment
 
 HOST = "127.0.0.1"
 LONGEST_INPUT = 2_000
@@ -59,9 +58,7 @@ class DemoServer(ThreadingHTTPServer):
         super().__init__((HOST, port), _Handler)
         self.engines, self.top_k = engines, top_k
         self.lock = threading.Lock()  # the encoders compute for one request at a time
-        self.template = Environment(
-            loader=PackageLoader("mocose_hf.search"), autoescape=select_autoescape(), trim_blocks=True
-        ).get_template("demo.html")
+        self.template = html_environment(__package__).get_template("demo.html")
 
     @property
     def url(self) -> str:

@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from mocose_hf.study.analysis.analysis import BETTER, WORSE, Analysis
 from mocose_hf.study.report.interpretation import HOW_TO_READ, answer, notes, trial_notes
-from mocose_hf.study.report.rendering import html_environment
 from mocose_hf.study.report.run_settings import cell_options, facts
 from mocose_hf.study.report.tables import NOTHING, Entry, Table, cell_table, number, study_table
 from mocose_hf.study.study import Study
+from mocose_hf.templates import html_environment
 
 _OVERVIEW_HEAD = (
     Entry("Study"),
@@ -61,7 +61,7 @@ def page(entries: Sequence[PageEntry]) -> str:
     """Return the page: an overview of several studies, and a section for each."""
     title = "Studies" if len(entries) != 1 else entries[0].analysis.study.title
     return (
-        html_environment()
+        html_environment(__package__)
         .get_template("page.html")
         .render(
             title=title, sections=list(map(_section, entries)), overview_head=_OVERVIEW_HEAD, how_to_read=HOW_TO_READ

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from mocose_hf.study.analysis.analysis import Analysis
 from mocose_hf.study.report.interpretation import answer, notes, trial_notes
-from mocose_hf.study.report.rendering import escaping_environment
 from mocose_hf.study.report.run_settings import settings_sentence
 from mocose_hf.study.report.tables import Table, cell_table, study_table
 from mocose_hf.study.study import printable_line
+from mocose_hf.templates import escaping_environment
 
 
 def _greek(letter: str) -> str:
@@ -126,13 +126,14 @@ def _parts(analysis: Analysis, settings: str) -> list[_Part]:
 
 @lru_cache
 def _markdown_environment() -> Environment:
-    return escaping_environment(_markdown)
+    return escaping_environment(__package__, _markdown)
 
 
 @lru_cache
 def _latex_environment() -> Environment:
     # LaTeX uses braces and per cent signs itself.
     return escaping_environment(
+        __package__,
         latex,
         block_start_string="<%",
         block_end_string="%>",

@@ -40,8 +40,12 @@ _HTML_SKIPPED = [
     "form",
     "button",
     "pre",
-    "code",
 ]
+_HTML_INLINE = {
+    "a", "abbr", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins", "kbd", "label",
+    "mark", "q", "s", "samp", "small", "span", "strong", "sub", "sup", "time", "tt", "u", "var", "wbr",
+}  # fmt: skip
+"""Elements that may stand inside a word; all others end it."""
 
 
 def find_documents(inputs: Iterable[str]) -> list[Path]:
@@ -69,7 +73,7 @@ def find_documents(inputs: Iterable[str]) -> list[Path]:
 
 
 def read_blocks(path: Path, text_column: str = "text") -> Iterator[str]:
-    """Read a file's paragraphs, headings, list items or rows as one-line texts, without markup or code.
+    """Read a file's paragraphs, headings, list items or rows as one-line texts, without markup or code blocks.
 
     Lines of a .txt file are joined to paragraphs if it has blank lines; otherwise each line is a text of its own.
 
@@ -132,14 +136,14 @@ def _read_html(path: Path, text_column: str) -> Iterator[str]:
     soup = BeautifulSoup(_read_bytes(path), "html.parser")
     for tag in soup(_HTML_SKIPPED):
         tag.decompose()
+    for tag in soup(lambda tag: tag.name not in _HTML_INLINE):
+        tag.insert_before("\n")
+        tag.append("\n")
     blocks = soup(_HTML_BLOCKS)
     if not blocks:
-        yield from soup.get_text("\n").split("\n")
-    for block in blocks:
-        if block.find(_HTML_BLOCKS) is None:  # the innermost one has the text
-            yield block.get_text(" ")
-        else:
-            yield " ".join(part for part in block.find_all(string=True, recursive=False) if part.strip())
+        yield from soup.get_text().split("\n")
+    for block in blocks:  # each text belongs to the innermost block around it
+        yield "".join(text for text in block.strings if text.find_parent(_HTML_BLOCKS) is block)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -60,6 +60,24 @@ def test_the_text_of_each_format_is_read_without_markup(tmp_path, name, content,
     assert list(read_blocks(write(tmp_path / name, content), text_column="body")) == blocks
 
 
+@pytest.mark.parametrize(
+    ("body", "blocks"),
+    [
+        (
+            "<p>Set <code>opt-level</code> to <code>3</code>, or <a href='x'>read</a>.</p>",
+            ["Set opt-level to 3, or read."],
+        ),
+        ("<p>H<sub>2</sub>O<br>Next <em>line</em></p>", ["H2O Next line"]),
+        ("<ul><li>Use <b>this</b> one:<ul><li>inner <i>item</i></li></ul></li></ul>", ["Use this one:", "inner item"]),
+        ("<td><div>One</div><div>Two</div><!-- a comment --></td>", ["One Two"]),
+        ("<div>No block at all</div><div>but two</div>", ["No block at all", "but two"]),
+    ],
+)
+def test_inline_elements_of_html_keep_their_words(tmp_path, body, blocks):
+    pytest.importorskip("bs4")
+    assert list(read_blocks(write(tmp_path / "a.html", f"<html><body>{body}</body></html>"))) == blocks
+
+
 def test_a_gzipped_file_is_read(tmp_path):
     path = tmp_path / "a.md.gz"
     path.write_bytes(gzip.compress(MARKDOWN.encode()))

@@ -23,6 +23,14 @@ With a measure, such as --label_file, it prints scores, size and speed before an
 
 TARGETS = ("onnx", "int8", "static")
 
+_ELSEWHERE = {
+    "openvino": "optimum-intel, which writes it, does not allow the transformers that this package needs; export the "
+    'plain encoder and load it in another environment by SentenceTransformer(directory, backend="openvino")',
+    "binary": "it is a form of embeddings, not of an encoder; export the plain encoder and call "
+    'SentenceTransformer(directory).encode(texts, precision="ubinary")',
+}
+"""Forms that other libraries have, and how to get them."""
+
 _MEASURES = ("label_file", "retrieval_file", "validation_file")
 
 
@@ -31,13 +39,21 @@ def build_parser(program: str = "mocose export") -> argparse.ArgumentParser:
     parser = CommandParser(program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="Output directory of `mocose train`, another model directory, or a hub id.")
     parser.add_argument("directory", help="Directory to write; must be new or empty.")
-    parser.add_argument("--to", choices=TARGETS, help="Another form of the encoder (default: the plain one alone).")
+    parser.add_argument(
+        "--to", type=_target, choices=TARGETS, help="Another form of the encoder (default: the plain one alone)."
+    )
     parser.add_argument("--label_file", nargs="+", help="Files with columns label and text, to compare by.")
     parser.add_argument("--retrieval_file", nargs="+", help="Files with columns query and text, to compare by.")
     parser.add_argument("--validation_file", help="Pairs with a score, to compare by.")
     parser.add_argument("--model_revision", help="Branch, tag or commit of a model on the hub.")
     parser.add_argument("--cache_dir", help="Directory for downloaded models.")
     return parser
+
+
+def _target(name: str) -> str:
+    if name in _ELSEWHERE:
+        raise argparse.ArgumentTypeError(f"{name}: {_ELSEWHERE[name]}")
+    return name
 
 
 def main(argv: Sequence[str] | None = None, program: str = "mocose export") -> int:

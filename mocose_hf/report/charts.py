@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 420, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 12, 10, 28
 _DASHES = ("", "6 4", "2 3", "8 3 2 3")
 _MARKS = ("circle", "square", "triangle", "diamond")
 
@@ -108,7 +108,8 @@ def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
         return [low]
     rough = (high - low) / 4
     scale = 10 ** math.floor(math.log10(rough))
-    step = next(factor * scale for factor in (1, 2, 2.5, 5, 10) if factor * scale >= rough)
+    factors = (1, 2, 5, 10) if whole and scale <= 1 else (1, 2, 2.5, 5, 10)  # 2.5 steps are no whole number
+    step = next(factor * scale for factor in factors if factor * scale >= rough)
     step = max(1.0, step) if whole else step
     first = math.floor(low / step)
     return [round(number * step, 10) for number in range(first, math.ceil(high / step) + 1)]

@@ -102,3 +102,12 @@ def test_a_static_model_of_a_whitened_encoder_is_refused(tmp_path, tokenizer, ca
     assert dispatch(["export", str(tmp_path / "whitened"), str(tmp_path / "static"), "--to", "static"]) == 2
     assert "whitening, which a static model cannot keep; give --to onnx" in capsys.readouterr().err
     assert not (tmp_path / "static").exists()
+
+
+@pytest.mark.parametrize(("target", "remedy"), [("openvino", 'backend="openvino"'), ("binary", 'precision="ubinary"')])
+def test_a_form_of_another_library_is_named_with_its_remedy(encoder_dir, tmp_path, capsys, target, remedy):
+    assert dispatch(["export", str(encoder_dir), str(tmp_path / "new"), "--to", target]) == 2
+    error = capsys.readouterr().err
+    assert remedy in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()

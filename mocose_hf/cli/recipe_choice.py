@@ -95,7 +95,7 @@ def choose_recipe(
     choice: dict[str, object] = {"recipe": chosen, "metric": metric, "scores": scores}
     values: dict[str, object] = {}
     if float(gains.max()) <= 0.0:
-        options.say("Neither shape is better than the start, so the run may well end with the start.")
+        options.say("No shape is better than the start, so the run may well end with the start.")
         if shapes[chosen].fixed_whitening:  # so that the start itself stays a candidate
             choice["values"] = values = {"whitening": 0.0}
     return _with_values(candidates[chosen], values), choice

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-CHOICES = {"domain": ("domain-topics", "domain-search"), "from-mlm": ("from-mlm-topics", "from-mlm-search")}
+CHOICES = {
+    "domain": ("domain-topics", "domain-search"),
+    "from-mlm": ("from-mlm-topics", "from-mlm-search", "domain-topics"),
+}
 """Recipes that stand for one of several others, which a development set decides; without one it is the first."""
 
 CLS_RECIPES = ("paper", "released")

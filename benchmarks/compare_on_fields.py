@@ -43,7 +43,10 @@ MAX_TOKENS = 32
 PARTS = 2
 DEVELOPMENT_ROWS, TEST_ROWS = 800, 1_000
 CALIBRATION_STEPS = 4
-STEPS = {"domain": 24, "from-mlm": 96}  # of the recipes
+OF_THE_RECIPE = 0
+"""Stands for the steps and the rate of the recipe that a run chooses."""
+
+STEPS = {"domain": 24, "from-mlm": OF_THE_RECIPE}
 DELETED_WORDS = 0.6  # of TSDAE
 TSDAE_BATCH_SIZE = 16
 
@@ -58,7 +61,7 @@ FIELDS = {
 
 RATES = {
     "domain": (3e-4,),
-    "from-mlm": (1e-3,),
+    "from-mlm": (OF_THE_RECIPE,),
     "simcse": (1e-5, 3e-5, 1e-4),
     "mnrl": (1e-5, 3e-5, 1e-4),
     "tsdae": (1e-5, 3e-5, 1e-4),
@@ -145,12 +148,13 @@ class Field:
 
 @dataclass
 class Outcome:
-    """A trained encoder: the best of start, half-way and end of its run."""
+    """A trained encoder: the best of start, half-way and end of a run of `steps` gradient steps."""
 
     cpu_seconds: float
     best_step: int
     dev: float
     encoder: SentenceTransformer
+    steps: int
 
 
 class Stopwatch:
@@ -190,9 +194,9 @@ def train_by_command(field: Field, encoder: str, options: list[str], rate: float
         field: What to train and develop on.
         encoder: The start.
         options: Those of the method.
-        rate: Learning rate.
+        rate: Learning rate; `OF_THE_RECIPE` for its own.
         seed: Seed.
-        steps: Gradient steps.
+        steps: Gradient steps; `OF_THE_RECIPE` for its own.
     """
     watch = Stopwatch()
     train, evaluate, save = MoCoSETrainer.train, MoCoSETrainer.evaluate, MoCoSETrainer._save_checkpoint
@@ -215,8 +219,10 @@ def train_by_command(field: Field, encoder: str, options: list[str], rate: float
             *options,
             *("--model_name_or_path", encoder, "--train_file", str(field.text_file), "--output_dir", f"{folder}/out"),
             *(kind, str(field.development_file), "--metric_for_best_model", f"dev_{field.measure}"),
-            *("--seed", str(seed), "--learning_rate", str(rate), "--max_steps", str(steps)),
-            *("--eval_steps", str(max(1, steps // PARTS)), "--per_device_train_batch_size", str(BATCH_SIZE)),
+            *("--seed", str(seed), "--per_device_train_batch_size", str(BATCH_SIZE)),
+            *(("--learning_rate", str(rate)) if rate != OF_THE_RECIPE else ()),
+            *(("--max_steps", str(steps)) if steps != OF_THE_RECIPE else ()),
+            *("--eval_steps", str(max(1, steps // PARTS) if steps != OF_THE_RECIPE else 1 / PARTS)),
             *("--pooling_mode", "mean", "--max_seq_length", str(MAX_TOKENS), "--disable_tqdm", "true"),
         ]
         timed = {"train": timed_train, "evaluate": untimed_evaluate, "_save_checkpoint": untimed_save}
@@ -226,7 +232,12 @@ def train_by_command(field: Field, encoder: str, options: list[str], rate: float
         if code:
             raise SystemExit(code)
         best = _best(Path(folder, "out"), f"eval_dev_{field.measure}")
-        return Outcome(watch.seconds, *best, SentenceTransformer(f"{folder}/out"))
+        return Outcome(watch.seconds, *best, SentenceTransformer(f"{folder}/out"), _steps(Path(folder, "out")))
+
+
+def _steps(output_dir: Path) -> int:
+    """Return the steps of a run."""
+    return json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
 
 
 def _best(output_dir: Path, measure: str) -> tuple[int, float]:
@@ -306,7 +317,7 @@ def train_by_sentence_transformers(
             trainer.train()
     model.load_state_dict(keep.weights)
     model.max_seq_length = 256
-    return Outcome(watch.seconds, keep.best_step, keep.best, model.eval())
+    return Outcome(watch.seconds, keep.best_step, keep.best, model.eval(), steps)
 
 
 def mnrl(field: Field, encoder: str, rate: float, seed: int, steps: int) -> Outcome:
@@ -389,21 +400,21 @@ class Comparison:
             rate = self.choose_rate(field, method, first)
             for seed in others:
                 if (field.name, self.name, method, rate, seed) not in self.runs:
-                    self.record(field, method, rate, seed, *self.train(field, method, rate, seed))
+                    self.record(field, method, rate, seed, self.train(field, method, rate, seed))
 
     def choose_rate(self, field: Field, method: str, seed: int) -> float:
         """Return the rate of the best development score; only the run of that rate is scored on the test rows."""
         done = [run for run in self.runs.values() if run.key[:3] == (field.name, self.name, method)]
         if not any(run.seed == seed for run in done):
             tried = {rate: self.train(field, method, rate, seed) for rate in RATES[method]}
-            best = max(tried, key=lambda rate: tried[rate][0].dev)
-            for rate, (outcome, steps) in tried.items():
-                self.record(field, method, rate, seed, outcome, steps, is_tested=rate == best)
+            best = max(tried, key=lambda rate: tried[rate].dev)
+            for rate, outcome in tried.items():
+                self.record(field, method, rate, seed, outcome, is_tested=rate == best)
             return best
         return max((run for run in done if run.seed == seed), key=lambda run: run.dev).rate
 
     def record(
-        self, field: Field, method: str, rate: float, seed: int, outcome: Outcome, steps: int, is_tested: bool = True
+        self, field: Field, method: str, rate: float, seed: int, outcome: Outcome, is_tested: bool = True
     ) -> None:
         """Score an encoder on the test rows, and append its line."""
         dev_start, test_start = field.start_scores
@@ -411,16 +422,16 @@ class Comparison:
         if is_tested:
             test = field.score(field.test, outcome.encoder)  # step 0 is not the start if that was whitened
         scores = (round(score, 2) for score in (dev_start, outcome.dev, test_start, test))
-        place = (steps, round(outcome.cpu_seconds, 1), field.measure, outcome.best_step)
+        place = (outcome.steps, round(outcome.cpu_seconds, 1), field.measure, outcome.best_step)
         run = Run(field.name, self.name, method, rate, seed, *place, *scores)
         self.runs[run.key] = run
         self._append(run)
 
-    def train(self, field: Field, method: str, rate: float, seed: int) -> tuple[Outcome, int]:
-        """Train for the CPU time of `domain`, or the steps of a recipe; return the outcome and its steps."""
+    def train(self, field: Field, method: str, rate: float, seed: int) -> Outcome:
+        """Train for the steps of a recipe, or else for the CPU time of `domain`."""
         train = METHODS[method]
         if method in STEPS:
-            return train(field, self.encoder, rate, seed, STEPS[method]), STEPS[method]
+            return train(field, self.encoder, rate, seed, STEPS[method])
         budget = next(
             run.cpu_seconds for run in self.runs.values() if run.key[:3] == (field.name, self.name, "domain")
         )
@@ -431,7 +442,7 @@ class Comparison:
         steps = max(PARTS, round(budget / self.step_seconds[field.name, method]))
         outcome = train(field, self.encoder, rate, seed, steps)
         gc.collect()
-        return outcome, steps
+        return outcome
 
     def _append(self, run: Run) -> None:
         is_new = not self.output.exists()

@@ -35,7 +35,8 @@ def test_only_the_best_rate_is_scored_on_the_test_rows_and_no_run_is_repeated(do
 
     def train(field, encoder, rate, seed, steps):
         trained.append((rate, seed, steps))
-        return Outcome(cpu_seconds=10.0, best_step=steps, dev=60.0 - 1e5 * abs(rate - 3e-5), encoder=None)
+        dev = 60.0 - 1e5 * abs(rate - 3e-5)
+        return Outcome(cpu_seconds=10.0, best_step=steps, dev=dev, encoder=None, steps=steps)
 
     monkeypatch.setattr(benchmark, "METHODS", {"domain": train, "mnrl": train})
     monkeypatch.setattr(benchmark, "SentenceTransformer", lambda *args, **options: None)

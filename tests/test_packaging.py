@@ -2,14 +2,21 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from zipfile import ZipFile
 
 import pytest
 from builders import REPOSITORY
 
 from mocose_hf import errors
+from mocose_hf.version import __version__
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from check_release import find_faults
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTION_OF = {
@@ -97,3 +104,57 @@ def test_each_extra_of_a_hint_exists():
     named = {name for text in sources for name in re.findall(r"install_command\([\"'](\w+)[\"']\)", text)}
     assert named
     assert named <= set(extras)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A copy of the checkout, and the wheel that is built of it without a network."""
+    if int(getattr(pytest.importorskip("setuptools"), "__version__", "0").split(".")[0]) < 77:
+        pytest.skip("building needs setuptools 77 or newer")
+    folder = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(REPOSITORY / "mocose_hf", folder / "mocose_hf", ignore=ignored)
+    shutil.copytree(REPOSITORY / "tests" / "helpers", folder / "tests" / "helpers", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(REPOSITORY / name, folder)
+    program = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
+    (folder / "dist").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "dist"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, folder / "dist" / done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(wheel):
+    folder, path = wheel
+    files = ZipFile(path).namelist()
+    data = {name.rpartition(".")[2] for name in files if ".dist-info/" not in name}
+    assert {"py", "typed", "yaml", "html", "css", "md", "tex"} <= data
+    assert not [name for name in files if name.startswith(("tests/", "build/"))]
+    entry = next(name for name in files if name.endswith("entry_points.txt"))
+    assert "mocose = mocose_hf.cli.main:main" in ZipFile(path).read(entry).decode()
+    assert [fault for fault in find_faults("v0", path.parent, folder) if path.name in fault.split(" ")[:1]] == []
+
+
+@pytest.mark.slow
+def test_the_check_before_a_release_names_each_fault(wheel, tmp_path):
+    folder, path = wheel
+    dist, repository = tmp_path / "dist", tmp_path / "repository"
+    dist.mkdir()
+    shutil.copytree(folder / "mocose_hf", repository / "mocose_hf")
+    shutil.copy(path, dist)
+    (dist / f"mocose_hf-{__version__}.tar.gz").touch()
+    (repository / "CHANGELOG.md").write_text(f"## [{__version__}] - 2026-12-01\n")
+    assert find_faults(f"v{__version__}", dist, repository) == []
+    (repository / "mocose_hf" / "new.css").touch()
+    (repository / "mocose_hf" / "py.typed").unlink()
+    (repository / "CHANGELOG.md").write_text(f"## [{__version__}] - unreleased\n")
+    (dist / "other.whl.txt").touch()
+    tag, changes, names, lacks, holds = find_faults("v9", dist, repository)
+    assert "version.py" in tag
+    assert "YYYY-MM-DD" in changes
+    assert "other.whl.txt" in names
+    assert lacks.endswith("lacks mocose_hf/new.css.")
+    assert "holds mocose_hf/py.typed" in holds

@@ -17,26 +17,29 @@ https://arxiv.org/abs/2109.04380) or those of the online branch (cross-batch mem
 https://arxiv.org/abs/1912.06798). Each branch encodes each view at most once, whatever the terms.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mocose_hf.models.losses import contrastive_logits, relation_loss, reshape_keys, reshaping_loss, same_sentence
 from mocose_hf.models.modeling_base import ContrastiveOutput
 from mocose_hf.models.negative_queue import NegativeQueue
-from mocose_hf.models.views import HardNegatives, View
+from mocose_hf.models.views import HardNegatives
 from mocose_hf.parallel.collectives import gather_rows, gather_rows_with_gradient
 
 
 def combine_terms(
-    model, view: View, key_view: View, sentence_ids: Tensor | None, negatives: HardNegatives | None = None
+    model, view: Any, key_view: Any, sentence_ids: Tensor | None, negatives: Sequence[HardNegatives] = ()
 ) -> ContrastiveOutput:
     """Return the weighted sum of the terms of `model.config`.
 
     Args:
-        model: A `MoCoSEForPreTraining`.
-        view, key_view: The two views of the batch.
+        model: A `MoCoSEForPreTraining`, or another `QueueContrast` with `encode_queries` and `encode_keys`.
+        view, key_view: The two views of the batch, such as a `View`, as these two methods take them.
         sentence_ids: (B,) int64.
-        negatives: The hard negatives of the in-batch term; None for none.
+        negatives: The hard negatives of the in-batch term, of which each query can have several.
 
     Returns:
         The output, whose `logits`, `is_top1` and `labels` are those of the momentum term from the query view to the
@@ -53,7 +56,8 @@ def combine_terms(
 
     # One entry for each direction: queries, keys of the target, online embeddings of the other view, queue, and the
     # logits of hard negatives.
-    hard_logits = None if negatives is None else hard_negative_logits(model, queries, negatives)  # (B, W·B)
+    columns = [hard_negative_logits(model, queries, part) for part in negatives]  # (B, W·B) each
+    hard_logits = torch.cat(columns, dim=1) if columns else None
     directions = [(queries, keys, others, model.queue, hard_logits)]
     if config.symmetric_loss:
         directions.append((others, reverse_keys, queries, model.reverse_queue, None))

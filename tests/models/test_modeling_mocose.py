@@ -131,7 +131,7 @@ def test_logits_are_of_the_keys_and_then_of_the_slots_of_the_queue():
 
 @pytest.mark.parametrize("chunked_from", [1, 1000])
 def test_an_empty_queue_gives_the_loss_and_the_gradient_of_the_batch_alone(monkeypatch, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     empty, without = (tiny_model(queue_size=size, queue_init_size=0).eval() for size in (7, 0))
     without.load_state_dict({n: v for n, v in empty.state_dict().items() if "queue" not in n}, strict=False)
     losses = [model(**random_batch()).loss for model in (empty, without)]
@@ -251,7 +251,7 @@ def test_a_queue_in_bfloat16_is_drawn_anew_if_a_light_checkpoint_has_none(tmp_pa
 
 @pytest.mark.parametrize("chunked_from", [1, 1000])
 def test_the_loss_over_a_queue_in_bfloat16_is_that_of_its_rounded_rows_in_float32(monkeypatch, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     model = tiny_model(queue_dtype="bfloat16").eval()
     output = model(**random_batch())
     assert output.loss.dtype == torch.float32

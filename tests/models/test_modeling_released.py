@@ -232,7 +232,7 @@ def test_nothing_is_perturbed_in_evaluation_or_with_epsilon_0():
 
 
 def test_a_large_queue_leaves_keys_their_gradient(monkeypatch):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", 4)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", 4)
     model = released_model().train()
     output = model(**random_batch())
     assert output.logits is not None

@@ -283,7 +283,7 @@ def slow_attack(model, batch: dict, epsilon: float, seed: int = 5) -> dict:
 
 @pytest.mark.parametrize("chunked_from", [1, 1000])
 def test_fgsm_trains_as_two_passes_in_plain_torch_do(monkeypatch, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     model, batch, epsilon = tiny_model(encoder_dropout_prob=0.2).train(), random_batch(), 1e-3
     model.only_first_token = False  # which draws fewer dropout masks than an encoder of its own
     slow = slow_attack(model, batch, epsilon)

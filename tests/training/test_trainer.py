@@ -234,7 +234,7 @@ def test_a_large_queue_trains_as_a_plain_loss_over_it_does(tmp_path, tokenizer, 
         return trainer
 
     plain = run("plain")
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", 40)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", 40)
     seen = []
     monkeypatch.setattr(
         "mocose_hf.training.callbacks.momentum_update.measure",

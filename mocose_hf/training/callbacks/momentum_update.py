@@ -14,7 +14,7 @@ from mocose_hf.training.train_metrics import TrainMetrics, measure
 
 
 @dataclass
-class _Forward:
+class RecordedForward:
     """The values of one forward that the end of the optimizer step needs, of this process or of all."""
 
     measures: Tensor
@@ -26,10 +26,10 @@ class _Forward:
         """Return the tensors that must be finite."""
         return [part for part in (self.measures, self.keys, self.reverse_keys) if part is not None]
 
-    def gather(self) -> "_Forward":
+    def gather(self) -> "RecordedForward":
         """Return the same of all processes, in the order of the global batch."""
         parts = (self.measures, self.keys, self.sentence_ids, self.reverse_keys)
-        return _Forward(*(None if part is None else gather_rows(part) for part in parts))
+        return RecordedForward(*(None if part is None else gather_rows(part) for part in parts))
 
 
 class MomentumUpdate(TrainerCallback):
@@ -53,7 +53,7 @@ class MomentumUpdate(TrainerCallback):
 
     def reset(self) -> None:
         """Drop what an interrupted training has left, and copy the queue of the first process to all others."""
-        self._forwards: list[_Forward] = []
+        self._forwards: list[RecordedForward] = []
         self._gradient_norm: Tensor | None = None
         self._loss_scale = self._read_loss_scale()
         self._nan_monitor.reset()
@@ -68,7 +68,7 @@ class MomentumUpdate(TrainerCallback):
         """Keep the keys and measurements of a forward in training until the optimizer step is done."""
         keys = outputs.key_embeddings.detach()
         measures = measure(loss, outputs)
-        self._forwards.append(_Forward(measures, keys, outputs.sentence_ids, outputs.reverse_key_embeddings))
+        self._forwards.append(RecordedForward(measures, keys, outputs.sentence_ids, outputs.reverse_key_embeddings))
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Let the trainer prepare the training, which resets this object, before other callbacks begin."""

@@ -33,7 +33,7 @@ LANGUAGES = {"bash", "python", "yaml", "text", "bibtex"}
 
 FOREIGN_OPTIONS = {
     "--config_file", "--max-restarts", "--nproc_per_node", "--num_processes", "--quiet", "--shutdown-timeout",
-    "--help", "--lowest", "--list", "--limit",
+    "--help", "--lowest", "--list", "--limit", "--signal",
 }  # fmt: skip
 """Options of launchers and tools that the text mentions."""
 

@@ -2,12 +2,16 @@
 
 import random
 import runpy
+import subprocess
 
 import pytest
 import torch
 from builders import REPOSITORY, sentences
+from markdown_pages import shell_commands
+from torch.distributed.run import get_args_parser
 
 import mocose_hf
+from mocose_hf.cli.options import parse_command_line
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -52,6 +56,18 @@ def changed_weights(encoder_dir, folder) -> bool:
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < 80 or path.name == "pretrain_encoder.py", path.name
+
+
+def test_the_script_for_slurm_is_the_one_of_the_guide_and_its_command_parses():
+    script = (EXAMPLES / "slurm.sbatch").read_text(encoding="utf-8")
+    assert f"```bash\n{script}```" in (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).returncode == 0
+    for name, value in (("$SLURM_NNODES", "2"), ("$SLURM_JOB_ID", "7"), ("$first_node", "node1")):
+        script = script.replace(name, value)
+    (words,) = (words for words in shell_commands(script) if words[:2] == ["srun", "torchrun"])
+    arguments = get_args_parser().parse_args(words[2:])
+    assert (arguments.nnodes, arguments.rdzv_endpoint) == ("2", "node1:29500")
+    assert parse_command_line([*arguments.training_script_args, "--use_cpu"])
 
 
 def test_a_recipe_trains_and_scores_the_best_checkpoint(run_example, encoder_dir, tmp_path):

@@ -1,6 +1,6 @@
 """Which options of transformers' `TrainingArguments` and `Trainer` are supported; all others raise an error.
 
-docs/options.md is the table for users. A test compares it with this file and with the installed transformers.
+`tools/write_options.py` writes them to docs/command-line.md. A test compares them with the installed transformers.
 """
 
 from copy import copy
@@ -11,23 +11,56 @@ from transformers import Trainer
 
 from mocose_hf.errors import one_line
 
-SUPPORTED = """
-activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon accelerator_config bf16
-bf16_full_eval data_seed dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
-dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
-ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
-disable_tqdm do_eval do_train eval_delay eval_on_start eval_steps eval_strategy fp16 fp16_full_eval full_determinism
-gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_model_id
-hub_private_repo hub_revision hub_token include_num_input_tokens_seen learning_rate load_best_model_at_end local_rank
-log_level log_level_replica log_on_each_node logging_first_step logging_steps logging_strategy lr_scheduler_kwargs
-lr_scheduler_type max_grad_norm max_steps metric_for_best_model neftune_noise_alpha num_train_epochs optim optim_args
-optim_target_modules output_dir per_device_eval_batch_size per_device_train_batch_size project push_to_hub report_to
-restore_callback_states_from_checkpoint resume_from_checkpoint run_name save_on_each_node save_steps save_strategy
-save_total_limit seed skip_memory_metrics tf32 torch_compile torch_compile_backend torch_compile_mode
-torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cpu
-warmup_steps weight_decay
+_AS_DOCUMENTED = """
+activation_checkpointing_kwargs bf16 bf16_full_eval dataloader_multiprocessing_context dataloader_num_workers
+dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_bucket_cap_mb
+ddp_static_graph ddp_timeout debug deepspeed disable_tqdm eval_strategy fp16 fp16_full_eval full_determinism
+gradient_accumulation_steps hub_model_id hub_private_repo hub_token learning_rate load_best_model_at_end log_level
+log_level_replica log_on_each_node logging_first_step logging_steps logging_strategy lr_scheduler_kwargs
+max_grad_norm max_steps output_dir per_device_eval_batch_size per_device_train_batch_size project run_name
+save_on_each_node save_strategy seed tf32 torch_compile torch_compile_backend torch_compile_mode
+torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id use_cpu warmup_steps weight_decay
 """.split()  # noqa: SIM905
-"""Fields that work as transformers documents them."""
+
+SUPPORTED = dict.fromkeys(_AS_DOCUMENTED, "") | {
+    "accelerator_config": "entries that would change the batches fail",
+    "activation_checkpointing": "if the encoder supports it",
+    "adam_beta1": "with optimizers of the Adam kind",
+    "adam_beta2": "with optimizers of the Adam kind",
+    "adam_epsilon": "with optimizers of the Adam kind",
+    "data_seed": "order of the sentences",
+    "dataloader_drop_last": "default true",
+    "dataloader_in_order": "false fails with several workers",
+    "ddp_broadcast_buffers": "default false; all processes fill their queues alike",
+    "ddp_find_unused_parameters": "default false",
+    "do_eval": "command line: score the finished model on `eval_tasks`",
+    "do_train": "command line: must agree with whether there is text to train on",
+    "eval_delay": "the evaluation of the start is not delayed",
+    "eval_on_start": "default: true with `load_best_model_at_end`; the start is then a candidate for the best",
+    "eval_steps": "with `eval_strategy` steps",
+    "gradient_checkpointing": "the old name of `activation_checkpointing`",
+    "gradient_checkpointing_kwargs": "the old name of `activation_checkpointing_kwargs`",
+    "greater_is_better": "default: by the name of the metric",
+    "hub_revision": "branch to push to",
+    "include_num_input_tokens_seen": "tokens of the query view",
+    "local_rank": "set by launchers",
+    "lr_scheduler_type": "reduce_lr_on_plateau and greedy follow `metric_for_best_model` and need evaluations",
+    "metric_for_best_model": "any score of an evaluation, with or without `eval_`; default: dev_spearman",
+    "neftune_noise_alpha": "not with `padding_free`",
+    "num_train_epochs": "no meaning for streams",
+    "optim": "schedule-free optimizers are scored, saved and exported at their averaged weights",
+    "optim_args": "fails if the optimizer takes none or ignores an entry",
+    "optim_target_modules": "GaLore and APOLLO only",
+    "push_to_hub": "the finished model, once",
+    "report_to": "default none; the extras `tensorboard` and `trackio` bring these two",
+    "restore_callback_states_from_checkpoint": "always done, in place",
+    "resume_from_checkpoint": "command line; from Python it is an argument of `train`",
+    "save_steps": "default: `eval_steps` with development pairs, else 500",
+    "save_total_limit": "the best checkpoint always stays",
+    "skip_memory_metrics": "false adds memory figures to the training metrics",
+    "train_sampling_strategy": "random and sequential; group_by_length and batch_rebalance fail",
+}
+"""Fields that work as transformers documents them, with a remark if there is something to know."""
 
 _NO_PREDICTIONS = "evaluation scores sentence embeddings and gathers no predictions of a model"
 _NO_LABELS = "the contrastive loss has no labels"
@@ -61,19 +94,19 @@ UNSUPPORTED = {
 }
 """Fields that would have no effect or do harm, with the reason. Any value but the default raises an error."""
 
-TRAINER_SUPPORTED = [
-    "model",
-    "args",
-    "data_collator",
-    "train_dataset",
-    "eval_dataset",
-    "processing_class",
-    "model_init",
-    "callbacks",
-    "optimizers",
-    "optimizer_cls_and_kwargs",
-]
-"""Arguments of the trainer that work as transformers documents them."""
+TRAINER_SUPPORTED = {
+    "model": "a `MoCoSEForPreTraining`; or give `model_init`",
+    "args": "`MoCoSETrainingArguments`",
+    "data_collator": "default: tokenises, and pads or packs",
+    "train_dataset": "rows with `text`, or a list of sentences",
+    "eval_dataset": "scored pairs, or a dict of several",
+    "processing_class": "the tokenizer",
+    "model_init": "a new model for each training and each trial of `hyperparameter_search`",
+    "callbacks": "the state of an `ExportableState` is part of a checkpoint",
+    "optimizers": "not with `head_learning_rate` or `model_init`",
+    "optimizer_cls_and_kwargs": "",
+}
+"""Arguments of the trainer that work as transformers documents them, with a remark."""
 
 TRAINER_UNSUPPORTED = {
     "compute_loss_func": "the loss is that of the model; override `contrast` of the model",

@@ -152,7 +152,7 @@ def test_what_is_no_name_is_refused_in_one_line(name):
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_bfloat16_is_left_out_where_the_processor_has_none(monkeypatch, has_bf16):
+def test_bfloat16_is_left_out_if_the_processor_has_none(monkeypatch, has_bf16):
     monkeypatch.setattr("variants.has_bf16", lambda use_cpu: has_bf16)
     names, left_out = default_names(use_cpu=True, bert_like=True)
     assert set(BF16_STEPS) <= set(names if has_bf16 else usual_names())

@@ -269,7 +269,7 @@ def test_an_earlier_run_is_kept_until_all_else_is_right(refused, folder):
     refused(model_name_or_path="nobody/nothing", overwrite_output_dir="true")
 
 
-def test_an_earlier_run_is_kept_where_the_trainer_refuses(folder, encoder_dir):
+def test_an_earlier_run_is_kept_if_the_trainer_raises_an_error(folder, encoder_dir):
     (folder / "out" / "checkpoint-5").mkdir(parents=True)
     (folder / "out" / "checkpoint-5" / "model.safetensors").write_bytes(b"earlier")
     before = contents(folder)
@@ -432,7 +432,7 @@ def test_streaming(refused, folder, options, problem, remedy):
     assert remedy in said
 
 
-def test_streaming_without_an_end_is_told_with_the_line_of_the_configuration(refused, folder):
+def test_streaming_without_an_end_is_reported_with_the_line_of_the_configuration(refused, folder):
     (folder / "run.yaml").write_text("streaming: true\nmax_steps: -1\n", encoding="utf-8")
     assert refused(config="run.yaml").startswith("run.yaml, line 1: --streaming: --max_steps must be given")
 

@@ -281,7 +281,7 @@ def test_an_argument_that_is_none_is_refused_in_one_line(refused, argument):
     assert refused(argument).startswith("unknown option ")
 
 
-def test_a_file_name_with_a_line_feed_is_told_in_one_line(refused, folder):
+def test_a_file_name_with_a_line_feed_is_reported_in_one_line(refused, folder):
     (folder / "a\nb.txt").write_bytes(b"\n")
     assert "b.txt" in refused(train_file="a\nb.txt")
 

@@ -171,7 +171,7 @@ def get(options, part: str, name: str):
     return getattr(value, "value", value)
 
 
-def test_the_options_below_are_all_there_are():
+def test_the_options_below_are_all_options():
     assert list(MODEL) == [f.name for f in fields(ModelArguments)]
     assert list(METHOD) == [f.name for f in fields(MethodArguments)] == MoCoSEConfig.option_names()
     assert list(DATA) == [f.name for f in fields(DataArguments)]
@@ -455,7 +455,7 @@ def test_an_error_about_a_line_of_a_recipe_tells_how_to_override_it(tmp_path):
     assert "recipe" not in parse(tmp_path, "queue_prefill: true\n").locate("`queue_prefill` is true; leave it out.")
 
 
-def test_an_unknown_recipe_is_refused_with_the_names_there_are(tmp_path):
+def test_an_unknown_recipe_is_an_error_that_names_the_recipes(tmp_path):
     for refused in (lambda: parse_command_line(["--recipe=best"]), lambda: parse(tmp_path, "recipe: best\n")):
         names = (
             "domain, domain-search, domain-topics, from-mlm, from-mlm-search, from-mlm-topics, pairs, paper, released"
@@ -818,7 +818,7 @@ def test_help_tells_about_configuration_files_and_further_options(help_text):
         (["--senteval_dir", "b"], None),
     ],
 )
-def test_the_tasks_are_those_named_or_sts_where_evaluation_alone_is_asked_for(typed, tasks):
+def test_the_tasks_are_those_named_or_sts_for_evaluation_alone(typed, tasks):
     assert parse_command_line(typed).evaluation.eval_tasks == tasks
 
 

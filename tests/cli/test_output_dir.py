@@ -36,7 +36,7 @@ def test_a_file_is_no_directory_nor_is_anything_below_it(tmp_path, overwrite, re
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "checkpoint-3", "runs"])
-def test_what_is_there_is_written_over_only_where_asked(tmp_path, name):
+def test_existing_files_are_overwritten_only_if_asked(tmp_path, name):
     (tmp_path / name).mkdir()
     said = refusal(tmp_path)
     assert all(part in said for part in ("not empty", "--resume_from_checkpoint true", "--overwrite_output_dir"))
@@ -90,7 +90,7 @@ def test_clearing_leaves_what_a_link_points_to(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["eval_results.json", "eval_results.md", "spectrum.csv", "alignment_uniformity.png"])
-def test_scores_of_an_earlier_evaluation_are_kept_unless_told(tmp_path, name):
+def test_scores_of_an_earlier_evaluation_are_kept_unless_asked_otherwise(tmp_path, name):
     validate_results_dir(tmp_path, overwrite=False)
     validate_results_dir(tmp_path / "new", overwrite=False)
     (tmp_path / name).write_text("earlier")

@@ -277,7 +277,7 @@ def test_a_model_is_scored_on_all_tasks_and_the_figures_are_kept(scores, capsys)
     assert f"{out}/eval_results.csv" in printed
 
 
-def test_scores_are_not_written_over_unless_told(scores, capsys):
+def test_scores_are_not_overwritten_unless_asked(scores, capsys):
     assert scores("--eval_tasks", "stsb", "--allow_partial_tasks", "true")[0] == 0
     code, out = scores("--eval_tasks", "sickr", "--allow_partial_tasks", "true")
     assert code == 2
@@ -314,7 +314,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_written(scores, cap
     assert not out.exists()
 
 
-def test_bfloat16_is_close_and_told_apart(scores):
+def test_bfloat16_is_close_and_distinguished(scores):
     options = ("--eval_tasks", "stsb", "--allow_partial_tasks", "true")
     exact, rounded = (
         json.loads((scores(*options, *more, output_dir=name)[1] / "eval_results.json").read_text())
@@ -441,7 +441,7 @@ def test_a_damaged_log_beside_the_model_costs_its_plot_alone(scores, encoder_dir
     assert not (out / "alignment_uniformity.png").exists()
 
 
-def test_interrupted_run_goes_on_to_the_same_model(command, tmp_path):
+def test_interrupted_run_continues_to_the_same_model(command, tmp_path):
     whole = command("--save_steps", "3", output_dir="whole")
     checkpoint = whole / "checkpoint-3"
     resumed = command("--resume_from_checkpoint", str(checkpoint), output_dir="resumed")
@@ -463,7 +463,7 @@ def test_resuming_a_finished_run_trains_no_step_says_so_and_completes_what_is_mi
     assert "checkpoint-6 is at the end of its run, step 6: no step is left to train." in caplog.text
 
 
-def test_resuming_where_there_is_no_checkpoint_starts_afresh_and_says_so(command, capsys):
+def test_resuming_without_a_checkpoint_starts_afresh_and_says_so(command, capsys):
     out = command("--resume_from_checkpoint", "true")
     assert "starting at step 0" in capsys.readouterr().out
     assert (out / "model.safetensors").is_file()
@@ -555,7 +555,7 @@ def test_going_on_with_other_intervals_is_allowed(command):
     assert (out / "checkpoint-4" / "manifest.json").is_file()
 
 
-def test_going_on_elsewhere_leaves_what_is_there(command, tmp_path, capsys):
+def test_resuming_into_another_directory_leaves_its_files(command, tmp_path, capsys):
     checkpoint = command("--save_steps", "3") / "checkpoint-3"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("precious")

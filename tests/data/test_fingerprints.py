@@ -50,7 +50,7 @@ def test_lists_of_numbers_count_with_their_lengths_and_however_they_are_held(tmp
     assert len(set(found)) == 5
 
 
-def test_values_that_look_alike_are_told_apart():
+def test_values_that_look_alike_are_distinguished():
     long = torch.zeros(3000)
     other = long.clone()
     other[1500] = 1.0  # in the part that `repr` leaves out
@@ -76,7 +76,7 @@ def test_rows_drawn_at_random_have_no_fingerprint_and_draw_nothing_from_the_run(
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-def test_streams_are_told_apart_by_their_first_rows():
+def test_streams_are_distinguished_by_their_first_rows():
     def stream(texts):
         return RowStream([{"text": text} for text in texts])
 
@@ -85,7 +85,7 @@ def test_streams_are_told_apart_by_their_first_rows():
     assert dataset_fingerprint(stream(texts)) != dataset_fingerprint(stream(texts[::-1]))
 
 
-def test_tokenizers_are_told_apart_by_casing_and_vocabulary(tokenizer, encoder_dir, tmp_path):
+def test_tokenizers_are_distinguished_by_casing_and_vocabulary(tokenizer, encoder_dir, tmp_path):
     same = tokenizer_fingerprint(BertTokenizer.from_pretrained(encoder_dir))
     assert tokenizer_fingerprint(tokenizer) == same
     assert tokenizer_fingerprint(None) is None

@@ -236,13 +236,13 @@ def test_a_line_that_is_wrong_is_named_by_its_place_in_the_file(tmp_path):
             read_sentences(write(tmp_path, kind, content))
 
 
-def test_an_open_quote_is_named_by_the_line_where_its_row_starts(tmp_path):
+def test_an_open_quote_is_named_by_the_first_line_of_its_row(tmp_path):
     content = "text\nfirst\n" + '"a row whose quote never ends\n' + "\n".join(sentences(50))
     with pytest.raises(InputError, match=r"file\.csv, line 3: .*quote"):
         read_sentences(write(tmp_path, ".csv", content))
 
 
-def test_half_of_a_surrogate_pair_is_told_with_its_line(tmp_path):
+def test_half_of_a_surrogate_pair_is_reported_with_its_line(tmp_path):
     path = write(tmp_path, ".jsonl", '{"text": "a"}\n{"text": "cat \\ud83d"}\n')
     with pytest.raises(InputError, match=r"file\.jsonl, line 2: "):
         read_sentences(path)
@@ -252,7 +252,7 @@ def test_a_whole_surrogate_pair_is_one_character(tmp_path):
     assert texts(read_sentences(write(tmp_path, ".jsonl", '{"text": "cat \\ud83d\\ude00"}\n'))) == ["cat 😀"]
 
 
-def test_bytes_of_a_parquet_column_that_are_no_utf8_are_told(tmp_path):
+def test_bytes_of_a_parquet_column_that_are_no_utf8_are_reported(tmp_path):
     binary = pa.array([b"a cat", b"\xff\xfe"], pa.binary())
     texts_of_bytes = pa.Array.from_buffers(pa.string(), 2, binary.buffers())
     pq.write_table(pa.table({"text": texts_of_bytes}), tmp_path / "file.parquet")
@@ -293,7 +293,7 @@ def test_a_hub_dataset_is_cleaned_like_a_file(monkeypatch, tmp_path):
         read_hub_sentences("someone/texts", None, "train", text_column="label")
 
 
-def test_an_error_is_told_on_one_line():
+def test_an_error_is_reported_on_one_line():
     assert one_line(ValueError("It failed.\n  More\tof it. ")) == "It failed. More of it"
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("a" * 300)) == "a" * 300
@@ -303,7 +303,7 @@ def test_an_error_is_told_on_one_line():
     assert long.endswith("…")
 
 
-def test_sentence_ids_are_numbered_where_they_are_missing():
+def test_missing_sentence_ids_are_numbered():
     numbered = with_sentence_ids(Dataset.from_dict({"text": ["a", "b", "c"]}))
     assert list(numbered["sentence_id"]) == [0, 1, 2]
     own = Dataset.from_dict({"text": ["a", "b"], "sentence_id": [7, 5]})

@@ -147,7 +147,7 @@ def test_batches_are_the_same_for_any_number_of_workers_and_processes(text_file,
 
 
 @pytest.mark.parametrize("start", range(0, 41, 3))
-def test_starting_later_goes_on_as_if_from_the_start(start):
+def test_starting_later_continues_as_if_from_the_start(start):
     expected = take(numbers(9), 200)
     stream = numbers(9)
     stream.start_at(start, global_batch_size=4)
@@ -193,7 +193,7 @@ def test_fewer_rows_than_a_batch_are_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_row_that_cannot_be_read_is_told_in_one_line(tmp_path, workers):
+def test_a_row_that_cannot_be_read_is_reported_in_one_line(tmp_path, workers):
     good = "\n".join(sentences(50)).encode()
     path = write(tmp_path, ".txt", good + b"\ncaf\xe9\n" + good)
     stream = SentenceStream(path, shuffle_buffer_size=5)

@@ -136,7 +136,7 @@ def test_the_share_of_words_with_synonyms_that_are_replaced_is_the_rate(wordnet)
     assert made.count("mount") / 20_000 == pytest.approx(0.25, abs=0.015)
 
 
-def test_what_synonyms_need_is_told_with_the_command_that_gets_it(tmp_path, tokenizer, wordnet, monkeypatch):
+def test_what_synonyms_need_is_reported_with_the_command_that_gets_it(tmp_path, tokenizer, wordnet, monkeypatch):
     data = pytest.importorskip("nltk.data")
     options = {"key_augmentation": "synonyms"}
     make_trainer(tmp_path, tokenizer, **options)

@@ -62,7 +62,7 @@ def test_one_spectrum_is_named_above_it_and_not_in_a_legend():
     assert axes.get_title() == "alone"
 
 
-def test_many_spectra_are_told_apart():
+def test_many_spectra_are_distinguished():
     (axes,) = spectrum_figure({f"encoder {i}": torch.tensor([3.0, 1.0 + i]) for i in range(20)}).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}) == 20
 
@@ -177,7 +177,7 @@ def test_another_suffix_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_matplotlib_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_matplotlib_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for plot, data in ((plot_spectrum, SPECTRA), (plot_alignment_uniformity, HISTORY)):
         with pytest.raises(InputError, match=r"^plots need matplotlib: pip install .*\[evaluation\]'$"):

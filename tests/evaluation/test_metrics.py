@@ -322,7 +322,7 @@ def test_sts_benchmark_reads_another_split(senteval):
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
-def test_sts_benchmark_names_a_wrong_number_and_goes_on(senteval, cache, count):
+def test_sts_benchmark_names_a_wrong_number_and_continues(senteval, cache, count):
     benchmark = STSBenchmark(senteval, allow_partial_tasks=True)
     wrong = rows(5, dim=2)[:count]
     with pytest.raises(ValueError, match=rf"^STS-B test has 4 pairs, but {count} embeddings of `sentence1`.*order\.$"):

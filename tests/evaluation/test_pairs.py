@@ -37,7 +37,7 @@ def test_a_score_that_is_no_number_is_named(tmp_path, score):
         read_scored_pairs(path)
 
 
-def test_pairs_whose_score_comes_last_are_told_the_order(tmp_path):
+def test_pairs_whose_score_comes_last_raise_an_error_with_the_order(tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text("a dog runs\ta dog walks\t3.0\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"'a dog runs' is no number; .*the score comes first, then both sentences"):

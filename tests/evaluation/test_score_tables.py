@@ -99,7 +99,7 @@ def test_transfer_has_a_line_of_dev_and_one_of_test():
     assert rows[1] == ["ours, test", "2.00", *["-"] * 4, "3.00", "-", "2.50"]
 
 
-def test_geometry_has_the_figures_that_there_are():
+def test_geometry_has_the_figures_that_can_be_computed():
     ((title, head, rows),) = tables([("start", GEOMETRY), ("end", {"mean_cosine": 0.5, "uniformity": -1.0})])
     assert title == "Geometry on STS-B dev"
     assert head == ["", "alignment", "uniformity", "effective rank", "mean cosine"]
@@ -178,7 +178,7 @@ def test_the_files_hold_what_was_given(tmp_path):
         }
 
 
-def test_the_json_file_has_the_figures_of_the_last_row_where_it_is_given_none(tmp_path):
+def test_the_json_file_has_the_figures_of_the_last_row_if_it_is_given_none(tmp_path):
     write_results(str(tmp_path), [("a", FOUR), ("b", GEOMETRY)], [])
     text = (tmp_path / "eval_results.json").read_text(encoding="utf-8")
     assert json.loads(text) == {f"eval_{name}": value for name, value in GEOMETRY.items()}

@@ -200,7 +200,7 @@ def test_a_blank_line_of_a_binary_task_is_a_full_stop_of_no_words(tmp_path, monk
     assert Counter(asked) == Counter(task.sentences())
 
 
-def test_latin_1_and_utf_8_are_told_apart_by_the_whole_file(tmp_path):
+def test_latin_1_and_utf_8_are_distinguished_by_the_whole_file(tmp_path):
     write_task(tmp_path, "mr")
     write(tmp_path, "MR/rt-polarity.pos", lines("café", *numbered(12, "good")).encode("latin-1"))
     write(tmp_path, "MR/rt-polarity.neg", b"\xef\xbb\xbf" + lines("naïve", *numbered(12, "bad")).encode())
@@ -316,7 +316,7 @@ def test_mrpc_without_its_header_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sst2", "mrpc"])
-def test_utf_8_is_required_where_it_is_the_encoding(tmp_path, name):
+def test_utf_8_is_required_if_it_is_the_encoding(tmp_path, name):
     write_task(tmp_path, name)
     path = transfer_files(name, tmp_path)[0]
     number = path.read_bytes().count(b"\n") + 1
@@ -530,7 +530,7 @@ def test_scoring_changes_no_embedding(monkeypatch):
     assert torch.equal(given, before)
 
 
-def test_scikit_learn_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+def test_a_missing_scikit_learn_is_reported(tmp_path, monkeypatch):
     write_task(tmp_path, "mr")
     task = read_transfer_task("mr", tmp_path, allow_partial_tasks=True)
     for module in [module for module in sys.modules if module.split(".")[0] == "sklearn"]:

@@ -198,7 +198,7 @@ def test_the_published_counts_are_demanded_of_every_subset(tmp_path, year):
 
 
 @pytest.mark.parametrize("short", ["gs", "input"])
-def test_files_of_two_lengths_are_refused_where_the_shorter_ends(tmp_path, short):
+def test_files_of_two_lengths_are_an_error_at_the_end_of_the_shorter(tmp_path, short):
     write_year(tmp_path, "sts15")
     scores, pairs = [1, 2, 3, 4], ["a\tb", "c\td", "e\tf", "g\th"]
     (scores if short == "gs" else pairs).pop()
@@ -515,7 +515,7 @@ def test_a_task_of_the_hub_has_its_name_its_split_and_its_count(hub, name):
     )
 
 
-def test_what_the_hub_fails_by_is_told_in_one_line(monkeypatch):
+def test_what_the_hub_fails_by_is_reported_in_one_line(monkeypatch):
     def fail(name, split):
         raise ConnectionError("Couldn't reach\n  the hub.\nTry again.")
 
@@ -528,7 +528,7 @@ def test_what_the_hub_fails_by_is_told_in_one_line(monkeypatch):
     )
 
 
-def test_a_dataset_of_the_hub_without_the_columns_is_told_in_one_line(monkeypatch):
+def test_a_dataset_of_the_hub_without_the_columns_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(
         "mocose_hf.evaluation.sts.load_dataset", lambda name, split: Dataset.from_dict({"text": ["a", "b"]})
     )

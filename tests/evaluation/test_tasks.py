@@ -91,7 +91,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(senteval, word):
 # What is not there
 
 
-def test_missing_tasks_of_a_group_are_told(partial):
+def test_missing_tasks_of_a_group_are_reported(partial):
     assert read(["sts"], partial) == (["sts12", "sts16", "stsb"], ["sts13", "sts14", "sts15", "sickr"])
     assert read(["transfer", "geometry"], partial) == (
         ["mr", "geometry"],
@@ -100,7 +100,7 @@ def test_missing_tasks_of_a_group_are_told(partial):
 
 
 @pytest.mark.parametrize("wanted", [["sts13"], ["sts", "sts13"], ["stsb", "sts13", "sts"]])
-def test_a_task_wanted_by_its_own_name_must_be_there(partial, wanted):
+def test_a_task_that_is_asked_for_by_name_must_exist(partial, wanted):
     said = refusal(wanted, partial)
     path = partial / "downstream" / "STS" / "STS13-en-test" / "STS.gs.FNWN.txt"
     assert said == f"{path}: no such file; check the path."
@@ -114,7 +114,7 @@ def test_a_task_of_a_group_that_is_there_in_part_is_no_missing_one(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["sts", "transfer", "geometry"])
-def test_a_group_of_which_nothing_is_there_is_refused(tmp_path, group):
+def test_a_group_without_any_task_file_is_an_error(tmp_path, group):
     said = refusal([group], tmp_path / "nowhere")
     assert said == f"`eval_tasks` {group}: {tmp_path / 'nowhere'} has none of its files; check `senteval_dir`."
 
@@ -156,7 +156,7 @@ def test_without_a_folder_the_hub_gives_similarity_and_geometry(monkeypatch):
         ("matplotlib", ["geometry", "sts12"], "geometry"),
     ],
 )
-def test_a_missing_library_is_told_before_files_are_read(monkeypatch, tmp_path, library, wanted, name):
+def test_a_missing_library_is_reported_before_files_are_read(monkeypatch, tmp_path, library, wanted, name):
     folder = write_senteval(tmp_path, years=["STS12"])
     for path in folder.rglob("*.*"):
         if path.is_file():
@@ -198,7 +198,7 @@ def test_a_mean_without_selection_pairs_has_the_usual_figures_of_other_tasks():
     assert averages(figures) == {"sts_avg_of_2_spearman": 75.0, "sts_avg_of_2_without_stsb_dev_spearman": 70.0}
 
 
-def test_selection_pairs_are_not_asked_for_if_they_are_not_there(senteval, tmp_path):
+def test_missing_selection_pairs_are_not_used(senteval, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(senteval, folder)
     (folder / "downstream" / "STS" / "STSBenchmark" / "sts-dev.csv").unlink()

@@ -61,7 +61,7 @@ def test_saved_tokenizer_forgets_its_last_truncation(tmp_path, tokenizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_export_agrees_to_the_last_bit_where_the_package_is_unknown(tmp_path, tokenizer, pooling):
+def test_export_agrees_to_the_last_bit_without_the_package(tmp_path, tokenizer, pooling):
     model = tiny_model(pooling_mode=pooling).eval()
     texts = sentences(6)
     export_sentence_encoder(model, tokenizer, tmp_path / "encoder")

@@ -37,7 +37,7 @@ def test_whitening_equalises_the_variances_by_its_degree_and_keeps_the_length(de
     torch.testing.assert_close(after, expected * before.sum() / expected.sum(), rtol=1e-3, atol=1e-4)
 
 
-def test_whitening_what_is_white_changes_nothing_and_composes_with_a_layer_that_is_there():
+def test_whitening_a_white_embedding_changes_nothing_and_composes_with_an_earlier_layer():
     rows, dense = skewed(), DenseLayer(6)
     dense.weight.copy_(torch.diag(torch.arange(6.0, 0.0, -1.0)))
     dense.whiten(dense(rows), 1.0)

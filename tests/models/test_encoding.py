@@ -109,7 +109,7 @@ def test_a_sentence_is_cut_at_the_length_asked_for(model, tokenizer):
     assert not torch.allclose(cut[0], model.encode([long], tokenizer)[0], atol=1e-3)
 
 
-def test_a_sentence_is_cut_where_the_encoder_ends(model, tokenizer):
+def test_a_sentence_is_cut_at_the_length_of_the_encoder(model, tokenizer):
     spy = Spy(model)
     tokenizer.model_max_length, kept = 10**9, tokenizer.model_max_length
     try:

@@ -32,7 +32,7 @@ def packing(lengths: list[int] = LENGTHS) -> Packing:
     return Packing.of(bounds, max(lengths), sum(lengths))
 
 
-def test_packing_puts_each_token_where_a_loop_puts_it():
+def test_packing_puts_each_token_at_the_place_of_a_loop():
     made = packing()
     assert made.starts.tolist() == [0, 3, 4, 9]
     assert made.mask.sum(1).tolist() == LENGTHS

@@ -116,7 +116,7 @@ def test_holm_rejects_what_the_stepwise_definition_rejects():
         assert {i for i, p in enumerate(holm(values)) if p <= 0.05} == rejected
 
 
-def test_the_first_step_is_where_the_adjusted_p_is_just_below():
+def test_the_first_step_is_the_one_whose_adjusted_p_is_just_below():
     ratio = first_step_ratio(3, 9)
     differences = np.array([-1.0, 0.0, 1.0]) + ratio  # of standard deviation 1
     assert 9 * stats.ttest_1samp(differences, 0).pvalue == pytest.approx(0.05)
@@ -250,7 +250,7 @@ def test_equivalence_has_the_bounds_that_the_study_declares():
             Study("s", "S", "?", "", cells, equivalence_bound=bound)
 
 
-def test_a_trial_that_is_not_there_is_not_counted():
+def test_a_missing_trial_is_not_counted():
     study, results = decay_study()
     analysis = analyse(study, results)
     assert len(analysis.trials) == 27

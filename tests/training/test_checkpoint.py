@@ -74,7 +74,7 @@ def test_a_save_that_fails_on_the_way_leaves_no_manifest(tmp_path, monkeypatch):
     assert "did not finish" in find_corruption(folder)
 
 
-def test_a_missing_directory_or_manifest_is_said(tmp_path):
+def test_a_missing_directory_or_manifest_is_reported(tmp_path):
     assert find_corruption(tmp_path / "nowhere") == "no such directory"
     assert find_corruption(unfinished(tmp_path, 3)) == "it has no manifest.json, so its save did not finish"
 

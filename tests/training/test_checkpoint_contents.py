@@ -70,7 +70,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(checkpoint, tmp_path, name, sav
 
 
 @pytest.mark.parametrize("save", FORMATS)
-def test_training_goes_on_neither_with_code_in_a_pickle_nor_runs_it(checkpoint, tmp_path, tokenizer, save):
+def test_resuming_neither_loads_nor_runs_code_in_a_pickle(checkpoint, tmp_path, tokenizer, save):
     run, marker = read_manifest(checkpoint), tmp_path / "marker"
     save({"python": Attack(marker)}, checkpoint / "rng_state.pth")
     write_manifest(checkpoint, run)
@@ -169,7 +169,7 @@ def test_a_scalar_is_not_taken_for_a_missing_weight(checkpoint):
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-1], lambda b: b[:100], lambda b: b[:4], lambda b: b"", lambda b: b"\xff" * 64, None]
 )
-def test_a_damaged_or_missing_weights_file_is_said_in_one_line(checkpoint, damage):
+def test_a_damaged_or_missing_weights_file_is_reported_in_one_line(checkpoint, damage):
     file = checkpoint / WEIGHTS_FILE
     content = file.read_bytes()
     file.unlink()

@@ -29,7 +29,7 @@ def write(saver: CheckpointSaver, parent: Path, step: int) -> None:
     unfinished(parent, step)
 
 
-def test_what_was_just_saved_stays_where_later_steps_of_another_run_lie(tmp_path):
+def test_a_new_checkpoint_is_kept_beside_later_steps_of_another_run(tmp_path):
     complete(tmp_path, 10, 20)
     saver, saving = CheckpointSaver(TrainMetrics()), Saving(2)
     with saver.saving(saving, RUN):
@@ -40,7 +40,7 @@ def test_what_was_just_saved_stays_where_later_steps_of_another_run_lie(tmp_path
     assert find_corruption(tmp_path / "checkpoint-3") is None
 
 
-def test_what_was_just_saved_stays_where_an_older_one_cannot_be_deleted(tmp_path, monkeypatch):
+def test_a_new_checkpoint_is_kept_if_an_older_one_cannot_be_deleted(tmp_path, monkeypatch):
     complete(tmp_path, 1)
     saver, saving = CheckpointSaver(TrainMetrics()), Saving(1)
     remove = shutil.rmtree

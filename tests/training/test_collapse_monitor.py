@@ -110,7 +110,7 @@ def test_spread_of_random_directions_is_near_1_whatever_the_shape(shape):
 # The paper's collapse
 
 
-def test_collapse_is_told_once_within_100_steps_of_setting_in(tmp_path, tokenizer, warnings):
+def test_collapse_is_reported_once_within_100_steps_of_setting_in(tmp_path, tokenizer, warnings):
     witness = SpreadOfOtherSentences(tokenizer)
     train(tmp_path, tokenizer, collapsing_model(), witness, **COLLAPSING | {"collapse_check_steps": 20})
     assert witness.distances[0] > 0.02
@@ -124,11 +124,13 @@ def test_collapse_is_told_once_within_100_steps_of_setting_in(tmp_path, tokenize
 
 
 @pytest.mark.parametrize(
-    ("ranks", "told_at"),
+    ("ranks", "reported_at"),
     [([0.9, 0.2, 0.5, 0.2, 0.2], 4), ([0.9, 0.2, 0.2, 0.2], 3), ([0.9, 0.2, 0.5, 0.5, 0.2], None)],
     ids=["a pause of one check", "no pause", "a pause of two checks"],
 )
-def test_a_collapse_is_told_if_two_of_three_checks_find_too_little(tmp_path, warnings, monkeypatch, ranks, told_at):
+def test_a_collapse_is_reported_if_two_of_three_checks_find_little(
+    tmp_path, warnings, monkeypatch, ranks, reported_at
+):
     found = iter(ranks)
     monkeypatch.setattr(CollapseMonitor, "_measure", lambda *_: {"embedding_rank": next(found)})
     args = training_arguments(tmp_path, collapse_check_steps=1)
@@ -136,8 +138,8 @@ def test_a_collapse_is_told_if_two_of_three_checks_find_too_little(tmp_path, war
     alarm._probe = sentences(8)
     for check in range(1, len(ranks) + 1):
         alarm.on_step_end(args, TrainerState(global_step=check), None, model=MoCoSEForPreTraining)
-    assert alarm.alarm_step == told_at
-    assert len(warnings()) == (told_at is not None)
+    assert alarm.alarm_step == reported_at
+    assert len(warnings()) == (reported_at is not None)
 
 
 def test_dropout_hides_the_collapse_from_the_outputs_of_the_step(tmp_path, tokenizer):
@@ -158,7 +160,7 @@ def test_stop_ends_the_run_and_leaves_its_checkpoints(tmp_path, tokenizer):
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "checkpoint-5" / "model.safetensors").values())
 
 
-def test_a_collapse_that_was_told_before_the_break_stops_a_resumed_run(tmp_path, tokenizer, warnings):
+def test_a_collapse_that_was_reported_before_the_break_stops_a_resumed_run(tmp_path, tokenizer, warnings):
     saving = {"save_strategy": "steps", "save_steps": 30, "max_steps": 40}
     train(tmp_path, tokenizer, collapsing_model(), **COLLAPSING, **saving)
     assert len(warnings()) == 1
@@ -178,7 +180,7 @@ def test_a_total_collapse_by_hand_is_caught(tmp_path, tokenizer, warnings):
     assert [message.split(":")[0].split()[-1] for message in warnings()] == ["30"]
 
 
-def test_a_second_collapse_is_told_after_the_first_is_over(tmp_path, tokenizer, warnings):
+def test_a_second_collapse_is_reported_after_the_first_is_over(tmp_path, tokenizer, warnings):
     class TwiceAllEqual(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             weight = model.mocose.encoder.embeddings.word_embeddings.weight
@@ -238,7 +240,7 @@ def test_too_few_sentences_to_tell_are_not_watched(tmp_path, tokenizer, texts, b
     assert bool(logged(trainer)) == watched
 
 
-def test_stopping_that_cannot_work_is_told(tmp_path, tokenizer, warnings):
+def test_stopping_that_cannot_work_is_reported(tmp_path, tokenizer, warnings):
     trainer = make_trainer(tmp_path, tokenizer, texts={"text": sentences(7)}, stop_on_collapse=True)
     trainer.train()
     assert len(warnings()) == 1
@@ -271,7 +273,7 @@ def test_the_alarm_changes_no_bit_of_the_training(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize(("checkpoint", "restore"), [(10, False), (12, False), (12, True), (20, False)])
-def test_resumed_run_alarms_where_an_uninterrupted_one_does(tmp_path, tokenizer, warnings, checkpoint, restore):
+def test_resumed_run_alarms_at_the_step_of_an_uninterrupted_one(tmp_path, tokenizer, warnings, checkpoint, restore):
     saving = {"save_strategy": "steps", "save_steps": checkpoint, "save_total_limit": None, "max_steps": 26}
     whole = train(tmp_path / "whole", tokenizer, collapsing_model(), **COLLAPSING, **saving)
     steps_of_whole = [message.split(":")[0] for message in warnings()]
@@ -369,7 +371,7 @@ class ScoreOfDevelopmentPairs(TrainerCallback):
 
 
 @pytest.mark.slow
-def test_collapse_of_a_trained_encoder_on_real_text_is_told_in_time(tmp_path, shared_data, warnings):
+def test_collapse_of_a_trained_encoder_on_real_text_is_reported_in_time(tmp_path, shared_data, warnings):
     encoder = shared_data.parent / "models" / "wiki-mini"
     if not encoder.is_dir():
         pytest.skip("there is no models/wiki-mini beside the folder that MOCOSE_DATA names")

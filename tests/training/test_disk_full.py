@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
-def test_a_disk_that_fills_up_ends_in_one_line_and_a_run_that_goes_on(folder, point):
+def test_a_full_disk_ends_the_run_with_one_line_and_the_run_can_be_resumed(folder, point):
     disk = folder / "small"
     disk.mkdir(exist_ok=True)
     script = f'mount -t tmpfs -o size={MEGABYTES}m none "$1" && exec "$2" "$3" "$1" "$4"'

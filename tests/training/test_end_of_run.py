@@ -110,7 +110,7 @@ def test_a_run_that_a_callback_stops_is_saved_there(tmp_path, tokenizer, monkeyp
     assert again.state.global_step == 5
 
 
-def test_a_signal_in_the_evaluation_that_stops_the_run_does_not_let_it_go_on(tmp_path, tokenizer, monkeypatch):
+def test_a_signal_in_the_evaluation_that_stops_the_run_does_not_let_it_continue(tmp_path, tokenizer, monkeypatch):
     falling(monkeypatch, signal_at=10)
     with pytest.raises(TrainingInterrupted):
         trainer_of(tmp_path, tokenizer, EarlyStoppingCallback(3)).train()
@@ -132,7 +132,7 @@ def test_a_signal_before_that_evaluation_does_not_end_the_run(tmp_path, tokenize
 
 
 @pytest.mark.parametrize("transformers_restores_too", [False, True])
-def test_each_of_several_callbacks_of_a_class_goes_on_with_its_own_state(
+def test_each_of_several_callbacks_of_a_class_continues_with_its_own_state(
     tmp_path, tokenizer, transformers_restores_too
 ):
     fields = {"eval_strategy": "no", "metric_for_best_model": None, "save_steps": 2, "max_steps": 6}

@@ -26,7 +26,7 @@ def interrupt(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twice_and_one_that_is_told_to_stop_end_in_the_same_bits():
+def test_a_run_that_is_killed_twice_and_one_that_is_asked_to_stop_end_in_the_same_bits():
     assert "2 of 2 end bit for bit" in interrupt("kill", "--runs", "2")
     assert "2 of 2 end bit for bit" in interrupt("terminate", "--runs", "2", "--processes", "2", "--one_rank")
 
@@ -50,7 +50,7 @@ def test_20_runs_killed_at_random_moments_end_in_the_same_bits():
     ],
     ids=" ".join,
 )
-def test_10_runs_told_to_stop_at_random_moments_end_in_the_same_bits(options):
+def test_10_runs_asked_to_stop_at_random_moments_end_in_the_same_bits(options):
     assert "10 of 10 end bit for bit" in interrupt("terminate", "--runs", "10", *options)
 
 

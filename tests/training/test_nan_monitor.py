@@ -37,7 +37,7 @@ def test_late_it_is_the_next_look_that_names_the_step(bad):
     monitor.check()
 
 
-def test_no_step_goes_without_a_look_where_the_next_one_is_noted():
+def test_every_step_before_a_recorded_one_is_checked():
     monitor = NaNMonitor(late=True)
     monitor.record(1, BAD[0])
     with pytest.raises(FloatingPointError, match="of step 1 is not finite"):
@@ -52,7 +52,7 @@ def test_a_training_that_begins_forgets_the_one_before():
     monitor.check()
 
 
-def test_numbers_that_change_after_they_were_noted_are_told_of_as_they_were():
+def test_recorded_numbers_are_reported_as_they_were():
     monitor = NaNMonitor(late=True)
     number = torch.tensor([math.nan])
     monitor.record(1, [number])

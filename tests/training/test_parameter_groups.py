@@ -76,7 +76,7 @@ def test_what_other_algorithms_train_over_the_encoder_counts_as_heads(kind, conf
     assert {name.split(".")[0] for name, p in model.named_parameters() if id(p) in heads} == modules
 
 
-def test_a_killed_run_goes_on_with_both_rates_and_refuses_others(tmp_path, tokenizer):
+def test_a_killed_run_continues_with_both_rates_and_refuses_others(tmp_path, tokenizer):
     whole = run(tmp_path / "whole", tokenizer, head_learning_rate=1e-2)
     run(tmp_path / "broken", tokenizer, [(6,)], head_learning_rate=1e-2)
     last = f"checkpoint-{whole.state.max_steps}"

@@ -158,7 +158,7 @@ def test_a_signal_twice_in_a_row_and_again_loses_nothing(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("limit", [1, 2, None])
-def test_what_a_signal_saved_stays_where_a_run_goes_on_from_an_earlier_step(tmp_path, tokenizer, limit):
+def test_a_checkpoint_of_a_signal_is_kept_if_a_run_resumes_from_an_earlier_step(tmp_path, tokenizer, limit):
     fields = {"save_steps": 3, "save_total_limit": limit, "num_train_epochs": 1}
     trainer_of(tmp_path, tokenizer, **(fields | {"save_total_limit": None})).train()
     again = trainer_of(tmp_path, tokenizer, Send("on_step_begin", 3), **fields)
@@ -219,7 +219,7 @@ def test_a_terminal_or_launcher_that_is_gone_ends_training_with_its_step_saved(
     assert signal.getsignal(LAUNCHER_DIED) == signal.SIG_DFL
 
 
-def test_a_training_under_nohup_goes_on(tmp_path, tokenizer, hangup):
+def test_a_training_under_nohup_continues(tmp_path, tokenizer, hangup):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert trainer_of(tmp_path, tokenizer, Send("on_step_begin", 2, signal.SIGHUP)).train().global_step == 14
     assert signal.signal(signal.SIGHUP, signal.SIG_DFL) == signal.SIG_IGN

@@ -49,7 +49,7 @@ def test_a_bin_holds_its_ages_and_the_last_one_all_older():
     assert bins.numbers(torch.tensor([1, 2, 3, 4, 5, 6, 7, 90])).tolist() == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
-def test_slots_are_told_apart_by_age_random_rows_and_empty_ones():
+def test_slots_are_distinguished_by_age_random_rows_and_empty_ones():
     queue = NegativeQueue(9, 4, init_size=2)
     for step in (1, 2, 4):
         queue.enqueue(unit_rows(2, step, 4), step=step)
@@ -125,7 +125,7 @@ def test_one_negative_far_above_the_others_is_the_only_effective_one():
     assert found.effective == pytest.approx(1, abs=1e-6)
 
 
-def test_no_negatives_are_told_as_such():
+def test_no_negatives_are_reported_as_such():
     own, ids = torch.zeros(2), torch.zeros(2).long()
     found = weigh_negatives([torch.full((2, 2), NONE)], own, ids, 1, ids, ids)
     assert (found.shares, found.effective, found.count, found.false_negative_rate) == (None, None, 0, None)

@@ -233,7 +233,7 @@ def test_a_queue_without_logits_gives_the_same_line(tmp_path, tokenizer, monkeyp
                 assert value == (None if expected is None else pytest.approx(expected, rel=1e-4)), name
 
 
-def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_told_from_them(tmp_path, tokenizer, monkeypatch):
+def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_attributed_to_them(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(modeling_mocose, "CHUNKED_FROM", 20)
     contrast = modeling_mocose.MoCoSEForPreTraining.contrast
 
@@ -286,7 +286,7 @@ def test_without_a_queue_there_are_in_batch_figures(tmp_path, tokenizer):
 # What it needs, and what is said where it is not there
 
 
-def test_of_a_stream_the_drift_is_skipped_and_that_is_said_once(tmp_path, tokenizer, told):
+def test_of_a_stream_the_drift_is_skipped_and_that_is_reported_once(tmp_path, tokenizer, told):
     rows = [{"text": text, "sentence_id": i} for i, text in enumerate(sentences(24))]
     stream = IterableDataset.from_generator(lambda: iter(rows))
     args = training_arguments(tmp_path, queue_monitor_steps=2, max_steps=6)
@@ -325,7 +325,7 @@ def test_numbers_that_are_not_finite_leave_no_line(tmp_path, tokenizer):
     assert [line["step"] for line in lines_of(tmp_path)] == [2]
 
 
-def test_a_line_that_cannot_be_written_is_told_in_one_line(tmp_path, tokenizer):
+def test_a_line_that_cannot_be_written_is_reported_in_one_line(tmp_path, tokenizer):
     class Obstacle(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             (tmp_path / LINES_FILE).mkdir(exist_ok=True)
@@ -359,7 +359,7 @@ def test_weights_queue_and_random_numbers_are_the_same_bits_without_it(tmp_path,
     assert not (tmp_path / "0" / LINES_FILE).exists()
 
 
-def test_parts_of_the_target_keep_their_modes_and_outputs_are_held_only_where_due(tmp_path, tokenizer):
+def test_parts_of_the_target_keep_their_modes_and_outputs_are_held_only_if_due(tmp_path, tokenizer):
     held = []
 
     class Watch(TrainerCallback):

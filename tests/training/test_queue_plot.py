@@ -125,7 +125,7 @@ def test_the_run_is_drawn_over_all_its_steps():
     assert [points(false, n) for n in (0, 1)] == [[(step, value) for step in steps] for value in (0.02, 0.05)]
 
 
-def test_random_initial_rows_have_a_line_where_there_were_any():
+def test_random_initial_rows_have_a_line_if_there_were_any():
     made = panels([record(10, initial_rows=4, initial_gradient_share=0.1), record(20)])
     assert points(made["Gradient by source"], 2) == [(10.0, 0.1), (20.0, 0.0)]
 
@@ -176,7 +176,7 @@ def test_no_lines_are_not_drawn(tmp_path):
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_lines_that_are_none_are_told_by_their_number(tmp_path, text, said):
+def test_lines_that_cannot_be_parsed_are_reported_by_their_number(tmp_path, text, said):
     path = tmp_path / "lines.jsonl"
     path.write_bytes(text)
     with pytest.raises(InputError) as raised:
@@ -186,7 +186,7 @@ def test_lines_that_are_none_are_told_by_their_number(tmp_path, text, said):
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_another_suffix_and_a_missing_matplotlib_are_told(tmp_path, monkeypatch):
+def test_a_missing_file_another_suffix_and_a_missing_matplotlib_are_reported(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"nothing\.jsonl: cannot be read"):
         plot_queue_monitor(tmp_path / "nothing.jsonl", tmp_path / "a.png")
     lines = write(tmp_path, RECORDS)

@@ -91,7 +91,7 @@ def test_going_on_with_other_text_or_options_is_refused_by_name(tmp_path, tokeni
         trainer.train(resume_from_checkpoint=True)
 
 
-def test_another_number_of_processes_is_said_and_allowed(tmp_path, tokenizer):
+def test_another_number_of_processes_is_reported_and_allowed(tmp_path, tokenizer):
     trainer = run(tmp_path, tokenizer, save_total_limit=3)
     given = (trainer.train_dataset, trainer.state.max_steps, trainer.processing_class, trainer.data_collator)
     described = describe_run(trainer.args, trainer.model, *given)

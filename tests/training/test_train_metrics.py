@@ -80,7 +80,7 @@ def test_a_row_of_the_first_process_counts_as_much_as_one_of_the_last():
 
 @pytest.mark.parametrize("cut", range(12))
 @pytest.mark.parametrize("line", [1, 3, 5, 100])
-def test_what_is_saved_goes_on_to_the_last_bit(tmp_path, cut, line):
+def test_what_is_saved_continues_to_the_last_bit(tmp_path, cut, line):
     rows = forwards(11, processes=3)
 
     def tell(interrupted: bool) -> list[bytes]:
@@ -151,7 +151,7 @@ def test_measured_are_loss_share_of_hits_and_deviations_over_the_batch():
     assert row.tolist() == [[1.5, 0.5, 0.5, 1.5]]
 
 
-def test_measured_in_half_precision_is_told_in_float32():
+def test_measured_in_half_precision_is_reported_in_float32():
     half = torch.ones(2, 3, dtype=torch.bfloat16)
     outputs = SimpleNamespace(is_top1=half > 2, query_embeddings=half, key_embeddings=half)
     assert measure(torch.tensor(1.0, dtype=torch.bfloat16), outputs).dtype == torch.float32

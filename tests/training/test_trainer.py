@@ -170,7 +170,7 @@ def test_logged_accuracy_and_deviation_are_means_over_the_logged_steps(tmp_path,
     assert line["key_std"] == pytest.approx(sum(deviation) / 3)
 
 
-def test_decay_schedule_ends_where_it_is_told_and_stays_there(tmp_path, tokenizer):
+def test_decay_schedule_ends_at_the_given_value_and_stays_there(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, ema_schedule_steps=3, ema_decay=0.5, ema_decay_end=0.9)
     trainer.train()
     decays = [line["ema_decay"] for line in trainer.state.log_history if "loss" in line]
@@ -507,7 +507,7 @@ def test_prediction_names_what_cannot_be_embedded(tmp_path, tokenizer, rows, sai
         make_trainer(tmp_path, tokenizer).predict(rows)
 
 
-def test_evaluation_computes_in_bfloat16_where_asked(tmp_path, tokenizer):
+def test_evaluation_computes_in_bfloat16_if_asked(tmp_path, tokenizer):
     in_float32 = make_trainer(tmp_path / "a", tokenizer, pairs=scored_pairs())
     in_bfloat16 = make_trainer(tmp_path / "b", tokenizer, in_float32.model, pairs=scored_pairs(), bf16_full_eval=True)
     first, second = in_float32.evaluate()["eval_dev_uniformity"], in_bfloat16.evaluate()["eval_dev_uniformity"]
@@ -613,7 +613,7 @@ def test_each_step_of_a_training_contrasts_with_what_its_policies_leave(tmp_path
 
 
 @pytest.mark.parametrize("policies", [ALL_POLICIES, CLUSTERED], ids=["weighted", "clustered"])
-def test_a_run_with_policies_goes_on_to_the_same_bits_and_refuses_others(tmp_path, tokenizer, policies):
+def test_a_run_with_policies_continues_to_the_same_bits_and_refuses_others(tmp_path, tokenizer, policies):
     saving = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
     whole = make_trainer(tmp_path / "whole", tokenizer, tiny_model(**policies), **saving)
     whole.train()
@@ -643,7 +643,7 @@ def test_bad_training_arguments_are_refused_by_name(tmp_path, fields, named):
         training_arguments(tmp_path, **fields)
 
 
-def test_batches_come_to_a_gpu_pinned_and_without_waiting_unless_told_otherwise(tmp_path, monkeypatch):
+def test_batches_come_to_a_gpu_pinned_and_without_waiting_by_default(tmp_path, monkeypatch):
     assert not training_arguments(tmp_path).accelerator_config.non_blocking
     monkeypatch.setattr(MoCoSETrainingArguments, "device", torch.device("cuda"))
     args = training_arguments(tmp_path, use_cpu=False)
@@ -654,7 +654,7 @@ def test_batches_come_to_a_gpu_pinned_and_without_waiting_unless_told_otherwise(
     assert not unpinned.accelerator_config.non_blocking
 
 
-def test_save_steps_follow_evaluation_where_there_is_one(tmp_path):
+def test_save_steps_follow_evaluation_if_there_is_one(tmp_path):
     assert training_arguments(tmp_path).save_steps == 500
     assert training_arguments(tmp_path, eval_strategy="steps", eval_steps=20).save_steps == 20
     assert training_arguments(tmp_path, eval_strategy="steps", eval_steps=20, save_steps=40).save_steps == 40
@@ -783,7 +783,7 @@ def test_the_cpu_tells_whether_it_computes_in_bfloat16(monkeypatch, capabilities
     assert computes_bfloat16() == expected
 
 
-def test_activation_checkpointing_is_refused_where_the_encoder_has_none(tmp_path, tokenizer):
+def test_activation_checkpointing_is_an_error_if_the_encoder_has_none(tmp_path, tokenizer):
     model = MoCoSEForPreTraining(MoCoSEConfig(encoder_config=FAMILIES["albert"](), queue_size=16, queue_init_size=4))
     with pytest.raises(ValueError, match="`activation_checkpointing` is not supported by albert encoders; leave it"):
         make_trainer(tmp_path, tokenizer, model, activation_checkpointing=True)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.commands.launch import launch_command_parser
 from builders import REPOSITORY, sentences
 from markdown_pages import PAGES, anchors, inline_code, read_blocks, read_prose, shell_commands
@@ -37,7 +38,7 @@ FOREIGN_OPTIONS = {
 }  # fmt: skip
 """Options of launchers and tools that the text mentions."""
 
-FOLDERS = "benchmarks|configs|docs|ds_configs|examples|mocose_hf|results|tests|tools"
+FOLDERS = "benchmarks|configs|docs|ds_configs|examples|mocose_hf|results|skills|tests|tools"
 
 page_of = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
@@ -200,6 +201,16 @@ def test_links_lead_somewhere(page):
 
 def test_the_readme_fits_on_a_few_screens():
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_skill_has_the_head_that_agents_read():
+    for page in (REPOSITORY / "skills").glob("*/SKILL.md"):
+        _, head, body = page.read_text(encoding="utf-8").split("---\n", 2)
+        fields = yaml.safe_load(head)
+        assert fields["name"] == page.parent.name
+        assert 100 < len(fields["description"]) <= 1024
+        assert fields["license"] == "Apache-2.0"
+        assert len(body.splitlines()) <= 120
 
 
 def test_the_figure_is_what_its_script_draws():

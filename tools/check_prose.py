@@ -16,7 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-DOCUMENTS = ("*.md", "docs/**/*.md", ".github/**/*.md", "configs/**/*.yaml", "mocose_hf/recipes/*.yaml")
+DOCUMENTS = (
+    "*.md",
+    "docs/**/*.md",
+    "skills/**/*.md",
+    ".github/**/*.md",
+    "configs/**/*.yaml",
+    "mocose_hf/recipes/*.yaml",
+)
 CODE = ("*.py", "mocose_hf/**/*.py", "benchmarks/*.py", "examples/*.py", "tools/*.py", "docs/**/*.py")
 
 LONGEST_SENTENCE = 35

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builders import REPOSITORY
 
-PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+PAGES = sorted([path for pattern in ("*.md", "docs/*.md", "skills/*/*.md") for path in REPOSITORY.glob(pattern)])
 """All documents but the pages of the API reference, which hold directives only."""
 
 _BLOCK = re.compile(

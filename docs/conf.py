@@ -35,7 +35,10 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_custom_sections = [("Modules", "params_style"), ("Buffers", "params_style")]
 
-ROOMS = ("models", "data", "evaluation", "export", "search", "training", "report", "cli", "study", "parallel")
+ROOMS = (
+    "models", "data", "evaluation", "export", "search", "training", "sentence_transformers", "report", "cli", "study",
+    "parallel",
+)  # fmt: skip
 API = Path(__file__).parent / "api"
 
 

@@ -33,6 +33,11 @@ def run_example(tmp_path, monkeypatch, encoder_dir):
         names = runpy.run_path(str(EXAMPLES / name))
         if "MoCoSETrainingArguments" in names:
             names["main"].__globals__["MoCoSETrainingArguments"] = TinyArguments
+        if "SentenceTransformerTrainingArguments" in names:
+            arguments = names["SentenceTransformerTrainingArguments"]
+            names["main"].__globals__["SentenceTransformerTrainingArguments"] = lambda output_dir, **fields: arguments(
+                output_dir, **fields | {"max_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "no"}
+            )
         return names, names["main"](*argv)
 
     (tmp_path / "text.txt").write_text("\n".join(sentences(60)) + "\n")
@@ -110,3 +115,12 @@ def test_sentence_transformers_searches_with_the_result(run_example, encoder_dir
     _, found = run_example("use_in_sentence_transformers.py", "out", "text.txt", query)
     assert len(found) == 5
     assert found[0] == (pytest.approx(1, abs=1e-4), query)
+
+
+def test_momentum_contrast_trains_in_sentence_transformers(run_example, encoder_dir, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    argv = (str(encoder_dir), "pairs.csv", "out")
+    _, trainer = run_example("momentum_in_sentence_transformers.py", *argv)
+    assert trainer.state.global_step == 2
+    assert int(trainer.loss.queue.num_filled) == 8
+    assert changed_weights(encoder_dir, tmp_path / "out")

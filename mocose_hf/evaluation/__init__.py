@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         uniformity,
     )
     from mocose_hf.evaluation.labels import LabelTask, read_label_task
+    from mocose_hf.evaluation.live_model import as_sentence_transformer
     from mocose_hf.evaluation.metrics import (
         Alignment,
         EffectiveRank,
@@ -49,6 +50,7 @@ _MODULES = {
     "Uniformity": "metrics",
     "alignment": "geometry",
     "effective_rank": "geometry",
+    "as_sentence_transformer": "live_model",
     "embed": "sentence_embeddings",
     "embed_tasks": "tasks",
     "evaluate_pairs": "pairs",

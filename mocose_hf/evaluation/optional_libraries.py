@@ -1,4 +1,4 @@
-"""Check for libraries of the extra `evaluation`, which not every evaluation needs."""
+"""Check for libraries of extras, which not every evaluation needs."""
 
 import importlib.util
 
@@ -21,3 +21,10 @@ def validate_sklearn(purpose: str) -> None:
     """
     if not has_sklearn():
         raise InputError(f"{purpose} needs scikit-learn, which is not installed; run {install_command('evaluation')}.")
+
+
+def validate_sentence_transformers(purpose: str) -> None:
+    """Check that sentence-transformers is installed; otherwise as `validate_sklearn`."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        command = install_command("sentence-transformers")
+        raise InputError(f"{purpose} needs sentence-transformers, which is not installed; run {command}.")

@@ -16,7 +16,8 @@ from mocose_hf.data.streaming import InfiniteStream, StreamResumeCallback
 from mocose_hf.data.text_augmentation import TextAugmentation
 from mocose_hf.errors import TrainingInterrupted
 from mocose_hf.evaluation.checkpoint_selection import score_test_sets
-from mocose_hf.evaluation.development import score_sets
+from mocose_hf.evaluation.development import DevelopmentSets, score_sets
+from mocose_hf.evaluation.optional_libraries import validate_sentence_transformers
 from mocose_hf.evaluation.pairs import PAIR_METRICS
 from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.sts import STSTask
@@ -89,6 +90,9 @@ class MoCoSETrainer(BaseTrainer):
             the best checkpoint only if `metric_for_best_model` names one of their scores.
         key_augmentation: Makes the target's text of a sentence, or of its `key_text`, from a random generator; see
             `SentenceCollator`. A resumed run needs the same one.
+        evaluator: An evaluator of sentence-transformers, or a list of them, to score the model at each evaluation too,
+            with or without an `eval_dataset`. Its metrics get `eval_` before their names, and
+            `metric_for_best_model` can name one. Its files are in `eval/` of the output directory.
         model_init: Returns a new model, for each training and each trial of `hyperparameter_search`; it may take the
             trial.
         options: As `transformers.Trainer` takes them.
@@ -114,6 +118,7 @@ class MoCoSETrainer(BaseTrainer):
         data_collator=None,
         test_tasks: Sequence[STSTask] = (),
         key_augmentation: TextAugmentation | None = None,
+        evaluator=None,
         model_init: Callable[..., ContrastiveModel] | None = None,
         **options,
     ):
@@ -130,6 +135,15 @@ class MoCoSETrainer(BaseTrainer):
         train_dataset, data_collator = self._prepare(model, args, train_dataset, processing_class)
         self.token_counts = count_training_tokens(train_dataset, data_collator, args)
         validate_optimizer(args, **options)
+        self._evaluator = None
+        if evaluator is not None:
+            validate_sentence_transformers("`evaluator`")
+            if processing_class is None:
+                raise ValueError("`evaluator` needs the tokenizer; give it to the trainer as `processing_class`.")
+            from mocose_hf.evaluation.live_model import build_evaluator
+
+            self._evaluator = build_evaluator(evaluator)
+            eval_dataset = DevelopmentSets() if eval_dataset is None else eval_dataset
         self._validate_evaluation(args, eval_dataset, test_tasks)
         super().__init__(
             model=model,
@@ -184,8 +198,8 @@ class MoCoSETrainer(BaseTrainer):
         if eval_dataset is None or type(self).evaluate is not MoCoSETrainer.evaluate:
             return  # a subclass may evaluate anything
         selects = args.metric_for_best_model is not None and args.eval_strategy != "no"
-        scored_with_tests = test_tasks and args.best_metric not in PAIR_METRICS
-        validate_development_pairs(eval_dataset, args.best_metric if selects and not scored_with_tests else None)
+        scored_otherwise = (test_tasks or self._evaluator) and args.best_metric not in PAIR_METRICS
+        validate_development_pairs(eval_dataset, args.best_metric if selects and not scored_otherwise else None)
 
     def train(
         self, resume_from_checkpoint: str | bool | FoundCheckpoint | None = None, trial=None, **options
@@ -359,7 +373,7 @@ class MoCoSETrainer(BaseTrainer):
             For pairs `eval_dev_spearman` (Spearman correlation of cosine and score, × 100), `eval_dev_alignment`,
             `eval_dev_uniformity`; for each task of `DevelopmentSets` its metrics, such as `eval_shop_mrr_at_10`; and
             the time taken. `test_tasks` are scored together with the default pairs: `eval_sts12_spearman`,
-            `eval_stsb_spearman`, …, and their mean `eval_sts_avg_spearman`.
+            `eval_stsb_spearman`, …, and their mean `eval_sts_avg_spearman`. So is the `evaluator`.
         """
         self._nan_monitor.check()
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -382,6 +396,9 @@ class MoCoSETrainer(BaseTrainer):
                 if scores_tests and prefix == list(sets)[-1]:
                     scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
                     prefixed |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+                if self._evaluator is not None and eval_dataset is self.eval_dataset and prefix == list(sets)[-1]:
+                    scores = self._run_evaluator(model)
+                    prefixed |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
             prefixed |= speed_metrics(prefix, start, num_samples=len(pairs))
             self.log(dict(prefixed))
             metrics |= prefixed
@@ -392,6 +409,17 @@ class MoCoSETrainer(BaseTrainer):
         if selects and self.args.load_best_model_at_end and self.selects_start and self.state.global_step == 0:
             self._save_start(metrics)
         return metrics
+
+    def _run_evaluator(self, model: ContrastiveModel) -> dict[str, float]:
+        """Return the metrics of the evaluator by name; each process runs the whole of it."""
+        from mocose_hf.evaluation.live_model import run_evaluator
+
+        folder = Path(self.args.output_dir) / "eval" if self.is_world_process_zero() else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        epoch, step = self.state.epoch or 0, self.state.global_step
+        options = {"autocast_dtype": self.args.evaluation_dtype}
+        return run_evaluator(self._evaluator, model, self.processing_class, folder, epoch, step, **options)
 
     def predict(
         self, test_dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"

@@ -16,7 +16,7 @@ from released_step import ReleasedMoCoSE
 from throughput import measure_throughput
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
-from variants import ENCODER_FORWARDS, QUEUE_SIZE, THROUGHPUTS, Variant
+from variants import QUEUE_SIZE, THROUGHPUTS, Variant
 
 from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArguments, load_tokenizer, read_sentences
 from mocose_hf.data.collator import SentenceCollator
@@ -136,7 +136,7 @@ def measure_training(job: Job, variant: Variant) -> dict[str, float]:
     config = AutoConfig.from_pretrained(job.encoder)
     if config.model_type in BERT_LIKE:
         forward = encoder_forward_flops(config, batch_size, job.padded_length)
-        figures["flops"] = ENCODER_FORWARDS[variant.recipe] * forward
+        figures["flops"] = variant.encoder_forwards * forward
     if on_gpu and not job.trace:
         figures["launches"] = counter.launches
     return figures
@@ -146,8 +146,13 @@ def mocose_trainer(job: Job, variant: Variant, sentences: list[str], arguments: 
     """Return the trainer of this package, its queue full from the start."""
     arguments |= {"padding_free": variant.padding_free, "activation_checkpointing": variant.checkpointed}
     queue_size = variant.queue_size or QUEUE_SIZE
+    adapter = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
     model = MoCoSEForPreTraining.from_encoder_pretrained(
-        job.encoder, pooling_mode="cls", queue_size=queue_size, queue_init_size=queue_size
+        job.encoder,
+        pooling_mode="cls",
+        queue_size=queue_size,
+        queue_init_size=queue_size,
+        peft_config=adapter if variant.lora else None,
     )
     if variant.all_rows:
         model.only_first_token = False

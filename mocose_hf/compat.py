@@ -10,6 +10,7 @@ import atexit
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -38,6 +39,14 @@ def can_set_attention(model: PreTrainedModel) -> bool:
 def supports_sdpa(model: PreTrainedModel) -> bool:
     """Return whether a model can use the attention `sdpa`; transformers 5.23 declares it by a private attribute."""
     return model._supports_sdpa
+
+
+def mark_initialized(module: nn.Module) -> None:
+    """Keep transformers from drawing the weights of a module anew when a model around it is complete.
+
+    transformers 5.23 reads this attribute, which it sets itself after it has loaded or drawn weights.
+    """
+    module._is_hf_initialized = True  # type: ignore[assignment]
 
 
 def announced_deepspeed_config():

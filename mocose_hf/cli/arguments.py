@@ -11,6 +11,13 @@ def _option(help_text: str, default=None):
     return field(default=default, metadata={"help": help_text})
 
 
+LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+"""Options of the adapter, with the names that they have in trl."""
+
+ALL_LINEAR = "all-linear"
+"""The word with which peft adapts every linear layer."""
+
+
 @dataclass
 class ModelArguments:
     """The encoder to start from and the training algorithm."""
@@ -33,6 +40,17 @@ class ModelArguments:
         "start can do on other text (WiSE-FT), and less of the training.",
         default=0.0,
     )
+    use_peft: bool = _option(
+        "Whether to train a LoRA adapter and the heads instead of the encoder, which both branches then share; needs "
+        "peft.",
+        default=False,
+    )
+    lora_r: int | None = _option("Rank r of the adapter, at least 1; default: 16.")
+    lora_alpha: int | None = _option("Scale α of the adapter, which adds α / r times its product; default: 32.")
+    lora_dropout: float | None = _option("Dropout in front of the adapter, in [0, 1); default: 0.05.")
+    lora_target_modules: list[str] | None = _option(  # noqa: RUF009
+        "Names of the modules that get an adapter, such as query value; default: all-linear, every linear layer."
+    )
     algorithm: str = _option(
         "Training algorithm: mocose (the paper), released (the authors' code) or simcse (a baseline without target "
         "and queue).",
@@ -50,6 +68,25 @@ class ModelArguments:
             raise ValueError(f"`merge_with_start` lies in [0, 1), but is {self.merge_with_start}.")
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"`algorithm` is one of {', '.join(ALGORITHMS)}, but is {self.algorithm:.40}.")
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is at least 1, but is {getattr(self, name)}.")
+        if self.lora_dropout is not None and not 0.0 <= self.lora_dropout < 1.0:
+            raise ValueError(f"`lora_dropout` lies in [0, 1), but is {self.lora_dropout}.")
+
+    def peft_config(self) -> dict[str, object] | None:
+        """Return the fields of the `peft.LoraConfig` to train with; None without `use_peft`."""
+        if not self.use_peft:
+            return None
+        targets = self.lora_target_modules or [ALL_LINEAR]
+        return {
+            "peft_type": "LORA",
+            "task_type": "FEATURE_EXTRACTION",
+            "r": 16 if self.lora_r is None else self.lora_r,
+            "lora_alpha": 32 if self.lora_alpha is None else self.lora_alpha,
+            "lora_dropout": 0.05 if self.lora_dropout is None else self.lora_dropout,
+            "target_modules": ALL_LINEAR if targets == [ALL_LINEAR] else targets,
+        }
 
 
 @dataclass
@@ -98,6 +135,11 @@ class DataArguments:
         "Whether to keep only the plain encoder, its card and the records of a finished run: no whole model and no "
         "checkpoints, so it cannot be resumed.",
         default=False,
+    )
+    merge_adapter: bool = _option(
+        "Whether the encoder in `output_dir` has the adapter of `use_peft` merged into its weights; false writes "
+        "adapter_config.json and adapter_model.safetensors, which load on top of the start.",
+        default=True,
     )
     license: str | None = _option("Licence of the model for its card, such as apache-2.0.")
     language: list[str] | None = _option("Languages of the text for the model card, such as en de.")  # noqa: RUF009

@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING, fields
 
+from mocose_hf.cli.arguments import LORA_OPTIONS
 from mocose_hf.cli.options import Options
 from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.models.registry import ALGORITHMS
@@ -18,7 +19,7 @@ def changed_settings(options: Options, model: ContrastiveModel) -> dict[str, obj
     algorithm = ALGORITHMS[model.algorithm]
     trained_with = [name for name in DETERMINING_ARGUMENTS if not algorithm.lacks(name)]
     groups = (
-        (options.model, ["recipe", "merge_with_start"]),
+        (options.model, ["recipe", "merge_with_start", "use_peft", *LORA_OPTIONS]),
         (options.training, [*trained_with, "metric_for_best_model"]),
         (model.config, model.config.option_names()),
     )

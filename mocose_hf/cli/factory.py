@@ -16,6 +16,7 @@ from mocose_hf.evaluation.held_out import hold_out
 from mocose_hf.models.loading import (
     PretrainedEncoder,
     encoder_sha256,
+    is_plain_encoder,
     load_encoder,
     load_encoder_config,
     load_tokenizer,
@@ -87,6 +88,11 @@ def build_model(options: Options):
     encoder, tokenizer = load_start(
         source.model_name_or_path, source.attn_implementation, default_pooling, **hub_options(options)
     )
+    if not options.data.merge_adapter and not is_plain_encoder(source.model_name_or_path, **hub_options(options)):
+        raise InputError(
+            f"--merge_adapter false: {source.model_name_or_path} is no encoder that AutoModel loads, so no "
+            "adapter can name it as its base; leave it out, or start from the result of `mocose export`."
+        )
     try:
         return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
     except (ValueError, RuntimeError) as error:
@@ -165,7 +171,11 @@ def hub_options(options: Options) -> dict[str, str | None]:
 
 
 def _method(options: Options) -> dict[str, object]:
-    return asdict(options.method) | {"stale_fgsm_epsilon": options.model.stale_fgsm_epsilon}
+    model = options.model
+    return asdict(options.method) | {
+        "stale_fgsm_epsilon": model.stale_fgsm_epsilon,
+        "peft_config": model.peft_config(),
+    }
 
 
 @contextmanager

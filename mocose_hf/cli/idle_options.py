@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
+from mocose_hf.cli.arguments import LORA_OPTIONS
 from mocose_hf.models.modeling_base import TARGET_ARGUMENTS
 from mocose_hf.models.queue_weighting import parse_window
 from mocose_hf.models.registry import ALGORITHMS
@@ -72,6 +73,15 @@ def _algorithm_rules() -> list[_Rule]:
 
 _RULES = [
     *_algorithm_rules(),
+    _Rule(
+        (*LORA_OPTIONS, "merge_adapter"), ("use_peft",), lambda values: not values.use_peft, "no adapter is trained"
+    ),
+    _Rule(
+        ("share_embeddings",),
+        ("use_peft",),
+        lambda values: values.use_peft,
+        "with an adapter both branches share the whole frozen encoder",
+    ),
     _Rule(
         ("augment_view",),
         VIEW_CHANGES,

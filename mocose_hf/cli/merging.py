@@ -7,6 +7,7 @@ from torch import nn
 from mocose_hf.cli.factory import hub_options, load_start
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.scoring import is_start
+from mocose_hf.models.adapters import scale_adapter
 from mocose_hf.models.merging import interpolate
 from mocose_hf.training.checkpoint import PREFIX
 from mocose_hf.training.trainer import MoCoSETrainer
@@ -21,12 +22,14 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
     share = options.model.merge_with_start
     if not share or is_start(trainer):
         return
-    source, _ = load_start(options.model.model_name_or_path, options.model.attn_implementation, **hub_options(options))
     model = trainer.accelerator.unwrap_model(trainer.model)
-    merged = [(model.mocose.encoder, source.encoder)]
+    source, _ = load_start(options.model.model_name_or_path, options.model.attn_implementation, **hub_options(options))
+    merged: list[tuple[nn.Module, nn.Module]] = []
+    if model.mocose.adapter is None:
+        merged.append((model.mocose.encoder, source.encoder))
     if source.pooler is not None and model.config.use_pooler:
         merged.append((model.pooler, source.pooler))
-    _interpolate(merged, share)
+    _move_to_start(model, merged, share)
     metric = f"eval_{trainer.args.best_metric}"
     scores = [entry[metric] for entry in trainer.state.log_history if entry["step"] == 0 and metric in entry]
     if not trainer.args.load_best_model_at_end or not scores:
@@ -34,10 +37,13 @@ def merge_with_start(trainer: MoCoSETrainer, options: Options) -> None:
     sign = 1.0 if trainer.args.greater_is_better else -1.0
     if sign * trainer.evaluate()[metric] < sign * scores[0]:
         options.say(f"Merged with the start, the encoder has a worse {trainer.args.best_metric} than the start alone.")
-        _interpolate(merged, 1.0)
+        _move_to_start(model, merged, 1.0)
         trainer.state.best_model_checkpoint = str(Path(options.output_dir) / f"{PREFIX}0")
 
 
-def _interpolate(merged: list[tuple[nn.Module, nn.Module]], share: float) -> None:
+def _move_to_start(model, merged: list[tuple[nn.Module, nn.Module]], share: float) -> None:
+    """Move modules towards those of the start, and shrink an adapter, whose change is proportional to its scale."""
     for module, source in merged:
         interpolate(module, dict(module.named_parameters()), dict(source.named_parameters()), share)
+    if model.mocose.adapter is not None:
+        scale_adapter(model.mocose.encoder, 1.0 - share)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mocose_hf.errors import InputError, SaveError, one_line
 from mocose_hf.evaluation.score_tables import GEOMETRY_FILES, RESULT_FILES
-from mocose_hf.export.sentence_encoder import WHOLE_MODEL
+from mocose_hf.export.sentence_encoder import ADAPTER_FILES, ENCODER_FILES, WHOLE_MODEL
 from mocose_hf.files import nearest_folder, read_json_object
 from mocose_hf.models.sentence_transformers_format import MODEL_FILE
 from mocose_hf.report.run_page import PAGE_FILE, RECORD_FILE
@@ -31,10 +31,8 @@ _EARLIER_ENCODER = "sentence_encoder"
 """The folder of the plain encoder in the layout before this one, which had the whole model at the root."""
 
 _MODEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*-of-*.safetensors",
+    *ENCODER_FILES,
+    *ADAPTER_FILES,
     "modules.json",
     "sentence_bert_config.json",
     MODEL_FILE,

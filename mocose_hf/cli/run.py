@@ -148,7 +148,8 @@ def save(trainer: MoCoSETrainer, options: Options) -> None:
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(options.output_dir)
-    save_model_and_encoder(model, trainer.processing_class, output_dir, options.data.save_only_encoder)
+    data = options.data
+    save_model_and_encoder(model, trainer.processing_class, output_dir, data.save_only_encoder, data.merge_adapter)
     write_text(output_dir / ARGUMENTS_FILE, options.training.to_json_string() + "\n")
     trainer.save_state()
 
@@ -179,6 +180,7 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
         approach=algorithm.approach,
         method=algorithm.method,
         settings={"algorithm": model.algorithm}
+        | _adapter_settings(options)
         | {name: getattr(training, name) for name in shown}
         | {name: getattr(config, name) for name in config.option_names()},
         results="\n\n".join(markdown_table(table) for table in tables(results)),
@@ -194,6 +196,14 @@ def describe_run(trainer: MoCoSETrainer, options: Options, sentences, scores, re
         dataset=options.data.dataset_name,
         has_whole_model=not options.data.save_only_encoder,
     )
+
+
+def _adapter_settings(options: Options) -> dict[str, object]:
+    """Return the options of the adapter, with the defaults filled in; empty if the encoder itself is trained."""
+    config = options.model.peft_config() or {}
+    return {
+        f"lora_{name.removeprefix('lora_')}": config[name] for name in config if name not in ("peft_type", "task_type")
+    }
 
 
 def write_card(trainer: MoCoSETrainer, options: Options, record: RunRecord) -> None:

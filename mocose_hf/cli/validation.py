@@ -1,11 +1,15 @@
 """Checks across the options of one command, before anything is read or written."""
 
+from pathlib import Path
+
 from transformers.trainer_utils import IntervalStrategy
 
+from mocose_hf.cli.arguments import LORA_OPTIONS
 from mocose_hf.cli.options import Options
 from mocose_hf.cli.output_dir import validate_results_dir
 from mocose_hf.data.streaming import validate_stream_arguments
 from mocose_hf.errors import InputError
+from mocose_hf.models.adapters import require_peft
 from mocose_hf.models.registry import ALGORITHMS
 
 
@@ -59,6 +63,7 @@ def validate_options(options: Options) -> None:
     if options.data.dry_run and (not options.trains or options.training.deepspeed):
         reason = "DeepSpeed needs its launcher" if options.trains else "nothing is trained"
         raise InputError(f"--dry_run tries a training in one process, but {reason}; leave it out.")
+    _validate_adapter(options)
     if not options.trains:
         for name in ("save_only_encoder", "license", "language"):
             if getattr(options.data, name):
@@ -72,6 +77,32 @@ def validate_options(options: Options) -> None:
             validate_stream_arguments(options.training)
         except InputError as error:
             raise InputError(options.locate(f"--streaming: {error}")) from error
+
+
+def _validate_adapter(options: Options) -> None:
+    """Raise an `InputError` if an option of the adapter has no effect, or the adapter cannot be trained."""
+    model = options.model
+    if not model.use_peft:
+        for name in LORA_OPTIONS:
+            if getattr(model, name) is not None:
+                raise InputError(f"--{name} is of the adapter of --use_peft, which is false; give --use_peft true.")
+        if not options.data.merge_adapter:
+            raise InputError("--merge_adapter false: there is no adapter; give --use_peft true, or leave it out.")
+        return
+    if not options.trains:
+        raise InputError("--use_peft trains an adapter, but nothing is trained; leave it out.")
+    if model.algorithm == "released":
+        raise InputError(
+            "--use_peft freezes the word embeddings, which the algorithm released trains through the keys too; leave "
+            "it out, or give --algorithm mocose."
+        )
+    only_encoder = options.data.save_only_encoder and options.data.merge_adapter
+    if options.training.push_to_hub and not only_encoder and Path(model.model_name_or_path).is_dir():
+        raise InputError(
+            f"--push_to_hub would upload the path {model.model_name_or_path}, the base of the adapter; start from a "
+            "hub id, or give --save_only_encoder true."
+        )
+    require_peft()
 
 
 def _validate_negative_column(options: Options) -> None:

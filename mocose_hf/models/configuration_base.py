@@ -98,6 +98,9 @@ class ContrastiveConfig(PreTrainedConfig):
             always uses the cosine.
         dense_activation: The activation of a fixed dense layer (H, H) behind the pooling, identity or tanh; None for
             no such layer. `whitening` adds one.
+        peft_config: The adapter that is trained instead of the encoder, a `peft.PeftConfig` or the dict that describes
+            one, with the name of its base; None to train the encoder. See `mocose_hf.models.adapters`.
+        base_sha256: SHA-256 (hex) of the weights of that base; None without an adapter.
 
     Raises:
         ValueError: If a value is outside its range or a name is no field of the class.
@@ -145,6 +148,8 @@ class ContrastiveConfig(PreTrainedConfig):
     truncate_dim: int | None = None
     similarity_fn_name: str = "cosine"
     dense_activation: str | None = None
+    peft_config: dict | None = None
+    base_sha256: str | None = None
 
     hidden_size = encoder_field("hidden_size", "H, the width of the sentence embedding.")
     vocab_size = encoder_field("vocab_size", "Number of tokens that the embedding layer knows.")
@@ -214,6 +219,10 @@ class ContrastiveConfig(PreTrainedConfig):
         Raises:
             ValueError: If a value cannot be used; the message names the field.
         """
+        if self.peft_config is not None:
+            from mocose_hf.models.adapters import describe_adapter  # loads peft, which is an optional library
+
+            self.peft_config = describe_adapter(self.peft_config)
         self._validate_values()
         if self.whitening and self.dense_activation is None:
             self.dense_activation = "identity"

@@ -197,6 +197,11 @@ class MoCoSEConfig(ContrastiveConfig):
                 f"`projection_dim` {self.projection_dim} needs a projection head, but `num_projection_layers` is 0; "
                 f"raise it or leave `projection_dim` at the hidden size {self.hidden_size}."
             )
+        if self.peft_config is not None and not self.share_embeddings:
+            raise ValueError(
+                "`share_embeddings` is false, but with an adapter both branches share the whole frozen encoder; leave "
+                "it out."
+            )
         self._validate_queue()
         self._validate_queue_window()
         self._validate_queue_centroids()

@@ -1,6 +1,7 @@
 """The encoder that all algorithms train, and the common ground of its models with transformers."""
 
 import inspect
+import re
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,19 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mocose_hf.errors import one_line
+from mocose_hf.models import adapters
 from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 from mocose_hf.models.dense_layer import DenseLayer
 from mocose_hf.models.encoding import encode
+from mocose_hf.models.loading import build_encoder, load_encoder
 from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.pooling import exclude_prompt, first_tokens, pool, rotate_rows
 from mocose_hf.parallel.deepspeed import whole_weights
+
+_bases_being_loaded: list[str] = []
+"""The bases of adapters, each of which has the next one as its base."""
 
 
 class MoCoSEPreTrainedModel(PreTrainedModel):
@@ -31,10 +38,27 @@ class MoCoSEPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Load as any `PreTrainedModel`, only from safetensors; under ZeRO-3 each process loads the whole model."""
+        """Load as any `PreTrainedModel`, only from safetensors; under ZeRO-3 each process loads the whole model.
+
+        The base of an adapter comes from the encoder that its configuration names.
+
+        Raises:
+            ValueError: If that encoder cannot be loaded, or has changed since.
+        """
         kwargs["use_safetensors"] = True
         with whole_weights():
-            return super().from_pretrained(*args, **kwargs)
+            loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        (model if isinstance(model, MoCoSEModel) else model.mocose).load_base(kwargs.get("cache_dir"))
+        return loaded
+
+    def _leave_out_base(self, encoder_path: str, adapter: "adapters.Adapter | None") -> None:
+        """Neither save nor miss the base of an adapter, which `load_base` loads from its own files."""
+        if adapter is None:
+            return
+        names = {f"{encoder_path}.{name}" for name in adapter.kept_names()}
+        self._keys_to_ignore_on_save = names
+        self._keys_to_ignore_on_load_missing = {f"^{re.escape(name)}$" for name in names}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -60,8 +84,48 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         config.prepare()
         self.encoder = build_encoder(config)
         self.dense = build_dense(config)
+        self.adapter = None if config.peft_config is None else adapters.inject(self.encoder, config.peft_config)
         self.takes_token_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
+        self._leave_out_base("encoder", self.adapter)
+
+    def load_base(self, cache_dir: str | None = None) -> None:
+        """Load the frozen weights under an adapter from the encoder that the configuration names.
+
+        Without an adapter, do nothing.
+
+        Args:
+            cache_dir: Directory for downloaded models.
+
+        Raises:
+            ValueError: If that encoder cannot be loaded, or has changed since.
+        """
+        if self.adapter is None:
+            return
+        config = self.config
+        name, revision = (config.peft_config.get(key) for key in ("base_model_name_or_path", "revision"))
+        remedy = "put it back, or correct `base_model_name_or_path` in config.json"
+        if name is None:
+            raise ValueError(f"The adapter names no encoder as its base; {remedy}.")
+        if name in _bases_being_loaded:
+            raise ValueError(f"{name} is below itself as the base of an adapter; {remedy}.")
+        _bases_being_loaded.append(name)
+        try:
+            base = load_encoder(name, revision=revision, cache_dir=cache_dir).encoder
+        except (OSError, ValueError) as error:
+            reason = f"cannot be loaded ({one_line(error)})"
+            raise ValueError(f"{name}, the base of the adapter, {reason}; {remedy}.") from error
+        finally:
+            _bases_being_loaded.pop()
+        if adapters.fingerprint_base(base, self.adapter, is_plain=True) != config.base_sha256:
+            raise ValueError(f"{name} is not the encoder that the adapter was trained on; {remedy}.")
+        adapters.copy_base(base.state_dict(), self.encoder, self.adapter)
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the plain encoder, with the adapter merged into them if there is one."""
+        if self.adapter is None:
+            return self.encoder.state_dict()
+        return adapters.merged_weights(self.encoder, self.adapter)
 
     def get_input_embeddings(self) -> nn.Module:  # noqa: D102
         return self.encoder.get_input_embeddings()
@@ -121,15 +185,6 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
     def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
         """Embed sentences as (len(sentences), H) float32 on the CPU; see `mocose_hf.models.encoding.encode`."""
         return encode(self, sentences, tokenizer, **options)
-
-
-def build_encoder(config: ContrastiveConfig) -> PreTrainedModel:
-    """Build the encoder without its own pooler, which MoCoSE replaces."""
-    with whole_weights():
-        encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = nn.Identity()  # some families would call None
-    return encoder
 
 
 def build_dense(config: ContrastiveConfig) -> nn.Module:

@@ -30,6 +30,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Dummy
 
 from mocose_hf.errors import printable
 from mocose_hf.files import content_sha256, file_sha256
+from mocose_hf.models import adapters
 from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.dense_layer import DenseLayer
 from mocose_hf.models.encoder_checks import validate_family, vocabulary_rows
@@ -63,6 +64,7 @@ class PretrainedEncoder:
         pooling_mode: The pooling of the model, or the default of `load_encoder` if it states none.
         settings: Its other embedding settings: fields of `ContrastiveConfig`, see `EMBEDDING_SETTINGS`.
         dense: The fixed dense layer behind its pooling, None if it has none.
+        revision: Branch, tag or commit that it was loaded from; None for a directory or the default.
     """
 
     encoder: PreTrainedModel
@@ -70,6 +72,7 @@ class PretrainedEncoder:
     pooling_mode: str
     settings: dict[str, object] = field(default_factory=dict)
     dense: DenseLayer | None = None
+    revision: str | None = None
 
 
 @whole_weights()
@@ -88,6 +91,9 @@ def load_encoder(
         OSError: If there are no weights in safetensors.
         ValueError: If the model needs code of its own, is no encoder of text, or lacks some of its weights.
     """
+    revision = hub_options.get("revision")
+    if (adapter := _read_adapter(name_or_path, hub_options)) is not None:
+        return _load_adapted(name_or_path, adapter, attn_implementation, default_pooling, hub_options)
     config, layout, hub_options = _load_config(name_or_path, hub_options)
     pooling_mode, settings = default_pooling, {}
     if layout is not None:
@@ -107,9 +113,12 @@ def load_encoder(
             _validate_weights(model, [name for name in info["missing_keys"] if name.startswith("mocose.")])
             pooler = model.pooler if config.use_pooler else None
             dense = model.mocose.dense if config.dense_activation else None
-            return PretrainedEncoder(
-                model.mocose.encoder, pooler, config.pooling_mode, config.embedding_settings, dense
-            )
+            encoder = model.mocose.encoder
+            if model.mocose.adapter is not None:
+                encoder = _build_merged(encoder, model.mocose.adapter)
+            encoder.config.name_or_path = name_or_path
+            settings = config.embedding_settings
+            return PretrainedEncoder(encoder, pooler, config.pooling_mode, settings, dense, revision)
         encoder, info = AutoModel.from_pretrained(
             name_or_path, output_loading_info=True, trust_remote_code=False, **options
         )
@@ -119,7 +128,7 @@ def load_encoder(
     if any(name.startswith("pooler.") for name in info["missing_keys"]):
         pooler = None
     dense = None if layout is None else _load_dense(name_or_path, layout, encoder.config.hidden_size, hub_options)
-    return PretrainedEncoder(encoder, pooler, pooling_mode, settings, dense)
+    return PretrainedEncoder(encoder, pooler, pooling_mode, settings, dense, revision)
 
 
 def _load_dense(
@@ -158,6 +167,81 @@ def _find_dense(name_or_path: str, layout: SentenceTransformersLayout, hub_optio
     return path
 
 
+def build_encoder(config: ContrastiveConfig) -> PreTrainedModel:
+    """Build the encoder of a configuration without its own pooler, which MoCoSE replaces, and without an adapter."""
+    return _build_plain(config.encoder_config)
+
+
+def _build_plain(encoder_config: PreTrainedConfig) -> PreTrainedModel:
+    with whole_weights():
+        encoder = AutoModel.from_config(encoder_config, trust_remote_code=False)
+    return _without_pooler(encoder)
+
+
+def _without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = nn.Identity()  # some families would call None
+    return encoder
+
+
+def _build_merged(encoder: PreTrainedModel, adapter: adapters.Adapter) -> PreTrainedModel:
+    """Return a plain encoder with the weights of an adapted one, the adapter merged into them."""
+    weights = adapters.merged_weights(encoder, adapter)
+    plain = _build_plain(encoder.config)
+    plain.load_state_dict({name: value for name, value in weights.items() if not name.startswith("pooler.")})
+    return plain
+
+
+def _read_adapter(name_or_path: str, hub_options: dict) -> dict | None:
+    """Return the configuration of an adapter of peft; None for a model of another kind, an encoder with one included.
+
+    Raises:
+        ValueError: If it names no base.
+    """
+    hub_options = _usable_hub_options(name_or_path, hub_options)
+    if _has(name_or_path, "config.json", hub_options) or not _has(name_or_path, adapters.CONFIG_FILE, hub_options):
+        return None
+    config = read_json(name_or_path, adapters.CONFIG_FILE, hub_options)
+    if not isinstance(config, dict) or not isinstance(config.get("base_model_name_or_path"), str):
+        raise ValueError(f"its {adapters.CONFIG_FILE} names no `base_model_name_or_path`; enter the encoder below it")
+    return config
+
+
+def _base_of(name_or_path: str, adapter: dict, hub_options: dict) -> tuple[str, dict]:
+    """Return name and hub options of the encoder below an adapter.
+
+    Raises:
+        ValueError: If that is an adapter too.
+    """
+    base, options = adapter["base_model_name_or_path"], {**hub_options, "revision": adapter.get("revision")}
+    if _read_adapter(base, options) is not None:
+        raise ValueError(f"its base {base} is an adapter too; merge the two, and name the result as the base")
+    return base, options
+
+
+def _load_adapted(
+    name_or_path: str, adapter: dict, attn_implementation: str | None, default_pooling: str, hub_options: dict
+) -> PretrainedEncoder:
+    """Load the encoder below an adapter, and merge the adapter into it."""
+    adapters.require_peft()
+    base, base_options = _base_of(name_or_path, adapter, hub_options)
+    source = load_encoder(base, attn_implementation, default_pooling, **base_options)
+    layout, hub_options = locate_encoder(name_or_path, hub_options)
+    weights = cached_file(
+        name_or_path, adapters.WEIGHTS_FILE, _raise_exceptions_for_missing_entries=False, **hub_options
+    )
+    if weights is None:
+        raise OSError(f"no {adapters.WEIGHTS_FILE} was found; weights in pickles can run code and are not loaded")
+    adapted = _without_pooler(source.encoder)
+    encoder = _build_merged(adapted, adapters.load_adapter(adapted, adapter, weights))
+    encoder.config.name_or_path = name_or_path
+    pooling_mode, settings, dense = source.pooling_mode, source.settings, source.dense
+    if layout is not None:
+        pooling_mode, settings = layout.pooling_mode, layout.embedding_settings()
+        dense = _load_dense(name_or_path, layout, encoder.config.hidden_size, hub_options)
+    return PretrainedEncoder(encoder, source.pooler, pooling_mode, settings, dense, hub_options.get("revision"))
+
+
 def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
     """Yield a warning for each setting of a sentence-transformers model that is not used, or not everywhere."""
     if layout.other_modules:
@@ -190,6 +274,9 @@ def load_encoder_config(name_or_path: str, **hub_options) -> PreTrainedConfig:
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
+    if (adapter := _read_adapter(name_or_path, hub_options)) is not None:
+        base, options = _base_of(name_or_path, adapter, hub_options)
+        return load_encoder_config(base, **options)
     config, *_ = _load_config(name_or_path, hub_options)
     return config.encoder_config if isinstance(config, ContrastiveConfig) else config
 
@@ -204,12 +291,26 @@ def states_pooling(name_or_path: str, **hub_options) -> bool:
     return layout is not None or isinstance(config, ContrastiveConfig)
 
 
+def is_plain_encoder(name_or_path: str, **hub_options) -> bool:
+    """Return whether `AutoModel` alone loads an encoder by this name: no adapter and no MoCoSE model, at the root."""
+    if _read_adapter(name_or_path, hub_options) is not None:
+        return False
+    config, layout, _ = _load_config(name_or_path, hub_options)
+    return not isinstance(config, ContrastiveConfig) and not (layout is not None and layout.encoder_folder)
+
+
 def encoder_files(name_or_path: str, **hub_options) -> list[Path]:
     """Return the local paths of the configuration and weights that `load_encoder` reads.
 
     Raises:
         OSError, ValueError: As `load_encoder` raises them.
     """
+    if (adapter := _read_adapter(name_or_path, hub_options)) is not None:
+        base, base_options = _base_of(name_or_path, adapter, hub_options)
+        hub_options = _usable_hub_options(name_or_path, hub_options)
+        names = [adapters.CONFIG_FILE, adapters.WEIGHTS_FILE]
+        own = [Path(cached_file(name_or_path, name, **hub_options)) for name in names]
+        return own + encoder_files(base, **base_options)
     config, layout, hub_options = _load_config(name_or_path, hub_options)
     names = ["config.json", *dict.fromkeys(_find_weight_files(name_or_path, config, hub_options))]
     files = [cached_file(name_or_path, name, **hub_options) for name in names]
@@ -381,7 +482,7 @@ def _find_weight_files(name_or_path: str, config: PreTrainedConfig, hub_options:
                 raise ValueError(
                     f"its configuration asks for {name}: {value}, which is code on the hub; remove that entry"
                 )
-    if _has(name_or_path, "adapter_config.json", hub_options):
+    if _has(name_or_path, adapters.CONFIG_FILE, hub_options):
         raise ValueError("it is an adapter of another model; merge the two, and start from the result")
     named = getattr(config, "transformers_weights", None)
     names = [named] if named else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]

@@ -1,6 +1,8 @@
 """The base of all training algorithms: start from an encoder, load, save, and what the trainer calls."""
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +10,14 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from mocose_hf.compat import attention_of, set_attention
+from mocose_hf.errors import one_line
+from mocose_hf.models import adapters
 from mocose_hf.models.cls_only_last_layer import prepare_last_layer
 from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.ema import cosine_ema_decay
 from mocose_hf.models.encoder_checks import validate_encoder
 from mocose_hf.models.encoder_mocose import MoCoSEModel, MoCoSEPreTrainedModel
-from mocose_hf.models.loading import PretrainedEncoder, load_encoder
+from mocose_hf.models.loading import PretrainedEncoder, build_encoder, load_encoder
 from mocose_hf.models.losses import SentenceIds
 from mocose_hf.models.negative_queue import NegativeQueue
 from mocose_hf.models.pooling import POOLING_MODES
@@ -22,6 +26,9 @@ from mocose_hf.models.view_augmentation import Augmentation, contrast_under_atta
 from mocose_hf.models.views import HardNegatives, View, embed_view
 from mocose_hf.parallel.collectives import gather_rows, gather_rows_with_gradient, process_index
 from mocose_hf.parallel.deepspeed import validate_whole_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.get_logger(__name__)
 
@@ -99,10 +106,11 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
 
     def post_init(self) -> None:
         """Initialise all weights and make the target a frozen copy of the online branch."""
-        prepared = [prepare_last_layer(encoder) for encoder in self.encoders()]
+        prepared = [prepare_last_layer(encoder) for encoder in self.encoders() if isinstance(encoder, PreTrainedModel)]
         self._last_layer_prepared = all(prepared)
         validate_whole_weights(self)
         super().post_init()
+        self._leave_out_base("mocose.encoder", self.mocose.adapter)
         self.update_target(0.0)
         self.freeze_target()
         self._warn_if_views_are_equal()
@@ -127,7 +135,7 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
     @classmethod
     def from_encoder_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: "str | PeftModel",
         *,
         revision: str | None = None,
         cache_dir: str | None = None,
@@ -141,14 +149,18 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
 
         Args:
             name_or_path: A directory or hub id of a plain encoder, a sentence-transformers model or a MoCoSE model.
-                Its pooling, prompts and other embedding settings are kept unless they are given here.
+                Its pooling, prompts and other embedding settings are kept unless they are given here. Or a
+                `peft.PeftModel` around an encoder, whose adapter is trained further; it stays as it is.
             revision, cache_dir, attn_implementation: As in `AutoModel.from_pretrained`.
-            config: Fields of the configuration.
+            config: Fields of the configuration. With `peft_config`, such as a `peft.LoraConfig`, only that adapter
+                and the heads are trained.
 
         Raises:
             ValueError: If a field of the configuration cannot be used.
             OSError: If `name_or_path` holds nothing loadable.
         """
+        if not isinstance(name_or_path, (str, os.PathLike)):
+            return cls._from_peft_model(name_or_path, attn_implementation, **config)
         source = load_encoder(
             name_or_path, revision=revision, cache_dir=cache_dir, attn_implementation=attn_implementation
         )
@@ -167,7 +179,10 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         config = source.settings | config
         attention = attention_of(source.encoder)
         model = cls(cls.config_class(encoder_config=source.encoder.config, attn_implementation=attention, **config))
-        _copy_weights(source.encoder, model.mocose.encoder)
+        if model.mocose.adapter is None:
+            _copy_weights(source.encoder, model.mocose.encoder)
+        else:
+            model._start_adapter(source)
         validate_encoder(model.mocose.encoder, model.config.pooling_mode)
         if source.dense is not None:
             model.mocose.dense.load_state_dict(source.dense.state_dict())
@@ -176,6 +191,42 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         model.update_target(0.0)
         model.config.name_or_path = source.encoder.config.name_or_path
         return model
+
+    @classmethod
+    def _from_peft_model(cls, peft_model, attn_implementation: str | None, **config) -> "ContrastiveModel":
+        if config.get("peft_config") is not None:
+            raise ValueError(
+                "`peft_config` is given, but the PeftModel has an adapter already; leave out one of them."
+            )
+        encoder, config["peft_config"], state = adapters.read_peft_model(peft_model)
+        attention = attn_implementation or attention_of(encoder)
+        pooling = config.pop("pooling_mode", None) or "cls"
+        plain = {"encoder_config": encoder.config, "attn_implementation": attention, "pooling_mode": pooling}
+        model = cls(cls.config_class(**plain, **config))
+        try:
+            model.mocose.encoder.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"The PeftModel does not fit its own configuration ({one_line(error)}).") from error
+        validate_encoder(model.mocose.encoder, model.config.pooling_mode)
+        model.update_target(0.0)
+        model._describe_base(encoder.config.name_or_path, getattr(encoder.config, "_commit_hash", None))
+        model.config.name_or_path = encoder.config.name_or_path
+        return model
+
+    def _start_adapter(self, source: PretrainedEncoder) -> None:
+        """Begin with the weights of an encoder and a new adapter, whose initial values may depend on them."""
+        encoder = build_encoder(self.config)
+        _copy_weights(source.encoder, encoder)
+        adapters.inject(encoder, self.config.peft_config)
+        self.mocose.encoder.load_state_dict(encoder.state_dict())
+        self._describe_base(source.encoder.config.name_or_path, source.revision)
+
+    def _describe_base(self, name_or_path: str, revision: str | None) -> None:
+        """Enter the base of the adapter, and the modules that it adapts, into the configuration."""
+        adapter = self.mocose.adapter
+        source = {"base_model_name_or_path": name_or_path, "revision": revision}
+        self.config.peft_config = adapter.config | {key: value for key, value in source.items() if value}
+        self.config.base_sha256 = adapters.fingerprint_base(self.mocose.encoder, adapter)
 
     # Train
 
@@ -272,8 +323,8 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
 
     # Target and queues
 
-    def encoders(self) -> list[PreTrainedModel]:
-        """Return the encoder of each branch, the online one first."""
+    def encoders(self) -> list:
+        """Return the encoder of each branch, the online one first; that of a target may be an `AdapterAverage`."""
         return [self.mocose.encoder]
 
     def queues(self) -> list[NegativeQueue]:
@@ -292,8 +343,10 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         return cosine_ema_decay(step, total_steps, start, end)
 
     def frozen_parameters(self) -> list[Tensor]:
-        """Return the parameters that no optimizer may change."""
-        return [target for target, _ in self.momentum_pairs()]
+        """Return the parameters that no optimizer may change: those of the target, and of an adapter's base."""
+        adapter = self.mocose.adapter
+        base = [] if adapter is None else adapter.frozen(self.mocose.encoder)
+        return [target for target, _ in self.momentum_pairs()] + base
 
     def freeze_target(self) -> None:
         """Exclude `frozen_parameters` from training."""
@@ -305,6 +358,18 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
     @classmethod
     def validate_settings(cls, config: ContrastiveConfig, args) -> None:
         """Raise a `ValueError` if a model of this configuration cannot use these `MoCoSETrainingArguments`."""
+        if config.peft_config is not None:
+            if args.deepspeed:
+                raise ValueError(
+                    "`deepspeed` is not supported with an adapter, whose optimizer state is small anyway; leave it "
+                    "out, and start the processes by `torchrun`."
+                )
+            checkpointing = (args.activation_checkpointing and args.activation_checkpointing_kwargs) or {}
+            if checkpointing.get("use_reentrant"):
+                raise ValueError(
+                    "`activation_checkpointing_kwargs` sets use_reentrant, which gives an adapter no gradient, "
+                    "because the embeddings below are frozen; leave it out."
+                )
         if not config.has_target:
             for name in TARGET_ARGUMENTS:
                 value = getattr(args, name)
@@ -336,7 +401,15 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         self.mocose.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args, **options) -> nn.Embedding:
-        """Resize the vocabulary of all branches as any `PreTrainedModel` does; new rows start equal in all."""
+        """Resize the vocabulary of all branches as any `PreTrainedModel` does; new rows start equal in all.
+
+        Raises:
+            ValueError: If only an adapter is trained.
+        """
+        if self.mocose.adapter is not None:
+            raise ValueError(
+                "An adapter keeps the vocabulary of its base; resize the encoder, save it, and start anew."
+            )
         online = super().resize_token_embeddings(*args, **options)
         target_encoder = self.encoders()[-1]
         target = target_encoder.get_input_embeddings()

@@ -13,12 +13,13 @@ views of a batch. After each optimizer step the trainer puts the keys into the q
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoModelForPreTraining
 
+from mocose_hf.models.adapters import AdapterAverage
 from mocose_hf.models.configuration_mocose import MoCoSEConfig, validate_resources
 from mocose_hf.models.ema import update_ema
-from mocose_hf.models.encoder_mocose import build_encoder
 from mocose_hf.models.heads import build_pooler, build_predictor, build_projection_head
+from mocose_hf.models.loading import build_encoder
 from mocose_hf.models.loss_terms import combine_terms
 from mocose_hf.models.modeling_base import ContrastiveModel, ContrastiveOutput
 from mocose_hf.models.negative_queue import NegativeQueue
@@ -36,7 +37,8 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
         projection_head: `num_projection_layers` of Linear, LayerNorm, Dropout; H to D.
         predictor: `num_predictor_layers` of the same on D, the last one Linear and tanh; online branch only.
         target: `encoder`, `pooler` and `projection_head` as an EMA of the above, frozen. With
-            `config.share_embeddings` its embedding layer is the online one. Empty if no term of the loss needs it.
+            `config.share_embeddings` its embedding layer is the online one. With an adapter its encoder is an
+        `AdapterAverage`. Empty if no term of the loss needs it.
         queue: `NegativeQueue`.
         reverse_queue: The queue of the other direction with `symmetric_loss` and a queue, else None.
     """
@@ -54,9 +56,11 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
         self.projection_head = build_projection_head(config)
         self.predictor = build_predictor(config)
         self.target = self.build_target(config)
+        if self.mocose.adapter is not None and config.has_target:
+            self.target["encoder"] = AdapterAverage(self.mocose.encoder, self.mocose.adapter)
         self.queue = self.build_queue(config)
         self.reverse_queue = self.build_queue(config) if config.symmetric_loss and config.queue_size else None
-        if config.share_embeddings and config.has_target:
+        if config.share_embeddings and config.has_target and self.mocose.adapter is None:
             self._share_embeddings()
         else:
             self._tied_weights_keys = None
@@ -64,16 +68,15 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
 
     @staticmethod
     def build_target(config: MoCoSEConfig) -> nn.ModuleDict:
-        """Build the target branch, which has no predictor; empty if no term of the loss needs it."""
+        """Build the target branch, which has no predictor; empty if no term of the loss needs it.
+
+        With an adapter it has no encoder yet.
+        """
         if not config.has_target:
             return nn.ModuleDict()
-        return nn.ModuleDict(
-            {
-                "encoder": build_encoder(config),
-                "pooler": build_pooler(config),
-                "projection_head": build_projection_head(config),
-            }
-        )
+        encoder = {} if config.peft_config is not None else {"encoder": build_encoder(config)}
+        heads = {"pooler": build_pooler(config), "projection_head": build_projection_head(config)}
+        return nn.ModuleDict(encoder | heads)
 
     @staticmethod
     def build_queue(config: MoCoSEConfig) -> NegativeQueue:
@@ -128,6 +131,9 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
         online = {"encoder": self.mocose.encoder, "pooler": self.pooler, "projection_head": self.projection_head}
         pairs: list[tuple[Tensor, Tensor]] = []
         for name, target_module in self.target.items():
+            if isinstance(target_module, AdapterAverage):
+                pairs += target_module.pairs()
+                continue
             targets, onlines = list(target_module.parameters()), list(online[name].parameters())
             if [whole_shape(t) for t in targets] != [whole_shape(o) for o in onlines]:
                 raise ValueError(
@@ -138,8 +144,8 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
             pairs += [(t, o) for t, o in zip(targets, onlines, strict=True) if t is not o]
         return pairs
 
-    def encoders(self) -> list[PreTrainedModel]:
-        """Return the encoder of each branch, the online one first."""
+    def encoders(self) -> list:
+        """Return the encoder of each branch, the online one first; that of a target may be an `AdapterAverage`."""
         return [self.mocose.encoder] + ([self.target["encoder"]] if self.config.has_target else [])
 
     @classmethod

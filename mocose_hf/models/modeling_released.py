@@ -71,6 +71,11 @@ class ReleasedMoCoSEConfig(MoCoSEConfig):
     def _validate_values(self) -> None:
         super()._validate_values()
         self._validate_not_negative("stale_fgsm_epsilon")
+        if self.peft_config is not None:
+            raise ValueError(
+                "`peft_config` freezes the word embeddings, which the released code trains through the keys too; "
+                "leave it out, or use the algorithm mocose."
+            )
 
 
 class ReleasedQueue(NegativeQueue):

@@ -39,7 +39,7 @@ class Algorithm:
 
         Args:
             source: The encoder.
-            given: Fields of all configurations; None for the default.
+            given: Fields of all configurations; None for the default. `peft_config` is one of all algorithms.
 
         Raises:
             ValueError: If an option that the algorithm does not have differs from its default.
@@ -63,7 +63,7 @@ class Algorithm:
 
     def _own(self, given: Mapping[str, object]) -> dict[str, object]:
         """Return the given options of this algorithm; raise a `ValueError` if another option has no default value."""
-        own = self.model.config_class.option_names()
+        own = [*self.model.config_class.option_names(), "peft_config"]
         for name, value in given.items():
             if name not in own and value != getattr(MoCoSEConfig, name, None):
                 raise ValueError(f"`{name}` is {value}, but the algorithm {self.model.algorithm} has no such option.")

@@ -71,9 +71,15 @@ class BaseTrainer(Trainer):
             private: Whether a new repository is private; default: as the arguments say.
 
         Raises:
-            InputError: If the repository cannot be created.
+            InputError: If the repository cannot be created, or the base of an adapter is a path of this machine.
             SaveError: If the upload fails.
         """
+        base = (self.accelerator.unwrap_model(self.model).config.peft_config or {}).get("base_model_name_or_path")
+        if base is not None and Path(base).is_dir():
+            raise InputError(
+                f"`push_to_hub` would upload the path {base}, the base of the adapter; start from a hub id, or upload "
+                "the result of `export_sentence_encoder`."
+            )
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         model = whole_model(self)

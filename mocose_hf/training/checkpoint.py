@@ -265,11 +265,14 @@ def validate_disk_space(args, model: ContrastiveModel, max_steps: int) -> None:
 def needed_disk_space(args, model: ContrastiveModel, max_steps: int) -> int:
     """Return the bytes that the checkpoints and the results of a run still take at most.
 
-    A checkpoint holds the weights, the queue and, for each trained weight, the two moments of AdamW.
+    A checkpoint holds the weights without the base of an adapter, the queue and, for each trained weight, the two
+    moments of AdamW. The results hold the encoder as well.
     """
     model_bytes = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    size = model_bytes + moments + _SMALL_FILES
+    adapter = model.mocose.adapter
+    base_bytes = 0 if adapter is None else sum(tensor.nbytes for tensor in adapter.frozen(model.mocose.encoder))
+    size = model_bytes - base_bytes + moments + _SMALL_FILES
     count = _count_future_checkpoints(args, max_steps) + bool(args.load_best_model_at_end and args.eval_on_start)
     if args.save_total_limit and args.save_total_limit > 0:
         count = min(count, args.save_total_limit + 1)  # a new checkpoint is complete before the oldest is deleted

@@ -12,6 +12,7 @@ from mocose_hf.compat import attention_of
 from mocose_hf.data.fingerprints import dataset_fingerprint, tokenizer_fingerprint
 from mocose_hf.data.streaming import InfiniteStream
 from mocose_hf.errors import InputError, one_line
+from mocose_hf.models.adapters import as_text
 from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.parallel.collectives import gather_rows
 from mocose_hf.parallel.deepspeed import checkpoint_globals, validate_deepspeed_checkpoint
@@ -110,6 +111,7 @@ def describe_run(
     run = {name: _as_json(getattr(args, name)) for name in DETERMINING_ARGUMENTS}
     run |= {name: _as_json(getattr(model.config, name)) for name in model.config.option_names()}
     run |= {name: value for name, value in _text_settings(model.config).items() if value}
+    run |= {name: value for name, value in _adapter_settings(model.config).items() if value}
     run["algorithm"] = model.algorithm
     run["attn_implementation"] = attention_of(model.mocose.encoder)
     run["max_steps"] = max_steps
@@ -130,6 +132,11 @@ def _text_settings(config) -> dict[str, object]:
     """Return the settings by which the model changes text before it encodes it."""
     excluded = bool(config.default_prompt) and not config.include_prompt
     return {"do_lower_case": config.do_lower_case, "default_prompt": config.default_prompt, "exclude_prompt": excluded}
+
+
+def _adapter_settings(config) -> dict[str, object]:
+    """Return the adapter that is trained, and the fingerprint of the frozen encoder under it."""
+    return {"peft_config": as_text(config.peft_config), "base_sha256": config.base_sha256}
 
 
 def resolve_resume_checkpoint(

@@ -22,6 +22,11 @@ MODEL = {
     "attn_implementation": ("eager", "eager"),
     "recipe": ("paper", "paper"),
     "merge_with_start": ("0.5", 0.5),
+    "use_peft": ("true", True),
+    "lora_r": ("4", 4),
+    "lora_alpha": ("8", 8),
+    "lora_dropout": ("0.25", 0.25),
+    "lora_target_modules": ("query", ["query"]),
     "algorithm": ("simcse", "simcse"),
     "stale_fgsm_epsilon": ("1e-3", 0.001),
 }
@@ -75,6 +80,7 @@ DATA = {
     "overwrite_output_dir": ("true", True),
     "dry_run": ("true", True),
     "save_only_encoder": ("true", True),
+    "merge_adapter": ("false", False),
     "license": ("apache-2.0", "apache-2.0"),
     "language": ("en", ["en"]),
 }
@@ -434,6 +440,15 @@ def test_options_of_a_recipe_that_an_override_makes_idle_are_ignored_with_a_noti
         assert [notice for notice in options.notices if f"`{name}` is ignored because" in notice], name
     assert not options.training.queue_prefill
     assert MoCoSEConfig(**asdict(options.method) | {"pooling_mode": "mean"}).reshaping_smoothing == 0.0
+
+
+def test_an_adapter_makes_options_of_a_recipe_or_a_file_idle(tmp_path):
+    options = parse_command_line(["--recipe", "domain", "--use_peft", "true"])
+    assert options.method.share_embeddings
+    assert any("`share_embeddings` is ignored because with an adapter" in notice for notice in options.notices)
+    options = parse(tmp_path, "use_peft: true\nlora_r: 4\nmerge_adapter: false\n", "--use_peft", "false")
+    assert (options.model.lora_r, options.data.merge_adapter) == (None, True)
+    assert len([notice for notice in options.notices if "because no adapter is trained" in notice]) == 2
 
 
 def test_another_recipe_keeps_what_was_typed_and_what_a_file_says(tmp_path):

@@ -49,7 +49,8 @@ def main(encoder_dir: str, output_dir: str, batch: str, changes: str = "{}") -> 
         torch.randn(7)  # processes that drew differently must still start with one queue and one model
     kind = ALGORITHMS[algorithm].model
     options = OPTIONS | changes["config"]
-    known = {name: value for name, value in options.items() if name in kind.config_class.option_names()}
+    names = [*kind.config_class.option_names(), "peft_config"]
+    known = {name: value for name, value in options.items() if name in names}
     model = kind.from_encoder_pretrained(encoder_dir, **known)
     rows = {"text": sentences(320), "sentence_id": [number % changes["num_ids"] for number in range(320)]}
     if is_two_sided:  # without dropout both passes of one text are equal

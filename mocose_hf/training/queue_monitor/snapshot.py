@@ -79,7 +79,7 @@ class TrainingSentences:
         keys = model.queue.rows.new_empty(len(texts), model.queue.dim, dtype=torch.float32)
         device = keys.device
         computing = torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
-        with computing, evaluation_mode(model.target):
+        with computing, evaluation_mode(model):
             for start in range(0, len(order), batch_size):
                 chunk = order[start : start + batch_size]
                 batch = BatchEncoding(self._collator([{"text": texts[i]} for i in chunk])).to(device)

@@ -85,9 +85,17 @@ def computes_bfloat16() -> bool:
 
 def validate_model(model) -> None:
     """Raise a `ValueError` if the target is trainable, or if a dtype would round the moving average away."""
+    if model.mocose.adapter is not None and model.config.base_sha256 is None:
+        raise ValueError(
+            "The adapter has no known base, which checkpoints leave out; start with "
+            "`from_encoder_pretrained(..., peft_config=...)`."
+        )
     trainable = sum(parameter.requires_grad for parameter in model.frozen_parameters())
     if trainable:
-        raise ValueError(f"{trainable} parameters of the target are trainable; call `model.freeze_target()` first.")
+        raise ValueError(
+            f"{trainable} parameters of the target, or below an adapter, are trainable; call `model.freeze_target()` "
+            "first."
+        )
     for queue in model.queues():
         if queue.rows.dtype != queue.dtype:
             raise ValueError(
@@ -167,6 +175,14 @@ def validate_augmentation(augmentation: Augmentation, args, tokenizer, model) ->
             "`token_cutoff`, `feature_cutoff`, `embedding_noise` and `fgsm_epsilon` change word embeddings, which "
             f"{model.config.encoder_config.model_type} encoders do not take in the place of tokens; leave them out."
         )
+    adapter = model.mocose.adapter
+    if adapter is not None and augmentation.changes_embeddings:
+        embeddings = {id(parameter) for parameter in model.mocose.get_input_embeddings().parameters()}
+        if any(id(model.mocose.encoder.get_parameter(name)) in embeddings for name in adapter.trained):
+            raise ValueError(
+                "`token_cutoff`, `feature_cutoff`, `embedding_noise` and `fgsm_epsilon` change word embeddings, which "
+                "the adapter trains; leave them out, or leave the embeddings to the base."
+            )
     checkpointing = (args.activation_checkpointing and args.activation_checkpointing_kwargs) or {}
     if augmentation.fgsm_epsilon and checkpointing.get("use_reentrant"):
         raise ValueError(

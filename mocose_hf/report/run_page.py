@@ -68,7 +68,8 @@ class Run:
             return f"No checkpoint scored better than the start, which was kept: {label} {start:.2f}."
         is_better = (change > 0) == self.greater_is_better
         checkpoint = kept[0].replace(", ", " checkpoint, ")
-        return f"The encoder got {'better' if is_better else 'worse'}: {figures} at the {checkpoint}."
+        weak = "; a weak measure, made of the training text" if "dev_from_text" in self.metric else ""
+        return f"The encoder got {'better' if is_better else 'worse'}: {figures} at the {checkpoint}{weak}."
 
     @property
     def queue_ages(self) -> list[dict]:

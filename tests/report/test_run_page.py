@@ -13,6 +13,7 @@ from mocose_hf.report.neighbours import Neighbours, compare_neighbours
 from mocose_hf.report.run_page import PAGE_FILE, Run, measure_label, read_run, write_page, write_record
 
 HOSTILE = "<script>alert(1)</script>"
+WEAK = "dev_from_text_ndcg_at_10"
 
 
 def run_of(score: float, **fields) -> Run:
@@ -54,11 +55,16 @@ class Balance(HTMLParser):
         (run_of(70.0), ["No checkpoint", "start"]),
         (run_of(69.0, greater_is_better=False), ["better", "-1.00"]),
         (run_of(72.5, metric=""), ["no development score"]),
+        (
+            run_of(72.5, metric=WEAK, scores=[("start", {WEAK: 70.0}), ("best, step 4", {WEAK: 72.5})]),
+            ["better", "+2.50", "a weak measure"],
+        ),
     ],
 )
 def test_the_verdict_tells_what_the_training_did(run, words):
     assert all(word in run.verdict for word in words)
     assert run.verdict.count(". ") == 0
+    assert ("weak" in run.verdict) == (run.metric == WEAK)
 
 
 def test_a_page_is_whole_and_needs_nothing_from_outside(tmp_path):

@@ -159,7 +159,7 @@ def _measure(name: str, model, tokenizer, development) -> tuple[str, dict[str, f
     from mocose_hf.evaluation.development import score_sets
 
     start = time.perf_counter()
-    scores = score_sets(model, tokenizer, development, show_progress=sys.stderr.isatty())
+    scores = score_sets(model, tokenizer, development, show_progress_bar=sys.stderr.isatty())
     return name, scores, time.perf_counter() - start
 
 

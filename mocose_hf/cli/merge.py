@@ -155,7 +155,7 @@ def _read_measures(arguments: argparse.Namespace):
         values["eval_tasks"] = ["sts"]
     options = read_options({"model_name_or_path": arguments.trained, **values})
     development, tasks = read_development(options), read_evaluation_tasks(options).final
-    encoding = {"batch_size": arguments.batch_size, "show_progress": sys.stderr.isatty(), "needs_spread": True}
+    encoding = {"batch_size": arguments.batch_size, "show_progress_bar": sys.stderr.isatty(), "needs_spread": True}
 
     def score(model, tokenizer) -> dict[str, float]:
         scores = {} if development is None else score_sets(model.mocose, tokenizer, development, **encoding)

@@ -247,7 +247,7 @@ def evaluate_alone(
     encoding = {
         "batch_size": training.eval_batch_size,
         "autocast_dtype": dtype,
-        "show_progress": first,
+        "show_progress_bar": first,
         "needs_spread": True,
     }
     scores, results = [], []

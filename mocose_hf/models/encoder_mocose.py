@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -182,8 +184,8 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
-    def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
-        """Embed sentences as (len(sentences), H) float32 on the CPU; see `mocose_hf.models.encoding.encode`."""
+    def encode(self, sentences: str | Sequence[str], tokenizer=None, **options) -> Any:
+        """Embed sentences, (len(sentences), H) float32 on the CPU, as `mocose_hf.models.encoding.encode`."""
         return encode(self, sentences, tokenizer, **options)
 
 

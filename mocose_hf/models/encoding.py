@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from mocose_hf.errors import InputError
+from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.encoder_checks import evaluation_mode
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.prompts import count_prompt_tokens, resolve_prompt
@@ -18,54 +19,62 @@ from mocose_hf.models.prompts import count_prompt_tokens, resolve_prompt
 @torch.no_grad()
 def encode(
     model,
-    sentences: list[str],
-    tokenizer,
+    sentences: str | Sequence[str],
+    tokenizer=None,
     *,
-    batch_size: int = 128,
-    max_seq_length: int | None = None,
-    normalize: bool = False,
-    prompt: str | None = None,
     prompt_name: str | None = None,
+    prompt: str | None = None,
+    batch_size: int = 128,
+    show_progress_bar: bool = False,
+    convert_to_numpy: bool = False,
+    convert_to_tensor: bool | None = None,
+    normalize_embeddings: bool = False,
+    truncate_dim: int | None = None,
+    max_seq_length: int | None = None,
     autocast_dtype: torch.dtype | None = None,
-    show_progress: bool = False,
-) -> Tensor:
+) -> Any:
     """Embed sentences with dropout off, in batches of similar length, and return them in the given order.
 
     It uses the embedding settings of the configuration: lower-casing, default prompt, normalisation and number of
-    dimensions. `SentenceTransformer.encode` of the exported model gives the same embeddings.
+    dimensions. The options are those of `SentenceTransformer.encode`, which gives the same embeddings for the exported
+    model, but an array by default instead of a tensor.
 
     Args:
         model: A `MoCoSEModel`; its mode does not change.
-        sentences: N texts.
-        tokenizer: The tokenizer saved with the model.
+        sentences: N texts, or one.
+        tokenizer: The tokenizer saved with the model; None to load it from where the model was loaded.
+        prompt_name, prompt: As in `resolve_prompt`; the model's default prompt if both are None.
         batch_size: Sentences per forward.
+        show_progress_bar: Whether to show a progress bar.
+        convert_to_numpy: Whether to return a numpy array, unless `convert_to_tensor` is true.
+        convert_to_tensor: Whether to return one tensor. If this and `convert_to_numpy` are false, the result is a list
+            of tensors. None is true unless `convert_to_numpy` is.
+        normalize_embeddings: Whether to scale each embedding to length 1 at the end, even if the model does not.
+        truncate_dim: Number of leading dimensions; None for that of the configuration.
         max_seq_length: Longest input in tokens; None for `longest_input`.
-        normalize: Whether to scale each embedding to length 1 at the end, even if the model itself does not.
-        prompt, prompt_name: As in `resolve_prompt`; the model's default prompt if both are None.
         autocast_dtype: The autocast dtype, such as `torch.bfloat16`; None for the dtype of the weights.
-        show_progress: Whether to show a progress bar.
 
     Returns:
-        (N, H) float32, on the CPU; only the first `truncate_dim` dimensions if the configuration sets it.
+        (N, H) float32, on the CPU; (H,) for a single text.
 
     Raises:
-        TypeError: If one sentence is given instead of a list.
-        InputError: If a sentence has no token.
+        InputError: If a sentence has no token, or there is no tokenizer.
     """
-    if isinstance(sentences, str):
-        raise TypeError("`encode` takes a list of sentences; put the sentence into a list.")
+    is_single = isinstance(sentences, str)
+    texts: list[str] = [sentences] if isinstance(sentences, str) else list(sentences)
     config = model.config
+    tokenizer = _own_tokenizer(model) if tokenizer is None else tokenizer
     tokenizer = lower_case(tokenizer) if config.do_lower_case else tokenizer
     max_seq_length = max_seq_length or longest_input(tokenizer, config)
     prompt = resolve_prompt(config, prompt, prompt_name)
     options = {}
     if prompt and not config.include_prompt:
         options["prompt_length"] = count_prompt_tokens(tokenizer, prompt, max_seq_length)
-    tokens = _tokenize(tokenizer, [prompt + sentence for sentence in sentences], max_seq_length)
-    order = sorted(range(len(sentences)), key=lambda i: len(tokens[i]["input_ids"]), reverse=True)
-    embeddings = torch.empty(len(sentences), config.hidden_size)
+    tokens = _tokenize(tokenizer, [prompt + text for text in texts], max_seq_length)
+    order = sorted(range(len(texts)), key=lambda i: len(tokens[i]["input_ids"]), reverse=True)
+    embeddings = torch.empty(len(texts), config.hidden_size)
     computing = torch.autocast(model.device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext()
-    progress = tqdm(total=len(order), desc="Encoding", disable=None if show_progress else True)
+    progress = tqdm(total=len(order), desc="Encoding", disable=None if show_progress_bar else True)
     with computing, evaluation_mode(model), progress:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -74,8 +83,34 @@ def encode(
             progress.update(len(rows))
     if config.normalize:
         embeddings = F.normalize(embeddings, dim=-1)
-    embeddings = embeddings[:, : config.truncate_dim]
-    return F.normalize(embeddings, dim=-1) if normalize else embeddings
+    embeddings = embeddings[:, : config.truncate_dim if truncate_dim is None else truncate_dim]
+    if normalize_embeddings:
+        embeddings = F.normalize(embeddings, dim=-1)
+    if convert_to_tensor or (convert_to_tensor is None and not convert_to_numpy):
+        return embeddings[0] if is_single else embeddings
+    if convert_to_numpy:
+        return embeddings.numpy()[0] if is_single else embeddings.numpy()
+    return embeddings[0] if is_single else list(embeddings)
+
+
+def _own_tokenizer(model):
+    """Return the tokenizer of the directory or the hub id that a model was loaded from.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from mocose_hf.models.loading import load_tokenizer  # which imports this module
+
+    source = model.config.name_or_path
+    try:
+        if not source:
+            raise OSError("the model was not loaded")
+        return load_tokenizer(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"`encode` finds no tokenizer at {source or 'the source of the model'} ({one_line(error)}); give it as "
+            "`tokenizer`."
+        ) from error
 
 
 def _tokenize(tokenizer, sentences: list[str], max_seq_length: int | None) -> list[dict[str, list[int]]]:

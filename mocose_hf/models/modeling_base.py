@@ -1,8 +1,9 @@
 """The base of all training algorithms: start from an encoder, load, save, and what the trainer calls."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -421,7 +422,7 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
             self.freeze_target()
         return online
 
-    def encode(self, sentences: list[str], tokenizer, **options) -> Tensor:
+    def encode(self, sentences: str | Sequence[str], tokenizer=None, **options) -> Any:
         """Embed sentences with the online encoder; see `MoCoSEModel.encode`."""
         return self.mocose.encode(sentences, tokenizer, **options)
 

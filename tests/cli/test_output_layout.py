@@ -162,7 +162,7 @@ def write_earlier_layout(folder, tokenizer) -> MoCoSEForPreTraining:
 
 def test_a_run_in_the_earlier_layout_still_loads(tokenizer, tmp_path):
     model = write_earlier_layout(tmp_path / "earlier", tokenizer)
-    expected = model.encode(TEXTS, tokenizer, normalize=True)
+    expected = model.encode(TEXTS, tokenizer, normalize_embeddings=True)
     torch.testing.assert_close(SentenceEncoder.load(tmp_path / "earlier").encode(TEXTS), expected)
     assert export([str(tmp_path / "earlier"), str(tmp_path / "exported")]) == 0
     torch.testing.assert_close(SentenceEncoder.load(tmp_path / "exported").encode(TEXTS), expected)

@@ -93,7 +93,7 @@ def test_a_run_writes_its_page_with_the_nearest_texts_of_start_and_result(comman
     assert all({text for _, text in entry.before + entry.after} < set(texts) for entry in run.neighbours)
     assert any(entry.before != entry.after for entry in run.neighbours)
     start = MoCoSEForPreTraining.from_encoder_pretrained(command.encoder_dir, queue_size=16).mocose
-    rows = start.encode(texts, AutoTokenizer.from_pretrained(out), normalize=True)
+    rows = start.encode(texts, AutoTokenizer.from_pretrained(out), normalize_embeddings=True)
     cosines = rows @ rows[texts.index(run.neighbours[0].text)]
     expected = cosines.sort(descending=True).values[1:4]
     assert [score for score, _ in run.neighbours[0].before] == pytest.approx(expected.tolist(), abs=1e-3)

@@ -151,7 +151,7 @@ def test_prompts_can_be_given_by_name_or_as_text(make_start):
 
 def test_length_1_at_the_end_is_that_of_the_truncated_embedding(make_start):
     start = make_start(truncate_dim=20, normalize=True)
-    unit = start_training(start).encode(TEXTS, load_tokenizer(str(start)), normalize=True)
+    unit = start_training(start).encode(TEXTS, load_tokenizer(str(start)), normalize_embeddings=True)
     assert torch.equal(unit, reference(start, normalize_embeddings=True))
     assert torch.allclose(unit.norm(dim=1), torch.ones(3))
 

@@ -1,9 +1,12 @@
 """Embedding sentences: in their order, in batches of like length, in the precision asked for."""
 
+import numpy as np
 import pytest
 import torch
 from builders import WORDS, sentences, tiny_model
 from torch.nn import functional as F
+
+from mocose_hf.errors import InputError
 
 
 class Spy:
@@ -92,7 +95,7 @@ def test_weights_in_bfloat16_give_float32_as_well(model, tokenizer):
     assert F.cosine_similarity(half, exact).min() > 0.99
 
 
-@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"autocast_dtype": torch.bfloat16}])
+@pytest.mark.parametrize("options", [{}, {"normalize_embeddings": True}, {"autocast_dtype": torch.bfloat16}])
 def test_no_sentences_give_no_rows(model, tokenizer, options):
     spy = Spy(model)
     assert model.encode([], tokenizer, **options).shape == (0, 32)
@@ -143,7 +146,7 @@ def test_the_mode_is_restored_if_a_forward_fails(model, tokenizer):
 
 def test_embeddings_have_length_1_if_asked_for(model, tokenizer):
     texts = sentences(6)
-    plain, unit = model.encode(texts, tokenizer), model.encode(texts, tokenizer, normalize=True)
+    plain, unit = model.encode(texts, tokenizer), model.encode(texts, tokenizer, normalize_embeddings=True)
     assert plain.norm(dim=1).sub(1).abs().min() > 0.1
     torch.testing.assert_close(unit, plain / plain.norm(dim=1, keepdim=True))
 
@@ -152,5 +155,37 @@ def test_the_progress_bar_counts_sentences_if_asked_for(model, tokenizer, monkey
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     model.encode(sentences(7), tokenizer, batch_size=2)
     assert "Encoding" not in capsys.readouterr().err
-    model.encode(sentences(7), tokenizer, batch_size=2, show_progress=True)
+    model.encode(sentences(7), tokenizer, batch_size=2, show_progress_bar=True)
     assert "7/7" in capsys.readouterr().err
+
+
+def test_the_types_of_the_result_are_those_of_sentence_transformers(model, tokenizer):
+    texts = sentences(3)
+    expected = model.encode(texts, tokenizer)
+    array = model.encode(texts, tokenizer, convert_to_numpy=True)
+    assert isinstance(array, np.ndarray)
+    assert torch.equal(torch.from_numpy(array), expected)
+    assert model.encode(texts[0], tokenizer, convert_to_numpy=True).shape == (32,)
+    both = model.encode(texts, tokenizer, convert_to_numpy=True, convert_to_tensor=True)
+    assert torch.equal(both, expected)
+    listed = model.encode(texts, tokenizer, convert_to_numpy=False, convert_to_tensor=False)
+    assert isinstance(listed, list)
+    assert torch.equal(torch.stack(listed), expected)
+
+
+def test_truncation_precedes_normalisation(model, tokenizer):
+    texts = sentences(3)
+    cut = model.encode(texts, tokenizer, truncate_dim=8, normalize_embeddings=True)
+    torch.testing.assert_close(cut, F.normalize(model.encode(texts, tokenizer)[:, :8], dim=-1))
+
+
+def test_a_loaded_model_finds_its_tokenizer(model, tokenizer, tmp_path):
+    texts = sentences(3)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="`tokenizer`"):
+        model.encode(texts)
+    with pytest.raises(InputError, match="finds no tokenizer"):
+        type(model).from_pretrained(tmp_path).encode(texts)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(texts), model.encode(texts, tokenizer))

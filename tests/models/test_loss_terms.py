@@ -282,7 +282,7 @@ def test_pairs_of_equal_texts_are_no_negatives_of_each_other(tokenizer, first_po
     if first_position is not None:
         assert model.allow_padding_free() == first_position
     batch = SentenceCollator(tokenizer, first_position=first_position)(list(rows))
-    embed = [model.encode(texts, tokenizer, normalize=True) for texts in (queries, documents)]
+    embed = [model.encode(texts, tokenizer, normalize_embeddings=True) for texts in (queries, documents)]
     scores = torch.exp(embed[0] @ embed[1].T / model.config.temperature)
     losses = []
     for direction in (scores, scores.T):

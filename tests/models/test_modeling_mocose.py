@@ -392,13 +392,15 @@ def test_encode_keeps_order_mode_and_padding_out_of_the_embedding(tokenizer):
     alone = torch.cat([model.mocose.encode([text], tokenizer) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
     assert model.mocose.training
-    assert torch.equal(model.encode(texts, tokenizer, normalize=True).norm(dim=-1).round(decimals=5), torch.ones(3))
+    assert torch.equal(
+        model.encode(texts, tokenizer, normalize_embeddings=True).norm(dim=-1).round(decimals=5), torch.ones(3)
+    )
     assert model.encode([], tokenizer).shape == (0, 32)
 
 
-def test_one_sentence_instead_of_a_list_raises_an_error(tokenizer):
-    with pytest.raises(TypeError, match="list"):
-        tiny_model().encode("a cat", tokenizer)
+def test_one_sentence_gives_one_embedding(tokenizer):
+    model = tiny_model()
+    assert torch.equal(model.encode("a cat", tokenizer), model.encode(["a cat"], tokenizer)[0])
 
 
 def test_embeddings_can_feed_a_layer_of_the_users_own(tokenizer):

@@ -94,7 +94,7 @@ def test_the_encoder_embeds_as_the_trained_model_does(model_dir, tokenizer):
     texts = sentences(10)
     found = SentenceEncoder.load(str(model_dir)).encode(texts)
     model = MoCoSEForPreTraining.from_encoder_pretrained(model_dir, queue_size=16)
-    torch.testing.assert_close(found, model.mocose.encode(texts, tokenizer, normalize=True))
+    torch.testing.assert_close(found, model.mocose.encode(texts, tokenizer, normalize_embeddings=True))
 
 
 def test_a_text_is_its_own_best_result(model_dir, corpus, capsys):

@@ -74,7 +74,7 @@ class SpreadOfOtherSentences(TrainerCallback):
         self.tokenizer, self.distances = tokenizer, []
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        unit = model.encode(sentences(20, seed=77), self.tokenizer, normalize=True)
+        unit = model.encode(sentences(20, seed=77), self.tokenizer, normalize_embeddings=True)
         self.distances.append((1 - unit @ unit.T).sum().item() / (20 * 19))
 
     def set_in(self) -> int:

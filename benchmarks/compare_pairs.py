@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 from mocose_hf.evaluation import RetrievalTask, read_retrieval_task
 from mocose_hf.sentence_transformers import MomentumCallback, MomentumContrastLoss
 
-BATCH_SIZE, MAX_TOKENS = 64, 128
+MAX_TOKENS = 128
 DEVELOPMENT_PAIRS = 1_500
 LOSSES = {"mnrl": MultipleNegativesRankingLoss, "momentum": MomentumContrastLoss}
 
@@ -39,6 +39,7 @@ class Run:
 
     method: str
     cpu_seconds: float
+    batch: int
     seed: int
     steps: int
     seconds_per_step: float
@@ -105,7 +106,9 @@ def score(model: SentenceTransformer, task: RetrievalTask) -> float:
     return task.score(embeddings)[f"{task.name}_mrr_at_10"]
 
 
-def train(method: str, seconds: float, seed: int, encoder: str, pairs: list[tuple[str, str]], tasks) -> Run:
+def train(
+    method: str, seconds: float, batch: int, seed: int, encoder: str, pairs: list[tuple[str, str]], tasks
+) -> Run:
     """Train by a method and return its line."""
     loss_class, rate, dropout, options = parse_method(method)
     torch.manual_seed(seed)
@@ -123,7 +126,7 @@ def train(method: str, seconds: float, seed: int, encoder: str, pairs: list[tupl
     callbacks = [clock] + ([MomentumCallback(loss)] if isinstance(loss, MomentumContrastLoss) else [])
     with tempfile.TemporaryDirectory() as folder:
         args = SentenceTransformerTrainingArguments(
-            folder, per_device_train_batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, num_train_epochs=100,
+            folder, per_device_train_batch_size=batch, learning_rate=rate, seed=seed, num_train_epochs=100,
             save_strategy="no", logging_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
         )  # fmt: skip
         data = Dataset.from_dict({"query": [q for q, _ in pairs], "text": [t for _, t in pairs]})
@@ -131,7 +134,7 @@ def train(method: str, seconds: float, seed: int, encoder: str, pairs: list[tupl
         trainer.train()
     steps = trainer.state.global_step
     scores = [round(score(model, task), 2) if task else math.nan for task in tasks]
-    return Run(method, seconds, seed, steps, round(clock.used / steps, 3), *scores)
+    return Run(method, seconds, batch, seed, steps, round(clock.used / steps, 3), *scores)
 
 
 def main(argv=None) -> list[Run]:
@@ -144,13 +147,17 @@ def main(argv=None) -> list[Run]:
     parser.add_argument("--methods", nargs="+", required=True, help="such as mnrl:rate=1e-4")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of each method (default: 0)")
     parser.add_argument("--cpu_seconds", type=float, default=100.0, help="of each training (default: 100)")
+    parser.add_argument("--batch_size", type=int, default=64, help="pairs of a step (default: 64)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     known = {}
     if options.output.is_file():
         with options.output.open(encoding="utf-8", newline="") as file:
-            known = {(row["method"], float(row["cpu_seconds"]), int(row["seed"])): row for row in csv.DictReader(file)}
-    keys = [(method, options.cpu_seconds, seed) for seed in options.seeds for method in options.methods]
+            for row in csv.DictReader(file):
+                known[row["method"], float(row["cpu_seconds"]), int(row["batch"]), int(row["seed"])] = row
+    keys = [
+        (method, options.cpu_seconds, options.batch_size, seed) for seed in options.seeds for method in options.methods
+    ]
     with tempfile.TemporaryDirectory() as folder:
         test = read_retrieval_task(options.test) if options.test else None
         held_out = {text for pair in read_pairs(options.test, set()) for text in pair} if test else set()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -376,6 +377,55 @@ def test_a_missing_library_is_reported_with_its_command():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert "[sentence-transformers]" in result.stderr.splitlines()[-1]
+
+
+def test_keys_of_the_same_text_are_no_negatives_if_masked(still_encoder):
+    model = build(still_encoder)
+    loss = ready_loss(model, mask_same_sentence=True)
+    positives = ["a cat", "the old dog", "a cat", "tree"]
+    loss.fill_queue(["tree", "river", "stone"])
+    model.train()
+    texts = sentences(4, seed=1)
+    value = loss(features_of(model, texts, positives), None)
+    model.eval()
+    queries, keys = embedded(model, texts), embedded(loss.target, positives)
+    rows, names = loss.queue.rows[:3], ["tree", "river", "stone"]
+    losses = []
+    for i, query in enumerate(queries):
+        others = [keys[j] for j in range(4) if j != i and positives[j] != positives[i]]
+        others += [rows[j] for j in range(3) if names[j] != positives[i]]
+        losses.append(cross_entropy(query[None], torch.stack([keys[i], *others])))
+    torch.testing.assert_close(value, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_skipped_step_changes_neither_target_nor_queue(encoder_dir, tmp_path):
+    model = build(encoder_dir)
+    loss = MomentumContrastLoss(model, queue_size=8)
+    callback, args = MomentumCallback(loss), arguments(tmp_path)
+    optimizer = SimpleNamespace(step_was_skipped=True)
+    state = SimpleNamespace(global_step=0, max_steps=STEPS)
+    callback.on_train_begin(args, state, None, model=model, optimizer=optimizer)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    before = {name: value.clone() for name, value in loss.momentum_state().items()}
+    for step, skipped in ((1, True), (2, False)):
+        model.train()
+        loss(features_of(model, sentences(4), sentences(4, seed=1)), None)
+        state.global_step, optimizer.step_was_skipped = step, skipped
+        callback.on_step_end(args, state, None)
+        changed = [name for name, value in loss.momentum_state().items() if not torch.equal(value, before[name])]
+        assert bool(changed) != skipped
+    assert int(loss.queue.num_filled) == 4
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(encoder_dir, tmp_path):
+    model = build(encoder_dir)
+    loss = MomentumContrastLoss(model, queue_size=8)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="step 1"):
+        train(model, loss, tmp_path)
+    assert int(loss.queue.num_filled) == 0
 
 
 @pytest.mark.slow

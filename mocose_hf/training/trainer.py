@@ -1,6 +1,5 @@
 """The trainer of momentum contrast."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,24 +7,21 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
+from transformers.trainer_utils import TrainOutput
 
 from mocose_hf.data.collator import ViewEpochCallback
 from mocose_hf.data.fingerprints import text_number
 from mocose_hf.data.streaming import InfiniteStream, StreamResumeCallback
 from mocose_hf.data.text_augmentation import TextAugmentation
 from mocose_hf.errors import TrainingInterrupted
-from mocose_hf.evaluation.checkpoint_selection import score_test_sets
 from mocose_hf.evaluation.development import DevelopmentSets, score_sets
 from mocose_hf.evaluation.optional_libraries import validate_sentence_transformers
-from mocose_hf.evaluation.pairs import PAIR_METRICS
-from mocose_hf.evaluation.sentence_embeddings import embed
 from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.files import read_json_object
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.modeling_base import ContrastiveModel
 from mocose_hf.models.saved_files import equalize_file_modes, make_tokenizer_portable
-from mocose_hf.training.base_trainer import BaseTrainer, changed_arguments
+from mocose_hf.training.base_trainer import changed_arguments
 from mocose_hf.training.callbacks.checkpoint_saver import CheckpointSaver, update_best_checkpoint
 from mocose_hf.training.callbacks.collapse_monitor import CollapseMonitor
 from mocose_hf.training.callbacks.end_of_run import EndOfRun, has_ended
@@ -43,20 +39,19 @@ from mocose_hf.training.checkpoint import (
     validate_complete,
     validate_disk_space,
 )
-from mocose_hf.training.data_preparation import build_augmentation, count_training_tokens, prepare_data, texts_of
+from mocose_hf.training.data_preparation import build_augmentation, count_training_tokens, prepare_data
 from mocose_hf.training.parameter_groups import set_head_learning_rate
 from mocose_hf.training.queue_monitor.callback import QueueMonitor
 from mocose_hf.training.queue_prefill import prefill_queue
 from mocose_hf.training.resume import describe_run, resolve_resume_checkpoint, restore_callback_states
 from mocose_hf.training.run_lock import lock_output_dir
 from mocose_hf.training.schedule_free import ScheduleFreeWeights
+from mocose_hf.training.scoring_trainer import ScoringTrainer
 from mocose_hf.training.train_metrics import MetricSource, TrainMetrics
 from mocose_hf.training.training_args import MoCoSETrainingArguments
 from mocose_hf.training.validation.inputs import (
     validate_arguments,
-    validate_development_pairs,
     validate_finite_weights,
-    validate_metric,
     validate_model,
     validate_model_init,
     validate_optimizer,
@@ -70,7 +65,7 @@ UNWHITENED = "unwhitened"
 """The first part of the names of the start's scores before `whitening`, in the log."""
 
 
-class MoCoSETrainer(BaseTrainer):
+class MoCoSETrainer(ScoringTrainer):
     """Train a `MoCoSEForPreTraining` and score its sentence embeddings on development pairs.
 
     After each optimizer step the target moves, and the keys of all processes and micro-batches enter the queue in the
@@ -98,15 +93,11 @@ class MoCoSETrainer(BaseTrainer):
         options: As `transformers.Trainer` takes them.
 
     Attributes:
-        selects_start: Whether the start is a candidate for the best checkpoint. With `load_best_model_at_end` and
-            `eval_on_start` it is saved as `checkpoint-0`.
         token_counts: Truncated sentences and unknown tokens in a sample of the training set, None if not counted.
 
     Raises:
         TypeError, ValueError: If arguments do not work together.
     """
-
-    selects_start = True
 
     def __init__(
         self,
@@ -193,13 +184,6 @@ class MoCoSETrainer(BaseTrainer):
         validate_arguments(model, args, processing_class, self._given_collator)
         model.augmentation = build_augmentation(args, processing_class, model)
         return prepare_data(train_dataset, self._given_collator, args, processing_class, model, self._key_augmentation)
-
-    def _validate_evaluation(self, args, eval_dataset, test_tasks) -> None:
-        if eval_dataset is None or type(self).evaluate is not MoCoSETrainer.evaluate:
-            return  # a subclass may evaluate anything
-        selects = args.metric_for_best_model is not None and args.eval_strategy != "no"
-        scored_otherwise = (test_tasks or self._evaluator) and args.best_metric not in PAIR_METRICS
-        validate_development_pairs(eval_dataset, args.best_metric if selects and not scored_otherwise else None)
 
     def train(
         self, resume_from_checkpoint: str | bool | FoundCheckpoint | None = None, trial=None, **options
@@ -360,96 +344,6 @@ class MoCoSETrainer(BaseTrainer):
             logs["train_loss"] = self._train_metrics.mean_loss()
             self._schedule_free.end()  # the last line comes before the best checkpoint is loaded
         super().log(logs, start_time)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Score the sentence embeddings on development sets, without changing the training state.
-
-        Args:
-            eval_dataset: Pairs or sets as in the constructor, by default those; or a dict of several.
-            ignore_keys: Unused; part of the signature of `Trainer`.
-            metric_key_prefix: The first part of each name.
-
-        Returns:
-            For pairs `eval_dev_spearman` (Spearman correlation of cosine and score, × 100), `eval_dev_alignment`,
-            `eval_dev_uniformity`; for each task of `DevelopmentSets` its metrics, such as `eval_shop_mrr_at_10`; and
-            the time taken. `test_tasks` are scored together with the default pairs: `eval_sts12_spearman`,
-            `eval_stsb_spearman`, …, and their mean `eval_sts_avg_spearman`. So is the `evaluator`.
-        """
-        self._nan_monitor.check()
-        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if eval_dataset is None:
-            raise ValueError("`evaluate` needs scored pairs or other sets; give the trainer an `eval_dataset`.")
-        sets = {metric_key_prefix: eval_dataset}
-        if isinstance(eval_dataset, dict):
-            sets = {f"{metric_key_prefix}_{name}": pairs for name, pairs in eval_dataset.items()}
-        metrics: dict[str, float] = {}
-        model = self.accelerator.unwrap_model(self.model)
-        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
-        scores_tests = eval_dataset is self.eval_dataset and self._test_tasks
-        for prefix, pairs in sets.items():
-            start = time.time()
-            with self._schedule_free.averaged():
-                # Equal embeddings at the start cannot be trained. A later collapse shows as a low score.
-                needs_spread = self._is_training and self.state.global_step == 0
-                scores = score_sets(model, self.processing_class, pairs, needs_spread=needs_spread, **encoding)
-                prefixed = {f"{prefix}_{name}": value for name, value in scores.items()}
-                if scores_tests and prefix == list(sets)[-1]:
-                    scores = score_test_sets(model, self.processing_class, self._test_tasks, **encoding)
-                    prefixed |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-                if self._evaluator is not None and eval_dataset is self.eval_dataset and prefix == list(sets)[-1]:
-                    scores = self._run_evaluator(model)
-                    prefixed |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-            prefixed |= speed_metrics(prefix, start, num_samples=len(pairs))
-            self.log(dict(prefixed))
-            metrics |= prefixed
-        selects = self._is_training and metric_key_prefix == "eval" and self.args.metric_for_best_model is not None
-        if selects:
-            validate_metric(self.args.best_metric, metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if selects and self.args.load_best_model_at_end and self.selects_start and self.state.global_step == 0:
-            self._save_start(metrics)
-        return metrics
-
-    def _run_evaluator(self, model: ContrastiveModel) -> dict[str, float]:
-        """Return the metrics of the evaluator by name; each process runs the whole of it."""
-        from mocose_hf.evaluation.live_model import run_evaluator
-
-        folder = Path(self.args.output_dir) / "eval" if self.is_world_process_zero() else None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        epoch, step = self.state.epoch or 0, self.state.global_step
-        options = {"autocast_dtype": self.args.evaluation_dtype}
-        return run_evaluator(self._evaluator, model, self.processing_class, folder, epoch, step, **options)
-
-    def predict(
-        self, test_dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
-        """Embed the `text` of every row, in the given order.
-
-        Args:
-            test_dataset: A `datasets.Dataset` or any iterable of rows with `text`, or a list of sentences.
-            ignore_keys: Unused; part of the signature of `Trainer`.
-            metric_key_prefix: The first part of each name in `metrics`.
-
-        Returns:
-            `predictions`, (N, H) float32 sentence embeddings as `encode` returns them; `label_ids` None; `metrics`,
-            the time taken.
-
-        Raises:
-            ValueError: If a row has no text, or the trainer no tokenizer.
-        """
-        self._nan_monitor.check()
-        if self.processing_class is None:
-            raise ValueError("`predict` needs the tokenizer; give it to the trainer as `processing_class`.")
-        texts = texts_of(test_dataset)
-        start = time.time()
-        model = self.accelerator.unwrap_model(self.model)
-        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
-        with self._schedule_free.averaged():
-            embeddings = embed(model, self.processing_class, texts, **encoding)
-        metrics = speed_metrics(metric_key_prefix, start, num_samples=len(texts))
-        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
-        return PredictionOutput(predictions=embeddings(texts).numpy(), label_ids=None, metrics=metrics)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and tokenizer, and the arguments as JSON instead of the pickle of `Trainer`."""

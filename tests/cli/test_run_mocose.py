@@ -364,7 +364,7 @@ def test_the_kept_model_has_the_step_of_its_checkpoint(command, pairs_file, caps
     """Of evaluations at 0, 2, 4 and 6 the one at 4 is best, but checkpoints are of 0 and 6."""
     development = iter([20.0, 30.0, 90.0, 40.0, 40.0])
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets",
+        "mocose_hf.training.scoring_trainer.score_sets",
         lambda *a, **k: {"dev_spearman": next(development), "dev_uniformity": -1.0},
     )
     command("--validation_file", str(pairs_file), "--eval_steps", "2", "--save_steps", "6")

@@ -55,7 +55,7 @@ def falling(monkeypatch, signal_at: int | None = None) -> None:
             signal.raise_signal(signal.SIGTERM)
         return {"dev_spearman": 50.0 - abs(step - 4), "dev_uniformity": -1.0}
 
-    monkeypatch.setattr("mocose_hf.training.trainer.score_sets", scores)
+    monkeypatch.setattr("mocose_hf.training.scoring_trainer.score_sets", scores)
 
 
 def trainer_of(folder, tokenizer, *callbacks, seed=0, **fields):

@@ -67,7 +67,7 @@ def score_worse_each_time(monkeypatch, send=None):
             send.strike(step)
         return {"dev_spearman": 50.0 - step, "dev_uniformity": -1.0}
 
-    monkeypatch.setattr("mocose_hf.training.trainer.score_sets", scores)
+    monkeypatch.setattr("mocose_hf.training.scoring_trainer.score_sets", scores)
 
 
 BY_EPOCH = {"logging_strategy": "epoch", "eval_strategy": "epoch"}

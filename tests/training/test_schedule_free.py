@@ -76,7 +76,7 @@ def test_the_average_is_scored_saved_and_left_in_the_model_and_training_is_not_t
             averages.append(average_of(trainer).clone())
         return evaluate_pairs(model, *args, **options)
 
-    monkeypatch.setattr("mocose_hf.training.trainer.score_sets", spy)
+    monkeypatch.setattr("mocose_hf.training.scoring_trainer.score_sets", spy)
     plain = make_trainer(tmp_path / "plain", tokenizer)
     plain.train()
     trainer = make_trainer(tmp_path / "saved", tokenizer, eval_strategy="steps", eval_steps=2, save_strategy="steps")

@@ -267,7 +267,7 @@ def test_evaluation_leaves_training_as_it_is(tmp_path, tokenizer):
 def test_best_checkpoint_is_the_one_that_scores_best(tmp_path, tokenizer, monkeypatch):
     scores = iter([5.0, 10.0, 30.0, 20.0])
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets",
+        "mocose_hf.training.scoring_trainer.score_sets",
         lambda *args, **kwargs: {"dev_spearman": next(scores), "dev_uniformity": -1.0},
     )
     trainer = make_trainer(
@@ -292,7 +292,7 @@ def score_in_order(monkeypatch, scores, name="dev_spearman"):
     """Replace the scores of the development pairs by these, one each evaluation."""
     scores = iter(scores)
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets",
+        "mocose_hf.training.scoring_trainer.score_sets",
         lambda *a, **k: {"dev_spearman": 0.0, "dev_uniformity": 0.0, name: next(scores)},
     )
 
@@ -326,7 +326,7 @@ def named_scores(monkeypatch, scores):
     scores = iter([value for pair in scores for value in pair])
     figures = {"dev_spearman": 1.0, "dev_uniformity": -1.0}
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets", lambda *a, **k: figures | {"dev_alignment": next(scores)}
+        "mocose_hf.training.scoring_trainer.score_sets", lambda *a, **k: figures | {"dev_alignment": next(scores)}
     )
 
 
@@ -456,7 +456,7 @@ def test_test_sets_are_scored_at_each_evaluation_and_have_no_say(tmp_path, token
     tasks = [read_sts_task(name, tmp_path / "senteval", allow_partial_tasks=True) for name in ("sts12", "stsb")]
     development = iter([5.0, 30.0, 20.0, 10.0])
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets",
+        "mocose_hf.training.scoring_trainer.score_sets",
         lambda *args, **kwargs: {"dev_spearman": next(development), "dev_uniformity": -1.0},
     )
     trainer = make_trainer(

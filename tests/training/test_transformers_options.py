@@ -135,7 +135,7 @@ def test_a_schedule_by_score_lowers_the_rate_when_the_score_gets_worse(
     falling = iter(range(100, 0, -1))
     figures = {"dev_spearman": 0.0, "dev_uniformity": -1.0, "dev_alignment": 0.0}
     monkeypatch.setattr(
-        "mocose_hf.training.trainer.score_sets", lambda *a, **k: figures | {metric: float(next(falling))}
+        "mocose_hf.training.scoring_trainer.score_sets", lambda *a, **k: figures | {metric: float(next(falling))}
     )
     fields = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 1}}
     fields |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": metric}

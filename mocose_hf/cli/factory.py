@@ -26,6 +26,7 @@ from mocose_hf.models.loading import (
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.plain_model import build_plain_model
 from mocose_hf.models.registry import ALGORITHMS
+from mocose_hf.models.sentence_end import prepare_last_token
 from mocose_hf.recipes import CLS_RECIPES
 from mocose_hf.training.callbacks.train_log import TrainLog
 from mocose_hf.training.trainer import MoCoSETrainer
@@ -94,10 +95,13 @@ def build_model(options: Options):
             "adapter can name it as its base; leave it out, or start from the result of `mocose export`."
         )
     try:
-        return ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options)), tokenizer
+        model = ALGORITHMS[source.algorithm].from_encoder(encoder, _method(options))
     except (ValueError, RuntimeError) as error:
         message = str(error) if isinstance(error, ValueError) else one_line(error)
         raise InputError(options.locate(message)) from error
+    if model.config.pooling_mode == "lasttoken":
+        prepare_last_token(tokenizer, is_trained=encoder.pooling_mode == "lasttoken")
+    return model, tokenizer
 
 
 def load_start(

@@ -36,7 +36,9 @@ class MoCoSEConfig(ContrastiveConfig):
     num_predictor_layers: int = option(2, "Layers of the predictor of the online branch, 0 for none (paper: 2).")
     head_dropout_prob: float = option(0.1, "Dropout of projection head and predictor, in [0, 1) (paper: 0.1).")
     share_embeddings: bool = option(
-        True, "Whether one trainable embedding layer serves both branches instead of an EMA copy (paper: true)."
+        True,
+        "Whether one trainable embedding layer serves both branches instead of an EMA copy. Of families without such "
+        "a layer, as most causal ones, it is the table of token embeddings (paper: true).",
     )
     in_batch_negatives: bool = option(
         True, "Whether the other keys of the batch are negatives besides the queue (paper: true)."

@@ -264,6 +264,11 @@ def padding_id(encoder: "PreTrainedModel") -> int:
     return getattr(encoder.config, "pad_token_id", None) or 0
 
 
+def without_cache(encoder: nn.Module) -> dict[str, bool]:
+    """Return the option of a forward that stores no keys and values for generating text, as causal encoders do."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(encoder.forward).parameters else {}
+
+
 def _is_close(first: Tensor, second: Tensor, scale: Tensor) -> bool:
     tolerance = CPU_TOLERANCE if first.device.type == "cpu" else GPU_TOLERANCE
     return bool((first - second).abs().max() <= tolerance * scale)

@@ -16,6 +16,7 @@ from mocose_hf.models import adapters
 from mocose_hf.models.configuration_base import ContrastiveConfig
 from mocose_hf.models.configuration_mocose import MoCoSEConfig
 from mocose_hf.models.dense_layer import DenseLayer
+from mocose_hf.models.encoder_checks import without_cache
 from mocose_hf.models.encoding import encode
 from mocose_hf.models.loading import build_encoder, load_encoder
 from mocose_hf.models.negative_queue import NegativeQueue
@@ -164,6 +165,7 @@ class MoCoSEModel(MoCoSEPreTrainedModel):
         if self.takes_token_types:
             batch["token_type_ids"] = token_type_ids
         batch = {name: rows for name, rows in batch.items() if rows is not None}
+        encoder_options = without_cache(self.encoder) | encoder_options
         starts = None  # (B,), the index of each first token
         if attention_mask is not None and attention_mask.ndim == 2 and "position_ids" not in encoder_options:
             starts = first_tokens(attention_mask)

@@ -345,9 +345,11 @@ def pooler_dense(encoder: PreTrainedModel) -> nn.Linear | None:
 def load_tokenizer(name_or_path: str, **hub_options):
     """Load the tokenizer of a model that `load_encoder` loads, with the model's own length limit and lower-casing.
 
+    A tokenizer without a padding token pads with the token that ends a sentence, in saved copies too.
+
     Raises:
         OSError: If there is none; transformers would create one that knows only special tokens.
-        ValueError: If it needs code of its own, cannot pad, or its length limit is no number above 0.
+        ValueError: If it needs code of its own, has no token to pad with, or its length limit is no number above 0.
     """
     layout, hub_options = locate_encoder(name_or_path, hub_options)
     _validate_tokenizer_class(name_or_path, hub_options)
@@ -365,7 +367,14 @@ def load_tokenizer(name_or_path: str, **hub_options):
             f"its `model_max_length` is {longest!r:.60}, but a number above 0 is needed; correct that entry"
         )
     if tokenizer.pad_token is None:
-        raise ValueError("its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json")
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "its tokenizer has no `pad_token`, but batches are padded; add one to tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # the mask, not the token, tells what is padding
+        logger.warning_once(
+            printable(f"The tokenizer of {name_or_path} has no `pad_token`, so {tokenizer.eos_token} pads batches.")
+        )
     fix_padding(tokenizer)
     return tokenizer
 

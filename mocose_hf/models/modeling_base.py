@@ -431,7 +431,8 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         if self.config.encoder_dropout_prob is None and dropouts and not any(dropouts.values()):
             logger.warning_once(
                 f"The dropout of this {self.config.encoder_config.model_type} encoder is 0, so both views of a "
-                "sentence are nearly equal; set `encoder_dropout_prob`, for example to 0.1."
+                "sentence are nearly equal; set `encoder_dropout_prob`, for example to 0.1, or change a view by "
+                "`crop_share` or `deletion_rate`."
             )
 
 

@@ -10,6 +10,8 @@ loss_terms.py. `ContrastiveModel` has what all algorithms share: loading, saving
 views of a batch. After each optimizer step the trainer puts the keys into the queue and calls `update_target`.
 """
 
+import re
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -144,6 +146,11 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
             pairs += [(t, o) for t, o in zip(targets, onlines, strict=True) if t is not o]
         return pairs
 
+    def set_input_embeddings(self, value: nn.Module) -> None:  # noqa: D102
+        super().set_input_embeddings(value)
+        if self.config.share_embeddings and self.config.has_target and self.mocose.adapter is None:
+            self.encoders()[-1].set_input_embeddings(value)
+
     def encoders(self) -> list:
         """Return the encoder of each branch, the online one first; that of a target may be an `AdapterAverage`."""
         return [self.mocose.encoder] + ([self.target["encoder"]] if self.config.has_target else [])
@@ -167,14 +174,17 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
     validate_resources = staticmethod(validate_resources)
 
     def _share_embeddings(self) -> None:
-        embeddings = getattr(self.mocose.encoder, "embeddings", None)
-        if not isinstance(embeddings, nn.Module):
-            raise ValueError(
-                f"{type(self.mocose.encoder).__name__} has no module `embeddings` to share between the branches; set "
-                "`share_embeddings` to false."
-            )
-        self.target["encoder"].embeddings = embeddings
-        self._keys_to_ignore_on_save = {f"target.encoder.embeddings.{name}" for name in embeddings.state_dict()}
+        """Give the target the module `embeddings` of the online encoder, or its table of words if it has none."""
+        online, target = self.encoders()
+        name = "embeddings"
+        if not isinstance(getattr(online, name, None), nn.Module):
+            words = online.get_input_embeddings()
+            name = next(name for name, module in online.named_modules() if module is words)
+        embeddings = online.get_submodule(name)
+        target.set_submodule(name, embeddings)
+        pattern = re.escape(name)
+        self._tied_weights_keys = {rf"target\.encoder\.{pattern}\.": rf"mocose\.encoder\.{pattern}\."}
+        self._keys_to_ignore_on_save = {f"target.encoder.{name}.{key}" for key in embeddings.state_dict()}
 
 
 AutoModelForPreTraining.register(MoCoSEConfig, MoCoSEForPreTraining, exist_ok=True)

@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
 
-from mocose_hf.compat import attention_of, can_set_attention, set_attention
+from mocose_hf.compat import attention_of, can_set_attention, set_attention, supports_sdpa
 from mocose_hf.models.encoder_checks import evaluation_mode, padding_id, vocabulary_rows
 
 ATTENTION = "padding_free_sdpa"
@@ -55,13 +55,21 @@ class Packing:
         mask = torch.arange(longest, device=bounds.device) < (ends - starts)[:, None]
         return cls(starts, sentence * longest + places - starts[sentence], mask, longest)
 
-    def attention_mask(self, sliding_window: int | None) -> Tensor:
-        """Return which keys a query attends to, (B, 1, 1 or L, L) bool: those of its sentence within the window."""
+    def attention_mask(self, sliding_window: int | None, is_causal: bool = False) -> Tensor:
+        """Return which keys a query attends to, (B, 1, 1 or L, L) bool.
+
+        Args:
+            sliding_window: Distance from which tokens do not attend to each other; None for no limit.
+            is_causal: Whether a query attends only to itself and the keys before it.
+        """
         mask = self.mask[:, None, None]
-        if sliding_window is None or self.longest <= sliding_window:
-            return mask
         places = torch.arange(self.longest, device=self.slots.device)
-        return mask & ((places[:, None] - places).abs() < sliding_window)
+        distances = places[:, None] - places  # (L, L), of a key before its query
+        if is_causal:
+            mask = mask & (distances >= 0)
+        if sliding_window is not None and self.longest > sliding_window:
+            mask = mask & (distances.abs() < sliding_window)
+        return mask
 
     def pad(self, rows: Tensor) -> Tensor:
         """Return (T, …) as (B, L, …), with zeros as padding."""
@@ -115,7 +123,7 @@ def padding_free_attention(
     """Attend within each sentence of a packed row; without `packing`, attend as `sdpa` of transformers does.
 
     Args:
-        module: The attention layer.
+        module: The attention layer; with its attribute `is_causal`, tokens attend only to those before them.
         query, key, value: (1, heads, T, head size).
         attention_mask: Not used for a packed row.
         packing: The packing of the row.
@@ -128,7 +136,11 @@ def padding_free_attention(
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     padded = [packing.pad(states[0].transpose(0, 1)).transpose(1, 2) for states in (query, key, value)]
-    mask = packing.attention_mask(sliding_window)
+    is_causal = getattr(module, "is_causal", False)
+    if is_causal and not getattr(module.config, "is_causal", True):
+        is_causal = False
+        sliding_window = sliding_window and sliding_window + 1  # transformers' switch includes the edge (5.23)
+    mask = packing.attention_mask(sliding_window, is_causal)
     output, _ = sdpa_attention_forward(module, *padded, mask, **options)  # (B, L, heads, head size)
     return packing.unpad(output)[None], None
 
@@ -160,14 +172,14 @@ def bounds_for_attention(encoder: PreTrainedModel, cu_seq_lens: Tensor, packing:
 def find_first_position(encoder: PreTrainedModel) -> int | None:
     """Return the position at which a packed sentence starts, None if the encoder cannot take packed sentences.
 
-    It can if transformers chooses its attention and it embeds short sentences the same way packed and padded.
-    Positions start at 0, or after the padding position as in RoBERTa. The encoder then uses the attention of this
-    module, or keeps its flash attention, which takes bounds too. Otherwise its attention does not change.
+    It can if transformers chooses its attention, `sdpa` included, and it embeds short sentences the same way packed
+    and padded. Positions start at 0, or after the padding position as in RoBERTa. The encoder then uses the attention
+    of this module, or keeps its flash attention, which takes bounds too. Otherwise its attention does not change.
     """
     before = attention_of(encoder)
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
-    if not (takes_positions and can_set_attention(encoder)):
-        return None
+    if not (takes_positions and can_set_attention(encoder) and supports_sdpa(encoder)):
+        return None  # some families without `sdpa` cap their scores, which this attention would leave out
     first = None
     try:
         with evaluation_mode(encoder):

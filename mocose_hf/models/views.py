@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mocose_hf.models.cls_only_last_layer import FIRST_TOKENS
-from mocose_hf.models.encoder_checks import padding_id, probing, vocabulary_rows
+from mocose_hf.models.encoder_checks import padding_id, probing, vocabulary_rows, without_cache
 from mocose_hf.models.pooling import exclude_prompt, first_tokens, pool, rotate_rows
 from mocose_hf.models.sequence_packing import Packing, bounds_for_attention
 
@@ -113,7 +113,7 @@ def embed_view(
             the pooling mode "cls".
     """
     view = view.padded_right()
-    options = {"attention_mask": view.attention_mask}
+    options: dict[str, Any] = {"attention_mask": view.attention_mask}
     if takes_token_types:
         options["token_type_ids"] = view.token_type_ids
     packing = None
@@ -122,6 +122,7 @@ def embed_view(
         options |= {"position_ids": view.position_ids} | bounds_for_attention(encoder, view.cu_seq_lens_q, packing)
     if first_tokens_only:
         options[FIRST_TOKENS] = view.input_ids.new_zeros(1) if packing is None else packing.starts
+    options |= without_cache(encoder)
     name = "input_ids" if view.inputs_embeds is None else "inputs_embeds"
     hidden = encoder(**{name: getattr(view, name)}, return_dict=True, **options)
     hidden = hidden.last_hidden_state  # (B, L, H), of a packed row (1, T, H), of first tokens (B, 1, H), (1, B, H)

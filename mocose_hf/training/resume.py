@@ -80,8 +80,14 @@ DETERMINING_ARGUMENTS = (
 _ENVIRONMENT = ("device", "cpu_threads", "torch_version")
 """Entries that may change between two parts of a run, with a notice."""
 
-_SOURCE_ENTRIES = {"_name_or_path", "architectures", "dtype", "name_or_path", "torch_dtype", "transformers_version"}
-"""Entries of an encoder's configuration that say where it came from, not what it computes."""
+_SOURCE_ENTRIES = {
+    *("_name_or_path", "architectures", "dtype", "name_or_path", "torch_dtype", "transformers_version"),
+    *("bos_token_id", "eos_token_id"),
+}
+"""Entries of an encoder's configuration that do not change what it computes.
+
+`Trainer` overwrites the ids by those of the tokenizer when training begins, and a missing `pad_token_id` too.
+"""
 
 _LONGEST_VALUE = 60
 
@@ -264,7 +270,8 @@ def validate_encoder_config(model: ContrastiveModel, checkpoint: str | Path) -> 
     except Exception as error:  # transformers raises many kinds on files that it does not expect
         raise InputError(f"{checkpoint}: config.json cannot be read ({one_line(error)}).") from error
     then, now = config.encoder_config.to_dict(), model.config.encoder_config.to_dict()
-    for name in sorted((then.keys() | now.keys()) - _SOURCE_ENTRIES):
+    ignored = _SOURCE_ENTRIES | ({"pad_token_id"} if now.get("pad_token_id") is None else set())
+    for name in sorted((then.keys() | now.keys()) - ignored):
         if then.get(name) != now.get(name):
             raise InputError(
                 f"{checkpoint}: `{name}` of the encoder was {str(then.get(name))[:_LONGEST_VALUE]} and is "

@@ -428,6 +428,18 @@ def test_a_loss_that_is_not_finite_ends_the_training(encoder_dir, tmp_path):
     assert int(loss.queue.num_filled) == 0
 
 
+def test_sharded_models_and_separate_losses_on_processes_fail(encoder_dir, monkeypatch):
+    model = build(encoder_dir)
+    losses = [MomentumContrastLoss(model, queue_size=8) for _ in range(2)]
+    state = SimpleNamespace(global_step=0)
+    for name in ("deepspeed", "fsdp"):
+        with pytest.raises(ValueError, match="MoCoSETrainer"):
+            MomentumCallback(losses[0]).on_train_begin(SimpleNamespace(**{name: "ds.json"}), state, None, model=model)
+    monkeypatch.setattr("mocose_hf.sentence_transformers.momentum_callback.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="share one loss"):
+        MomentumCallback(losses).on_train_begin(SimpleNamespace(), state, None, model=model)
+
+
 @pytest.mark.slow
 def test_two_processes_end_as_one(still_encoder, tmp_path):
     for count in (1, 2):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from datasets import Dataset
+from datasets import Column, Dataset
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
@@ -65,8 +65,8 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation: Te
     Raises:
         ValueError: If these do not work together.
     """
-    if isinstance(dataset, list | tuple):
-        dataset = dataset_from_list(dataset)
+    if isinstance(dataset, list | tuple | Column):
+        dataset = dataset_from_list(list(dataset))
     validate_collator(collator, dataset, args)
     validate_key_augmentation(key_augmentation, collator, args)
     validate_negatives(dataset, collator, model)

@@ -31,6 +31,7 @@ def test_a_list_of_sentences_or_rows_trains_as_a_dataset_does(tmp_path, tokenize
         "dataset": Dataset.from_dict({"text": texts}),
         "list": texts,
         "tuple": tuple(texts),
+        "column": Dataset.from_dict({"text": texts})["text"],
         "rows": [{"text": text} for text in texts],
     }
     states = []

@@ -146,7 +146,8 @@ def mocose_trainer(job: Job, variant: Variant, sentences: list[str], arguments: 
     """Return the trainer of this package, its queue full from the start."""
     arguments |= {"padding_free": variant.padding_free, "activation_checkpointing": variant.checkpointed}
     queue_size = variant.queue_size or QUEUE_SIZE
-    adapter = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
+    adapter = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+    adapter["lora_dropout"] = 0.05 if variant.dropout else 0.0
     model = MoCoSEForPreTraining.from_encoder_pretrained(
         job.encoder,
         pooling_mode="cls",

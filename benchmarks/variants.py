@@ -1,7 +1,8 @@
 """Names of the variants that the benchmarks measure, and the defaults for a machine.
 
     mocose | mnrl | cached_mnrl | released | gemm_floor, followed by any of these in this order:
-    _padding_free  _all_rows  _checkpointed  _lora        mocose only
+    _padding_free  _all_rows  _checkpointed               mocose only
+    _lora  _lora_dropout                                  mocose only; a LoRA without and with dropout
     _bf16                                                 bfloat16 autocast; bfloat16 tensors for gemm_floor
     _kN                                                   a queue of N rows; not for mnrl and cached_mnrl
     _bN                                                   a batch of N sentences
@@ -28,11 +29,11 @@ BF16_STEPS = ("mocose_bf16", "mocose_padding_free_bf16", "mnrl_bf16", "released_
 QUEUE_SIZES = ("mocose_k4096", "mocose_k65536")
 BATCH_SIZES = ("mocose_b32", "mnrl_b32", "mocose_b128", "mnrl_b128")
 
-_FLAGS = ("padding_free", "all_rows", "checkpointed", "lora", "bf16")
+_FLAGS = ("padding_free", "all_rows", "checkpointed", "lora", "dropout", "bf16")
 
 _NAME = re.compile(
     r"(?:(?P<momentum>mocose)(?P<padding_free>_padding_free)?(?P<all_rows>_all_rows)?"
-    r"(?P<checkpointed>_checkpointed)?(?P<lora>_lora)?|(?P<other>[a-z_]+?))"
+    r"(?P<checkpointed>_checkpointed)?(?:(?P<lora>_lora)(?P<dropout>_dropout)?)?|(?P<other>[a-z_]+?))"
     r"(?P<bf16>_bf16)?(?:_k(?P<queue_size>[1-9]\d*))?(?:_b(?P<batch_size>[1-9]\d*))?"
 )
 
@@ -47,6 +48,7 @@ class Variant:
         all_rows: Whether the last encoder layer also computes unused rows.
         checkpointed: Whether activations are recomputed instead of stored.
         lora: Whether an adapter of rank 16 on every linear layer is trained instead of the encoder; needs peft.
+        dropout: Whether that adapter has a dropout of 0.05.
         bf16: Whether the step computes in bfloat16.
         queue_size: K, None for `QUEUE_SIZE`.
         batch_size: B, None for the batch size of the command.
@@ -57,6 +59,7 @@ class Variant:
     all_rows: bool = False
     checkpointed: bool = False
     lora: bool = False
+    dropout: bool = False
     bf16: bool = False
     queue_size: int | None = None
     batch_size: int | None = None

@@ -140,12 +140,15 @@ def test_a_name_is_what_it_stands_for():
         "mocose", padding_free=True, bf16=True, queue_size=4096, batch_size=32
     )
     assert Variant.parse("mocose_lora_k65536") == Variant("mocose", lora=True, queue_size=65536)
+    assert Variant.parse("mocose_lora_dropout") == Variant("mocose", lora=True, dropout=True)
     assert Variant.parse("cached_mnrl_b8") == Variant("cached_mnrl", batch_size=8)
     assert [validate_name(name) for name in usual_names()] == list(usual_names())
     assert Variant.parse("mocose_all_rows_bf16_k9_b8").base("mnrl") == "mnrl_bf16_b8"
 
 
-@pytest.mark.parametrize("name", ["simcse", "mnrl_k512", "released_padding_free", "mocose_k0", "mocose_b32_bf16", ""])
+@pytest.mark.parametrize(
+    "name", ["simcse", "mnrl_k512", "released_padding_free", "mocose_k0", "mocose_dropout", "mocose_b32_bf16", ""]
+)
 def test_what_is_no_name_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=r"is no variant; the usual ones are mocose, ") as refused:
         validate_name(name)
@@ -237,14 +240,15 @@ def tiny_job(encoder_dir, text, variant: str, **options) -> Job:
 
 
 @pytest.mark.parametrize(
-    "variant", ["mocose_all_rows", "mocose_padding_free_checkpointed", "mocose_lora", "cached_mnrl", "released_bf16"]
+    "variant",
+    ["mocose_all_rows", "mocose_padding_free_checkpointed", "mocose_lora_dropout", "cached_mnrl", "released_bf16"],
 )
 def test_a_variant_is_measured_through_its_trainer(encoder_dir, text, variant):
     figures = measure(tiny_job(encoder_dir, text, variant))
     assert set(figures) == {"seconds", "memory_gb", "flops"}
     assert figures["seconds"] > 0
     forward = encoder_forward_flops(tiny_bert_config(), 4, 11)
-    forwards = {"mocose": 4, "cached": 8, "released": 5}[variant.split("_")[0]] - variant.endswith("lora")
+    forwards = {"mocose": 4, "cached": 8, "released": 5}[variant.split("_")[0]] - ("lora" in variant)
     assert figures["flops"] == forwards * forward
 
 

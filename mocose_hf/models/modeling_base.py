@@ -219,7 +219,7 @@ class ContrastiveModel(MoCoSEPreTrainedModel):
         encoder = build_encoder(self.config)
         _copy_weights(source.encoder, encoder)
         adapters.inject(encoder, self.config.peft_config)
-        self.mocose.encoder.load_state_dict(encoder.state_dict())
+        self.mocose.encoder.load_state_dict(encoder.state_dict(), assign=True)  # no second copy in memory
         self._describe_base(source.encoder.config.name_or_path, source.revision)
 
     def _describe_base(self, name_or_path: str, revision: str | None) -> None:

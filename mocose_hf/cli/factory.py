@@ -25,6 +25,7 @@ from mocose_hf.models.loading import (
 )
 from mocose_hf.models.modeling_mocose import MoCoSEForPreTraining
 from mocose_hf.models.plain_model import build_plain_model
+from mocose_hf.models.prompts import set_prompts
 from mocose_hf.models.registry import ALGORITHMS
 from mocose_hf.models.sentence_end import prepare_last_token
 from mocose_hf.recipes import CLS_RECIPES
@@ -53,7 +54,8 @@ def read_training_sentences(options: Options) -> Sentences | SentenceStream:
         )
     source = options.source
     if options.evaluation.dev_from_text:
-        sentences = hold_out(sentences, options.evaluation.dev_from_text, source)
+        roles = options.training.query_prompt is not None or options.training.key_prompt is not None
+        sentences = hold_out(sentences, options.evaluation.dev_from_text, source, has_roles=roles)
     batch = training.global_batch_size
     if training.dataloader_drop_last and len(sentences.dataset) < batch:
         raise InputError(
@@ -99,6 +101,8 @@ def build_model(options: Options):
     except (ValueError, RuntimeError) as error:
         message = str(error) if isinstance(error, ValueError) else one_line(error)
         raise InputError(options.locate(message)) from error
+    training = options.training
+    set_prompts(model.config, training.prompt, training.query_prompt, training.key_prompt)
     if model.config.pooling_mode == "lasttoken":
         prepare_last_token(tokenizer, is_trained=encoder.pooling_mode == "lasttoken")
     return model, tokenizer

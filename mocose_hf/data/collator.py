@@ -28,7 +28,8 @@ class SentenceCollator:
         seed: Seed of the random views.
         token_views: Crops, deletes or repeats tokens; None for no change.
         augment_view: The view that `token_views` applies to: query, key or both, each with its own draws.
-        prompt: Text to put before each sentence, in both views.
+        prompt: Text to put before each sentence.
+        key_prompt: Text to put before those of the key view and hard negatives; None for that of the query view.
         include_prompt: Whether the tokens of the prompt are pooled.
     """
 
@@ -43,6 +44,7 @@ class SentenceCollator:
         augment_view: str = "query",
         prompt: str = "",
         include_prompt: bool = True,
+        key_prompt: str | None = None,
     ):
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
@@ -52,8 +54,12 @@ class SentenceCollator:
         self.token_views = token_views
         self.augment_view = augment_view
         self.prompt = prompt
-        self.prompt_tokens = count_prompt_tokens(tokenizer, prompt, max_seq_length) if prompt else 0
-        self.prompt_length = None if include_prompt or not prompt else self.prompt_tokens
+        self.key_prompt = prompt if key_prompt is None else key_prompt
+        self.include_prompt = include_prompt
+        self._prompt_tokens = {
+            text: count_prompt_tokens(tokenizer, text, max_seq_length) if text else 0
+            for text in (self.prompt, self.key_prompt)
+        }
         self._epoch = torch.zeros((), dtype=torch.int64)
         if self.draws_views:
             self._epoch.share_memory_()  # persistent workers keep this object, so a plain number would get stale
@@ -71,12 +77,12 @@ class SentenceCollator:
             `negative_rows`, `negative_ids` and `positive_ids` as in `HardNegatives`.
         """
         texts = [row["text"] for row in rows]
-        batch = self._tokenize(texts, self._view_generators(rows, "query"))
+        batch = self._tokenize(texts, self._view_generators(rows, "query"), self.prompt)
         key_texts = self._key_texts(rows)
-        if key_texts is None and self.token_views is not None:
+        if key_texts is None and (self.token_views is not None or self.key_prompt != self.prompt):
             key_texts = texts
         if key_texts is not None:
-            key_view = self._tokenize(key_texts, self._view_generators(rows, "key"))
+            key_view = self._tokenize(key_texts, self._view_generators(rows, "key"), self.key_prompt)
             batch |= {f"key_{name}": value for name, value in key_view.items()}
         if "sentence_id" in rows[0]:
             batch["sentence_ids"] = torch.tensor([sentence_number(row["sentence_id"]) for row in rows])
@@ -108,7 +114,7 @@ class SentenceCollator:
         if self.key_augmentation is not None:
             generators = [self._generator(row, "negative text") for row in chosen]
             texts = [self.key_augmentation(*pair) for pair in zip(texts, generators, strict=True)]
-        view = self._tokenize(texts, self._view_generators(chosen, "negative"))
+        view = self._tokenize(texts, self._view_generators(chosen, "negative"), self.key_prompt)
         batch = {f"negative_{name}": value for name, value in view.items()}
         if "negative_id" in rows[0]:  # of the whole dataset, as its sentence ids are
             positives, name = [row["sentence_id"] for row in rows], "negative_id"
@@ -144,10 +150,12 @@ class SentenceCollator:
         epoch = int(self._epoch) if epoch is None else epoch
         return random.Random(f"{self.seed} {epoch} {purpose} {name!a}")  # ASCII: half a surrogate pair has no UTF-8
 
-    def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random]) -> dict:
-        """Return the tokens of a view of each sentence; all columns follow the same positions."""
+    def _draw_views(self, columns: dict[str, list[list[int]]], generators: list[random.Random], n: int) -> dict:
+        """Return the tokens of a view of each sentence behind n of a prompt, which stays whole.
+
+        All columns follow the same positions.
+        """
         rows = zip(columns["special_tokens_mask"], generators, strict=True)
-        n = self.prompt_tokens  # the prompt stays whole
         positions = [
             self.token_views.draw([1] * n + special[n:], self.max_seq_length, generator) for special, generator in rows
         ]
@@ -157,17 +165,19 @@ class SentenceCollator:
             if name != "special_tokens_mask"
         }
 
-    def _tokenize(self, texts: list[str], generators: list[random.Random] | None = None) -> dict:
+    def _tokenize(self, texts: list[str], generators: list[random.Random] | None, prompt: str) -> dict:
         options = {"truncation": True, "max_length": self.max_seq_length}
-        texts = [self.prompt + text for text in texts] if self.prompt else texts
-        extra = {} if self.prompt_length is None else {"prompt_length": self.prompt_length}
+        texts = [prompt + text for text in texts] if prompt else texts
+        extra = {} if self.include_prompt or not prompt else {"prompt_length": self._prompt_tokens[prompt]}
         is_drawn = generators is not None
         if self.first_position is None and not is_drawn:
             batch = model_inputs(self.tokenizer(texts, return_tensors="pt", **options, **PADDING))
             validate_tokens(batch["attention_mask"], texts)
             return batch | extra
         columns = self.tokenizer(texts, return_attention_mask=False, return_special_tokens_mask=is_drawn, **options)
-        columns = model_inputs(self._draw_views(columns, generators) if is_drawn else columns)
+        if is_drawn:
+            columns = self._draw_views(columns, generators, self._prompt_tokens[prompt])
+        columns = model_inputs(columns)
         validate_tokens(columns["input_ids"], texts)
         if self.first_position is None:
             return self.tokenizer.pad(columns, return_tensors="pt", **PADDING).data | extra

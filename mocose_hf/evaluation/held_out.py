@@ -15,7 +15,7 @@ MIN_WORDS = 4
 """A text of fewer words is not held out."""
 
 
-def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Sentences:
+def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0, *, has_roles: bool = False) -> Sentences:
     """Hold out rows of the training text for a development set.
 
     Args:
@@ -23,6 +23,7 @@ def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Se
         count: Number of rows to hold out.
         source: Name of the text in errors and notices.
         seed: Seed of the draw. It is not the seed of the run, so that all runs share one development set.
+        has_roles: As in `held_out_task`.
 
     Returns:
         The rest of the training text, with the task in `held_out`.
@@ -36,9 +37,8 @@ def hold_out(sentences: Sentences, count: int, source: str, seed: int = 0) -> Se
     if len(chosen) == len(texts):
         raise InputError(f"{source}: all {len(texts):,} rows would be held out; give a lower `dev_from_text`.")
     chosen_keys = [key_texts[row] for row in chosen] if key_texts is not None else None
-    task = held_out_task(
-        [texts[row] for row in chosen], chosen_keys, source=f"{source}, {len(chosen):,} rows held out", seed=seed
-    )
+    source = f"{source}, {len(chosen):,} rows held out"
+    task = held_out_task([texts[row] for row in chosen], chosen_keys, source=source, seed=seed, has_roles=has_roles)
     remaining = sorted(set(range(len(texts))) - set(chosen))
     dataset = sentences.dataset.select(remaining)
     sha256 = texts_sha256(*(dataset[name] if name in dataset.column_names else None for name in TEXT_COLUMNS))
@@ -91,7 +91,12 @@ def choose_held_out(texts: Sequence[str], key_texts: Sequence[str] | None, count
 
 
 def held_out_task(
-    texts: Sequence[str], key_texts: Sequence[str] | None = None, source: str = "", seed: int = 0
+    texts: Sequence[str],
+    key_texts: Sequence[str] | None = None,
+    source: str = "",
+    seed: int = 0,
+    *,
+    has_roles: bool = False,
 ) -> RetrievalTask:
     """Build a retrieval task from held-out texts.
 
@@ -104,6 +109,7 @@ def held_out_task(
         key_texts: N partners of the texts.
         source: Name of the text in errors and notices.
         seed: Seed of the split.
+        has_roles: Whether training puts prompts of their own before queries and keys, so that scores do so too.
 
     Raises:
         InputError: If there are fewer than two different texts to rank.
@@ -120,5 +126,4 @@ def held_out_task(
             "leave out `dev_from_text`."
         )
     judgements = Judgements.from_entries([(*pair, grade) for pair, grade in entries.items()])
-    # Training puts the default prompt before both views of a text, so both halves get it too.
-    return RetrievalTask(NAME, list(queries), list(corpus), judgements, source=source, has_roles=False)
+    return RetrievalTask(NAME, list(queries), list(corpus), judgements, source=source, has_roles=has_roles)

@@ -38,7 +38,6 @@ from mocose_hf.models.encoding import MODEL_INPUTS
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.saved_files import make_tokenizer_portable
 from mocose_hf.models.sentence_transformers_format import (
-    MODEL_FILE,
     SentenceTransformersLayout,
     read_json,
     read_layout,
@@ -254,8 +253,8 @@ def _layout_warnings(layout: SentenceTransformersLayout) -> Iterator[str]:
     if layout.default_prompt_name is None and any(layout.prompts.values()):
         names = ", ".join(name for name, prompt in layout.prompts.items() if prompt)
         yield (
-            f"has the prompts {names}, but no default, so training and scores use none; set "
-            f"`default_prompt_name` in its {MODEL_FILE} for one."
+            f"has the prompts {names}, but no default, so training uses none; give `prompt`, or `query_prompt` and "
+            "`key_prompt`, to train with some."
         )
     if layout.truncate_dim is not None:
         yield (

@@ -4,6 +4,9 @@ from typing import Any
 
 from mocose_hf.models.configuration_base import ContrastiveConfig
 
+PROMPT_ARGUMENTS = ("prompt", "query_prompt", "key_prompt")
+"""Training arguments that replace the prompts of a model."""
+
 
 def resolve_prompt(config: ContrastiveConfig, prompt: str | None = None, prompt_name: str | None = None) -> str:
     """Return the text to put before sentences, "" for none.
@@ -26,9 +29,35 @@ def resolve_prompt(config: ContrastiveConfig, prompt: str | None = None, prompt_
     return prompts[prompt_name]
 
 
-def prompt_options(config: ContrastiveConfig) -> dict[str, Any]:
-    """Return the options of `SentenceCollator` that put the default prompt before every sentence."""
-    return {"prompt": config.default_prompt, "include_prompt": config.include_prompt}
+def set_prompts(
+    config: ContrastiveConfig, prompt: str | None, query_prompt: str | None, key_prompt: str | None
+) -> None:
+    """Replace the prompts of a model by those of a training, if it has any.
+
+    Args:
+        config: Of the model; it changes in place.
+        prompt: The new default prompt, "" for none. It is stored under the name "default".
+        query_prompt, key_prompt: The new prompts "query" and "document", the names of sentence-transformers. If only
+            one is given, the other is empty.
+    """
+    if prompt is not None:
+        config.prompts = {"default": prompt} if prompt else None
+        config.default_prompt_name = "default" if prompt else None
+    elif query_prompt is not None or key_prompt is not None:
+        config.prompts = {"query": query_prompt or "", "document": key_prompt or ""}
+        config.default_prompt_name = None
+
+
+def prompt_options(
+    config: ContrastiveConfig, query_prompt: str | None = None, key_prompt: str | None = None
+) -> dict[str, Any]:
+    """Return the options of `SentenceCollator` that put prompts before sentences.
+
+    These are the default prompt of a model before every sentence, or prompts of queries and keys if one is given.
+    """
+    if query_prompt is None and key_prompt is None:
+        query_prompt = key_prompt = config.default_prompt
+    return {"prompt": query_prompt or "", "key_prompt": key_prompt or "", "include_prompt": config.include_prompt}
 
 
 def count_prompt_tokens(tokenizer, prompt: str, max_seq_length: int | None = None) -> int:

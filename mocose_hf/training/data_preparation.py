@@ -13,7 +13,7 @@ from mocose_hf.data.text_augmentation import TextAugmentation, build_key_augment
 from mocose_hf.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens
 from mocose_hf.data.token_views import TokenViews
 from mocose_hf.models.modeling_base import ContrastiveModel
-from mocose_hf.models.prompts import prompt_options
+from mocose_hf.models.prompts import PROMPT_ARGUMENTS, prompt_options
 from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.training.validation.inputs import (
     validate_augmentation,
@@ -73,6 +73,11 @@ def prepare_data(dataset, collator, args, tokenizer, model, key_augmentation: Te
     needs_text = collator is None
     if collator is None:
         collator = _build_collator(args, tokenizer, model, key_augmentation, packs=dataset is not None)
+    elif any(getattr(args, name) is not None for name in PROMPT_ARGUMENTS):
+        raise ValueError(
+            "`prompt`, `query_prompt` and `key_prompt` are put before sentences by the trainer's own collator; leave "
+            "out `data_collator`, or these."
+        )
     elif model.config.default_prompt:
         logger.warning(
             f"The trainer's own collator puts the model's default prompt {model.config.default_prompt!r:.60} before "
@@ -100,7 +105,7 @@ def _build_collator(args, tokenizer, model, key_augmentation: TextAugmentation |
         args.seed,
         token_views if token_views.is_active else None,
         args.augment_view,
-        **prompt_options(model.config),
+        **prompt_options(model.config, args.query_prompt, args.key_prompt),
     )
 
 
@@ -166,7 +171,7 @@ def count_training_tokens(dataset, collator, args) -> TokenCounts | None:
     rows, is_sample = sample_rows(dataset, SAMPLE_ROWS)
     rows = [row for row in rows if isinstance(row, dict)]
     texts = [row[name] for row in rows for name in TEXT_COLUMNS if isinstance(row.get(name), str) and row[name]]
-    texts = [collator.prompt + text for text in texts]
+    texts = [max(collator.prompt, collator.key_prompt, key=len) + text for text in texts]
     counts = count_tokens(texts, collator.tokenizer, args.max_seq_length, is_sample)
     if args.process_index == 0:
         for message in counts.warnings():

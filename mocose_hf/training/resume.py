@@ -14,6 +14,7 @@ from mocose_hf.data.streaming import InfiniteStream
 from mocose_hf.errors import InputError, one_line
 from mocose_hf.models.adapters import as_text
 from mocose_hf.models.modeling_base import ContrastiveModel
+from mocose_hf.models.prompts import PROMPT_ARGUMENTS
 from mocose_hf.parallel.collectives import gather_rows
 from mocose_hf.parallel.deepspeed import checkpoint_globals, validate_deepspeed_checkpoint
 from mocose_hf.training.checkpoint import (
@@ -43,6 +44,7 @@ DETERMINING_ARGUMENTS = (
     "ema_decay_end",
     "ema_schedule",
     "ema_schedule_steps",
+    *PROMPT_ARGUMENTS,
     "embedding_noise",
     "feature_cutoff",
     "fgsm_epsilon",

@@ -20,6 +20,7 @@ from mocose_hf.evaluation.sts import STSTask
 from mocose_hf.files import read_json_object
 from mocose_hf.models.lower_casing import lower_case
 from mocose_hf.models.modeling_base import ContrastiveModel
+from mocose_hf.models.prompts import set_prompts
 from mocose_hf.models.saved_files import equalize_file_modes, make_tokenizer_portable
 from mocose_hf.training.base_trainer import changed_arguments
 from mocose_hf.training.callbacks.checkpoint_saver import CheckpointSaver, update_best_checkpoint
@@ -181,6 +182,8 @@ class MoCoSETrainer(ScoringTrainer):
 
     def _prepare(self, model, args, train_dataset, processing_class):
         """Validate the model, give it its augmentation, and return the dataset and the collator for it."""
+        if isinstance(model, ContrastiveModel) and isinstance(args, MoCoSETrainingArguments):
+            set_prompts(model.config, args.prompt, args.query_prompt, args.key_prompt)
         validate_arguments(model, args, processing_class, self._given_collator)
         model.augmentation = build_augmentation(args, processing_class, model)
         return prepare_data(train_dataset, self._given_collator, args, processing_class, model, self._key_augmentation)

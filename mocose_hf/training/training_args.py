@@ -57,6 +57,28 @@ class MoCoSETrainingArguments(TrainingArguments):
         },
     )
 
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text to put before every sentence in training. The model is saved with it as its default prompt, "
+            "instead of its own prompts; an empty text removes those."
+        },
+    )
+    query_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text to put before queries in training, such as 'query: '. The model is saved with it as its "
+            "prompt 'query', instead of its own prompts."
+        },
+    )
+    key_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text to put before keys and hard negatives in training, such as 'passage: '. The model is saved "
+            "with it as its prompt 'document'."
+        },
+    )
+
     augment_view: str = field(
         default="query",
         metadata={

@@ -116,8 +116,9 @@ class QueueMonitor(TrainerCallback, ExportableState):
         first = args.process_index == 0
         dataset = getattr(train_dataloader, "dataset", None)
         dataset = getattr(dataset, "dataset", dataset)
+        prompts = prompt_options(model.config, args.query_prompt, args.key_prompt)
         self._sentences, self._no_sentences = find_sentences(
-            dataset, processing_class, args.max_seq_length, **prompt_options(model.config)
+            dataset, processing_class, args.max_seq_length, **prompts | {"prompt": prompts["key_prompt"]}
         )
         if self._no_sentences and first:
             logger.warning(f"The queue monitor skips `key_drift`: {self._no_sentences}.")

@@ -47,7 +47,7 @@ class TrainingSentences:
             that share an id are unknown.
         tokenizer: A tokenizer of transformers.
         max_seq_length: Maximum tokens of an input.
-        prompt_options: `prompt` and `include_prompt`, as `SentenceCollator` takes them.
+        prompt_options: `prompt`, `key_prompt` and `include_prompt`, as `SentenceCollator` takes them.
     """
 
     def __init__(self, dataset: Dataset, tokenizer, max_seq_length: int, **prompt_options):

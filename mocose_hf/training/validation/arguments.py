@@ -141,6 +141,11 @@ def validate_augmentations(args) -> None:
     Raises:
         ValueError: If a name is unknown, or a setting belongs to an augmentation that has no effect.
     """
+    if args.prompt is not None and (args.query_prompt is not None or args.key_prompt is not None):
+        raise ValueError(
+            "`prompt` is put before every sentence, and `query_prompt` and `key_prompt` before those of one view; "
+            "leave out `prompt`, or both of these."
+        )
     if args.augment_view not in VIEWS:
         raise ValueError(f"`augment_view` is one of {', '.join(VIEWS)}, but is {args.augment_view!s:.40}.")
     if args.augment_view != "query" and not changes_a_view(args):

@@ -16,6 +16,7 @@ from mocose_hf.models.encoder_checks import has_idle_parameters, validate_autoca
 from mocose_hf.models.encoding import encoder_max_length
 from mocose_hf.models.loading import validate_tokenizer
 from mocose_hf.models.modeling_base import ContrastiveModel
+from mocose_hf.models.prompts import PROMPT_ARGUMENTS
 from mocose_hf.models.view_augmentation import Augmentation
 from mocose_hf.models.views import takes_embeddings
 from mocose_hf.parallel.collectives import any_process
@@ -130,13 +131,17 @@ def validate_length(args, tokenizer, encoder_config) -> None:
 
 
 def validate_prompt(args, tokenizer, config) -> None:
-    """Raise a `ValueError` if the default prompt leaves no room for sentences; warn if it may be truncated."""
-    length = len(tokenizer(config.default_prompt)["input_ids"]) if config.default_prompt else 0
-    if length >= args.max_seq_length:
-        raise ValueError(
-            f"`max_seq_length` is {args.max_seq_length}, but the model's default prompt "
-            f"{config.default_prompt_name!r:.60} alone takes {length} tokens; raise it."
-        )
+    """Raise a `ValueError` if a prompt of the training leaves no room for sentences; warn if it may be truncated."""
+    default = f"the model's default prompt {config.default_prompt_name!r:.60}"
+    prompts = {default: config.default_prompt} | {f"`{name}`": getattr(args, name) for name in PROMPT_ARGUMENTS}
+    length = 0
+    for name, prompt in prompts.items():
+        tokens = len(tokenizer(prompt)["input_ids"]) if prompt else 0
+        if tokens >= args.max_seq_length:
+            raise ValueError(
+                f"`max_seq_length` is {args.max_seq_length}, but {name} alone takes {tokens} tokens; raise it."
+            )
+        length = max(length, tokens)
     if length and getattr(tokenizer, "truncation_side", "right") == "left":
         logger.warning(
             "The tokenizer truncates long sentences on the left, and so cuts off the model's default prompt; set its "

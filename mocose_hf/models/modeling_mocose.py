@@ -5,9 +5,15 @@
     key view ─── embeddings ─ target encoder ─ pooler ─ projection ───────────── keys (B, D) ────┤
                                                                      queue of past keys (K, D) ──┘
 
-Options are in configuration_mocose.py, the InfoNCE of a batch in queue_contrast.py, further terms of the loss in
-loss_terms.py. `ContrastiveModel` has what all algorithms share: loading, saving, and `forward`, which makes the two
-views of a batch. After each optimizer step the trainer puts the keys into the queue and calls `update_target`.
+The two views of a sentence are the same tokens under two dropout masks, unless an option changes a view.
+
+Parts of the paper that are in other files:
+
+* InfoNCE: queue_contrast.py, with the logits in losses.py. Further terms of the loss: loss_terms.py.
+* The queue, of which `queue_init_size` rows are random at the start: negative_queue.py.
+* The schedule of the EMA decay: ema.py. After each optimizer step, training/callbacks/momentum_update.py puts the keys
+  into the queue, then calls `update_target` with the decay of the next step.
+* Options: configuration_mocose.py. Loading, saving and `forward`, which all algorithms share: modeling_base.py.
 """
 
 import re
@@ -36,13 +42,15 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
     Modules:
         mocose: `MoCoSEModel`, the online encoder.
         pooler: Linear (H, H) on the pooled embedding, without activation; the identity without `config.use_pooler`.
-        projection_head: `num_projection_layers` of Linear, LayerNorm, Dropout; H to D.
-        predictor: `num_predictor_layers` of the same on D, the last one Linear and tanh; online branch only.
-        target: `encoder`, `pooler` and `projection_head` as an EMA of the above, frozen. With
-            `config.share_embeddings` its embedding layer is the online one. With an adapter its encoder is an
-        `AdapterAverage`. Empty if no term of the loss needs it.
+        projection_head: `num_projection_layers` times Linear, LayerNorm and Dropout, from H to D.
+        predictor: `num_predictor_layers` such layers on D, of which the last is Linear and tanh. Only the online
+            branch has it.
+        target: Frozen EMA of the online encoder, pooler and projection head, under the names `encoder`, `pooler` and
+            `projection_head`. With `config.share_embeddings` it uses the embedding layer of the online encoder. With
+            an adapter its encoder is an `AdapterAverage`. It is empty if no term of the loss needs it.
         queue: `NegativeQueue`.
-        reverse_queue: The queue of the other direction with `symmetric_loss` and a queue, else None.
+        reverse_queue: With `symmetric_loss`, the queue for the loss from the key view to the query view, else None.
+            Also None if `queue_size` is 0.
     """
 
     config_class = MoCoSEConfig
@@ -119,13 +127,16 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
-        """Move the target in place to decay · target + (1 − decay) · online; 0 copies the online branch."""
+        """Move the target in place to decay · target + (1 − decay) · online.
+
+        A decay of 0 copies the online branch. The caller has the schedule; see `cosine_ema_decay`.
+        """
         # Under DeepSpeed ZeRO-3 each process moves its own shards, without communication.
         pairs = list(local_values(self.momentum_pairs()))
         update_ema([target for target, _ in pairs], [online for _, online in pairs], decay)
 
     def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Return each parameter that the target owns with the online one that it follows.
+        """Return pairs of a target parameter and the online parameter that it follows; shared ones are not included.
 
         Raises:
             ValueError: If the parameters of the two branches do not correspond.
@@ -152,7 +163,7 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
             self.encoders()[-1].set_input_embeddings(value)
 
     def encoders(self) -> list:
-        """Return the encoder of each branch, the online one first; that of a target may be an `AdapterAverage`."""
+        """Return the online encoder, then the target's, if there is one. The latter may be an `AdapterAverage`."""
         return [self.mocose.encoder] + ([self.target["encoder"]] if self.config.has_target else [])
 
     @classmethod
@@ -174,7 +185,7 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
     validate_resources = staticmethod(validate_resources)
 
     def _share_embeddings(self) -> None:
-        """Give the target the module `embeddings` of the online encoder, or its table of words if it has none."""
+        """Let the target use the online encoder's `embeddings`; if there is no such module, its word embeddings."""
         online, target = self.encoders()
         name = "embeddings"
         if not isinstance(getattr(online, name, None), nn.Module):

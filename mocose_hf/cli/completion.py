@@ -52,7 +52,7 @@ def completion_script(shell: str) -> str:
         import shtab
     except ImportError as error:
         raise InputError(f"completion needs shtab; run {install_command('completion')}.") from error
-    return shtab.complete(whole_parser(), shell=shell)
+    return shtab.complete(whole_parser(), shell)
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -498,7 +498,7 @@ def test_what_is_shared_holds_no_pickle_and_no_code(finished, tmp_path):
     files = [path for path in finished.rglob("*") if path.is_file()]
     shared = [path for path in files if not path.relative_to(finished).parts[0].startswith("checkpoint-")]
     assert len(shared) > 10
-    assert {path.suffix for path in shared} <= {".html", ".json", ".safetensors", ".md", ".txt"}
+    assert {path.suffix for path in shared} <= {".html", ".json", ".jsonl", ".safetensors", ".md", ".txt"}
     assert [path for path in shared if unpickles(path)] == []
     assert {path.name for path in files if unpickles(path)} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert [path for path in files if path.suffix in (".bin", ".py", ".pkl")] == []

@@ -10,7 +10,6 @@ from transformers import (
     AutoModel,
     AutoModelForPreTraining,
     BertModel,
-    GPT2Config,
     T5Config,
 )
 
@@ -380,9 +379,6 @@ def test_a_model_that_is_no_encoder_raises_a_one_line_error():
     sizes = {"vocab_size": 120, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
     with pytest.raises(ValueError, match="needs an encoder"):
         MoCoSEForPreTraining(MoCoSEConfig(encoder_config=T5Config(**sizes)))
-    gpt2 = GPT2Config(vocab_size=120, n_embd=32, n_layer=1, n_head=2)
-    with pytest.raises(ValueError, match="`share_embeddings`"):
-        MoCoSEForPreTraining(MoCoSEConfig(encoder_config=gpt2))
 
 
 def test_encode_keeps_order_mode_and_padding_out_of_the_embedding(tokenizer):

@@ -393,7 +393,7 @@ def found_loss(model, queries, keys):
 @pytest.mark.parametrize(("size", "init_size", "rows"), [fill for name, fill in FILLS.items() if name != "empty"])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_loss_and_gradient_of_a_policy_are_the_slow_loops(monkeypatch, policy, size, init_size, rows, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     model, entries = model_with_a_queue(size, init_size, rows, **policy)
     queries, keys = unit_rows(4, DIM, seed=50), unit_rows(4, DIM, seed=51)
     loss, gradient = slow_loss_of_a_policy(queries, keys, entries, policy)
@@ -415,7 +415,7 @@ def test_each_policy_changes_the_loss(policy):
 @pytest.mark.parametrize("chunked_from", [1, 1000])
 @pytest.mark.parametrize("policy", CENTROIDS.values(), ids=CENTROIDS)
 def test_loss_with_centroids_is_that_with_them_as_the_queue(monkeypatch, policy, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     model, entries = model_with_a_queue(17, 2, [6, 6, 6], **policy)
     queries, keys = unit_rows(4, DIM, seed=50), unit_rows(4, DIM, seed=51)
     in_ring_order = [(entries[rank], rank) for rank in model.queue.ranks().tolist()]
@@ -481,7 +481,7 @@ def test_a_model_that_needs_missing_scikit_learn_raises_an_error_when_built(monk
 @pytest.mark.parametrize("chunked_from", [1, 1000])
 @pytest.mark.parametrize("policy", [*POLICIES.values(), CENTROIDS["mean"]], ids=[*POLICIES, "mean"])
 def test_no_policy_but_clustering_waits_for_a_gpu(monkeypatch, policy, chunked_from):
-    monkeypatch.setattr("mocose_hf.models.modeling_mocose.CHUNKED_FROM", chunked_from)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", chunked_from)
     model, _ = model_with_a_queue(*FILLS["wrapped"], **policy)
     queries, keys, ids = unit_rows(4, DIM, seed=50).requires_grad_(), unit_rows(4, DIM), torch.tensor(BATCH_IDS)
     looks_at_chunks = {"_local_scalar_dense", "is_nonzero"} if chunked_from == 1 else set()  # on a CPU alone

@@ -26,6 +26,7 @@ class Model(torch.nn.Module):
         self.frozen = torch.nn.Parameter(torch.zeros(6), requires_grad=False)
         self.register_buffer("rows", torch.zeros(5, 1))
         self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
+        self.mocose = SimpleNamespace(adapter=None)
 
 
 @pytest.fixture

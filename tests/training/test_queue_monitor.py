@@ -221,7 +221,7 @@ def test_distances_are_those_of_the_moment_of_the_batch(tmp_path, tokenizer):
 
 def test_a_queue_without_logits_gives_the_same_line(tmp_path, tokenizer, monkeypatch):
     _, _, held = train(tmp_path / "held", tokenizer)
-    monkeypatch.setattr(modeling_mocose, "CHUNKED_FROM", 20)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", 20)
     _, witness, again = train(tmp_path / "again", tokenizer)
     assert witness.outputs[2].logits is None
     for first, second in zip(held, again, strict=True):
@@ -234,7 +234,7 @@ def test_a_queue_without_logits_gives_the_same_line(tmp_path, tokenizer, monkeyp
 
 
 def test_a_loss_that_the_rows_of_the_queue_do_not_explain_is_not_attributed_to_them(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(modeling_mocose, "CHUNKED_FROM", 20)
+    monkeypatch.setattr("mocose_hf.models.queue_contrast.CHUNKED_FROM", 20)
     contrast = modeling_mocose.MoCoSEForPreTraining.contrast
 
     def weighted(model, *args):

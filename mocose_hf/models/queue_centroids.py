@@ -67,7 +67,8 @@ def _mean(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     with torch.autocast(device_type=rows.device.type, enabled=False):
         total = rows.new_zeros(rows.shape[1], dtype=torch.float32)
         for chunk, chunk_weights in zip(rows.split(_ROWS_AT_ONCE), weights.split(_ROWS_AT_ONCE), strict=True):
-            total = total + chunk_weights @ chunk.float()
+            # A product of vector and matrix may round differently on another number of threads.
+            total = total + (chunk_weights[:, None] * chunk.float()).sum(0)
     is_missing = weights.sum(0, keepdim=True) == 0
     log_weights = torch.zeros_like(is_missing, dtype=torch.float32).masked_fill_(is_missing, float("-inf"))
     return F.normalize(total[None], dim=-1), log_weights

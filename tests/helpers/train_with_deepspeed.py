@@ -19,7 +19,7 @@ from mocose_hf import MoCoSEForPreTraining, MoCoSETrainer, MoCoSETrainingArgumen
 from mocose_hf.models.ema import cosine_ema_decay
 from mocose_hf.parallel.collectives import end_process, gather_rows
 from mocose_hf.parallel.deepspeed import whole_model
-from mocose_hf.training import trainer as trainer_module
+from mocose_hf.training import scoring_trainer
 
 SMALL = {"queue_size": 50, "queue_init_size": 4}
 NO_DROPOUT = {"head_dropout_prob": 0.0, "encoder_dropout_prob": 0.0}
@@ -107,8 +107,8 @@ class Runs:
         whole.train()
         self.record(f"whole{stage}", whole)
         scores = iter([30.0, 20.0, 10.0])
-        score_sets = trainer_module.score_sets
-        trainer_module.score_sets = lambda *a, **k: score_sets(*a, **k) | {"dev_spearman": next(scores)}
+        score_sets = scoring_trainer.score_sets
+        scoring_trainer.score_sets = lambda *a, **k: score_sets(*a, **k) | {"dev_spearman": next(scores)}
         resumed = self.trainer(
             f"resumed{stage}",
             rounded,
@@ -121,7 +121,7 @@ class Runs:
             **every_step,
         )
         resumed.train(resume_from_checkpoint=str(self.output_dir / f"whole{stage}" / "checkpoint-3"))
-        trainer_module.score_sets = score_sets
+        scoring_trainer.score_sets = score_sets
         spearman = resumed.evaluate()["eval_dev_spearman"]
         folders = [self.output_dir / f"{name}{stage}" / "checkpoint-6" for name in ("whole", "resumed")]
         files = sorted(p.relative_to(folders[0]) for p in folders[0].rglob("*") if p.suffix in (".pt", ".pth"))

@@ -54,9 +54,7 @@ def test_a_wrong_option_ends_in_one_line_that_names_the_help(name, capsys):
 )
 def test_help_and_list_load_nothing_heavy(command):
     module, _, call = command.partition(":")
-    without_peft = (
-        "import sys; sys.modules['peft'] = None"  # transformers imports it and scipy
-    )
+    without_peft = "import sys; sys.modules['peft'] = None"  # transformers imports it and scipy
     code = f"import contextlib, {module}\nwith contextlib.suppress(SystemExit): {module}.{call}"
     loaded = imported_by(f"{without_peft}\n{code}")
     assert module in loaded

@@ -12,7 +12,7 @@ Parts of the paper that are in other files:
 * InfoNCE: queue_contrast.py, with the logits in losses.py. Further terms of the loss: loss_terms.py.
 * The queue, of which `queue_init_size` rows are random at the start: negative_queue.py.
 * The schedule of the EMA decay: ema.py. After each optimizer step, training/callbacks/momentum_update.py puts the keys
-  into the queue, then calls `update_target` with the decay of the next step.
+  into the queue. Then it calls `update_target` with η of the step that comes next.
 * Options: configuration_mocose.py. Loading, saving and `forward`, which all algorithms share: modeling_base.py.
 """
 
@@ -49,8 +49,8 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
             `projection_head`. With `config.share_embeddings` it uses the embedding layer of the online encoder. With
             an adapter its encoder is an `AdapterAverage`. It is empty if no term of the loss needs it.
         queue: `NegativeQueue`.
-        reverse_queue: With `symmetric_loss`, the queue for the loss from the key view to the query view, else None.
-            Also None if `queue_size` is 0.
+        reverse_queue: The queue of the second loss, whose views are swapped. None without `symmetric_loss`, or if
+            `queue_size` is 0.
     """
 
     config_class = MoCoSEConfig
@@ -80,7 +80,7 @@ class MoCoSEForPreTraining(QueueContrast, ContrastiveModel):
     def build_target(config: MoCoSEConfig) -> nn.ModuleDict:
         """Build the target branch, which has no predictor; empty if no term of the loss needs it.
 
-        With an adapter it has no encoder yet.
+        If there is an adapter, `__init__` adds the encoder later.
         """
         if not config.has_target:
             return nn.ModuleDict()

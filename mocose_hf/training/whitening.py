@@ -1,7 +1,5 @@
 """Fit the dense layer of a model to whiten the embeddings of training sentences, before the first step."""
 
-from collections.abc import Iterator
-
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -9,9 +7,8 @@ from torch import Tensor
 from mocose_hf.data.collator import SentenceCollator
 from mocose_hf.models.dense_layer import WHITENING_SENTENCES
 from mocose_hf.models.encoder_checks import evaluation_mode
-from mocose_hf.models.views import View, split_views
 from mocose_hf.parallel.collectives import broadcast
-from mocose_hf.training.queue_prefill import draw_sentences
+from mocose_hf.training.queue_prefill import draw_views
 
 
 @torch.no_grad()
@@ -27,21 +24,13 @@ def whiten_embeddings(model, sentences: Dataset, collator: SentenceCollator, bat
         batch_size: Sentences per forward.
         seed: Seed of the draw; torch's global generator does not change.
     """
-    drawn = draw_sentences(len(sentences), WHITENING_SENTENCES, seed)
-    device, dense = model.mocose.device, model.mocose.dense
+    dense = model.mocose.dense
+    drawn = draw_views(sentences, collator, WHITENING_SENTENCES, batch_size, seed, model.mocose.device)
     rows: list[Tensor] = []
     with evaluation_mode(model):
-        for start in range(0, len(drawn), batch_size):
-            batch = collator([sentences[i] for i in drawn[start : start + batch_size]])
-            batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in batch.items()}
-            batch.pop("sentence_ids")
-            rows += [model.embed(model.mocose.encoder, view) for view in _different(*split_views(batch))]
+        for view, key_view, _ in drawn:
+            views = [view] if key_view is view else [view, key_view]
+            rows += [model.embed(model.mocose.encoder, each) for each in views]
     dense.whiten(torch.cat(rows), model.config.whitening)
     for value in (dense.weight, dense.bias):
         broadcast(value)
-
-
-def _different(view: View, key_view: View) -> Iterator[View]:
-    yield view
-    if key_view is not view:
-        yield key_view

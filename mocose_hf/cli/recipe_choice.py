@@ -124,7 +124,7 @@ def score_shapes(
     training = options.training
     model, tokenizer = build_model(options)
     model.to(training.device)
-    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": training.evaluation_dtype}
+    encoding = training.evaluation_encoding
     sets = development if isinstance(development, DevelopmentSets) else DevelopmentSets(development)
     num_queued = options.method.queue_size
     num_whitened = WHITENING_SENTENCES if any(shape.fixed_whitening for shape in shapes.values()) else 0

@@ -219,7 +219,7 @@ def evaluate_trained(
     if not tasks.final and not selections:
         return []
     training, name = options.training, scores[-1][0] if scores else f"last, step {trainer.state.global_step}"
-    encoding = {"batch_size": training.eval_batch_size, "autocast_dtype": training.evaluation_dtype}
+    encoding = training.evaluation_encoding
     results = []
     if tasks.final:
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -241,7 +241,7 @@ class TrialRunner:
             if isinstance(callback, CollapseMonitor) and callback.alarm_step is not None:
                 outcome.figures["alarm_step"] = float(callback.alarm_step)
         encoder = trainer.accelerator.unwrap_model(trainer.model)
-        encoding = {"batch_size": trainer.args.eval_batch_size, "autocast_dtype": trainer.args.evaluation_dtype}
+        encoding = trainer.args.evaluation_encoding
         self._evaluate(outcome, options, encoder, tokenizer, **encoding)
         return outcome
 

@@ -63,7 +63,7 @@ class ScoringTrainer(BaseTrainer):
             sets = {f"{metric_key_prefix}_{name}": pairs for name, pairs in eval_dataset.items()}
         metrics: dict[str, float] = {}
         model = self.accelerator.unwrap_model(self.model)
-        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
+        encoding = self.args.evaluation_encoding
         scores_tests = eval_dataset is self.eval_dataset and self._test_tasks
         for prefix, pairs in sets.items():
             start = time.time()
@@ -123,7 +123,7 @@ class ScoringTrainer(BaseTrainer):
         texts = texts_of(test_dataset)
         start = time.time()
         model = self.accelerator.unwrap_model(self.model)
-        encoding = {"batch_size": self.args.eval_batch_size, "autocast_dtype": self.args.evaluation_dtype}
+        encoding = self.args.evaluation_encoding
         with self._schedule_free.averaged():
             embeddings = embed(model, self.processing_class, texts, **encoding)
         metrics = speed_metrics(metric_key_prefix, start, num_samples=len(texts))

@@ -295,8 +295,7 @@ class MoCoSETrainer(ScoringTrainer):
         source = (self.train_dataset, self.data_collator.without_views(), args.train_batch_size, args.seed)
         if model.config.whitening:
             if args.eval_on_start and self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
-                encoding = {"batch_size": args.eval_batch_size, "autocast_dtype": args.evaluation_dtype}
-                scores = score_sets(model, self.processing_class, self.eval_dataset, **encoding)
+                scores = score_sets(model, self.processing_class, self.eval_dataset, **args.evaluation_encoding)
                 self.log({f"{UNWHITENED}_{name}": value for name, value in scores.items()})
             whiten_embeddings(model, *source)
         if args.queue_prefill:

@@ -1,6 +1,7 @@
 """The training arguments: those of transformers, those of momentum contrast, and the paper's recipe as defaults."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -256,6 +257,11 @@ class MoCoSETrainingArguments(TrainingArguments):
         if self.bf16_full_eval:
             return torch.bfloat16
         return torch.float16 if self.fp16_full_eval else None
+
+    @property
+    def evaluation_encoding(self) -> dict[str, Any]:
+        """The options with which evaluations encode: `batch_size` and `autocast_dtype`."""
+        return {"batch_size": self.eval_batch_size, "autocast_dtype": self.evaluation_dtype}
 
     def __post_init__(self):
         # Imported on use: these load datasets and the Trainer, which `--help` does not need.

@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from csv_lines import append_lines
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses
@@ -425,7 +426,7 @@ class Comparison:
         place = (outcome.steps, round(outcome.cpu_seconds, 1), field.measure, outcome.best_step)
         run = Run(field.name, self.name, method, rate, seed, *place, *scores)
         self.runs[run.key] = run
-        self._append(run)
+        append_lines(self.output, [asdict(run)])
 
     def train(self, field: Field, method: str, rate: float, seed: int) -> Outcome:
         """Train for the steps of a recipe, or else for the CPU time of `domain`."""
@@ -443,14 +444,6 @@ class Comparison:
         outcome = train(field, self.encoder, rate, seed, steps)
         gc.collect()
         return outcome
-
-    def _append(self, run: Run) -> None:
-        is_new = not self.output.exists()
-        with self.output.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Run)], lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(asdict(run))
 
 
 def markdown(runs: Iterable[Run]) -> str:

@@ -15,11 +15,12 @@ import csv
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from csv_lines import append_lines
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -169,12 +170,7 @@ def main(argv=None) -> list[Run]:
         for key in keys:
             if key not in known:
                 run = train(*key, options.encoder, rows[DEVELOPMENT_PAIRS:], tasks)
-                is_new = not options.output.is_file()
-                with options.output.open("a", encoding="utf-8", newline="") as file:
-                    writer = csv.DictWriter(file, [field.name for field in fields(Run)], lineterminator="\n")
-                    if is_new:
-                        writer.writeheader()
-                    writer.writerow(asdict(run))
+                append_lines(options.output, [asdict(run)])
                 print(run, flush=True)
                 known[key] = asdict(run)
     return [known[key] for key in keys]

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from compare_on_fields import BATCH_SIZE, FIELDS, MAX_TOKENS, PARTS, STEPS, Field
+from csv_lines import append_lines
 
 from mocose_hf.cli.main import dispatch
 
@@ -93,17 +94,14 @@ def measure(arguments: argparse.Namespace, name: str, seed: int, weights: list[f
         train(field, arguments.encoder, seed, trained)
         places = (arguments.senteval, arguments.encoder, trained, weights, f"{folder}/scores.csv")
         mixtures = score_mixtures(field, Path(folder, "test.tsv"), *places)
-        is_new = not arguments.output.exists()
-        with arguments.output.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(COLUMNS)
-            for scores in mixtures:
-                sts = [scores[f"{task}_without_stsb_dev_spearman"] for task in ("sts12", "sts15")]
-                sts += [scores["stsb_spearman"], scores["sickr_spearman"]]
-                row = [scores[f"test_{field.measure}"], *sts, scores["sts_avg_of_4_without_stsb_dev_spearman"]]
-                place = (name, arguments.name, seed, scores["weight"], field.measure)
-                writer.writerow([*place, *(round(value, 2) for value in row)])
+        lines = []
+        for scores in mixtures:
+            sts = [scores[f"{task}_without_stsb_dev_spearman"] for task in ("sts12", "sts15")]
+            sts += [scores["stsb_spearman"], scores["sickr_spearman"]]
+            figures = [scores[f"test_{field.measure}"], *sts, scores["sts_avg_of_4_without_stsb_dev_spearman"]]
+            place = (name, arguments.name, seed, scores["weight"], field.measure)
+            lines.append(dict(zip(COLUMNS, [*place, *(round(value, 2) for value in figures)], strict=True)))
+        append_lines(arguments.output, lines)
 
 
 if __name__ == "__main__":
